@@ -1,0 +1,112 @@
+//! What happened, for logs, `events` and `why`.
+
+use std::time::Duration;
+
+use crate::{
+    conntrack::{Flow, Phase, Timer},
+    policy::{Action, Limit, OnExcess, Origin, RuleId},
+};
+
+use super::Counts;
+
+/// Who sent the packet that ended a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Peer {
+    /// The end that opened the connection.
+    Client,
+    /// The other end.
+    Server,
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum CloseReason {
+    /// A timer fired; where its value came from.
+    Expired {
+        /// Which.
+        timer: Timer,
+        /// Its value.
+        after: Duration,
+        /// Whose value.
+        origin: Origin,
+    },
+    /// An RST of one end; the connection then stayed in `reset` until that
+    /// timer ended it.
+    Rst(Peer),
+    /// Both FINs acknowledged; it then stayed in `time_wait`.
+    Finished,
+    /// `halfgate kill`.
+    Killed,
+    /// A limit made room for another.
+    Evicted(Limit),
+    /// A newer connection took the same addresses and ports.
+    Replaced,
+    /// A reload with `--existing rejudge` no longer allows it.
+    Rejudged,
+    /// The table was full.
+    TableFull,
+}
+
+/// A connection's end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Closed {
+    /// The connection.
+    pub flow: Flow,
+    /// The rule that let it in.
+    pub rule: RuleId,
+    /// The phase it was in.
+    pub phase: Phase,
+    /// Why.
+    pub reason: CloseReason,
+    /// How long it lived.
+    pub age: Duration,
+    /// Original direction.
+    pub original: Counts,
+    /// Reply direction.
+    pub reply: Counts,
+}
+
+/// Something that happened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A connection entered the table.
+    Opened {
+        /// The connection.
+        flow: Flow,
+        /// The rule that let it in.
+        rule: RuleId,
+    },
+    /// A connection changed its phase.
+    Phase {
+        /// The connection.
+        flow: Flow,
+        /// From.
+        from: Phase,
+        /// To.
+        to: Phase,
+    },
+    /// A connection left the table.
+    Closed(Closed),
+    /// A rule with `log: true` (or the default action) decided.
+    Logged {
+        /// The first packet's addresses.
+        flow: Flow,
+        /// The rule.
+        rule: RuleId,
+        /// What it decided.
+        action: Action,
+    },
+    /// A limit was passed.
+    LimitPassed {
+        /// The connection that was too many.
+        flow: Flow,
+        /// The rule it matched.
+        rule: RuleId,
+        /// Which limit.
+        limit: Limit,
+        /// The rule whose limit it is; `None`: the rule set's.
+        of_rule: Option<RuleId>,
+        /// What was done, `None` in shadow.
+        answer: Option<OnExcess>,
+    },
+}

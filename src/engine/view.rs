@@ -1,0 +1,102 @@
+//! What the engine shows of itself.
+
+use std::time::Duration;
+
+use crate::{
+    conntrack::{Flow, Phase, Timer},
+    policy::RuleId,
+};
+
+/// Packets and octets of one direction (octets of IP, headers included).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Packets.
+    pub packets: u64,
+    /// Octets.
+    pub bytes: u64,
+}
+
+/// One connection, as `connections` shows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct View {
+    /// The connection, in its original direction.
+    pub flow: Flow,
+    /// Its phase.
+    pub phase: Phase,
+    /// The rule that let it in.
+    pub rule: RuleId,
+    /// Since its first packet.
+    pub age: Duration,
+    /// Since its last packet.
+    pub idle: Duration,
+    /// Until its timer ends it.
+    pub expires_in: Duration,
+    /// The timer it is under.
+    pub timer: Timer,
+    /// Original direction.
+    pub original: Counts,
+    /// Reply direction.
+    pub reply: Counts,
+    /// Whether its packets pass in the kernel.
+    pub fast_path: bool,
+}
+
+/// What a reload means for connections that exist.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Existing {
+    /// They stay.
+    Keep,
+    /// Each is judged again; those that no rule accepts end with RST.
+    Rejudge,
+}
+
+/// How many connections are under one timer of one rule.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TimerRow {
+    /// The rule.
+    pub rule: RuleId,
+    /// The timer.
+    pub timer: Timer,
+    /// Connections under it now.
+    pub connections: u64,
+}
+
+/// What a change of timers would do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Change {
+    /// Connections whose deadline would move.
+    pub affected: u64,
+    /// Those that would end at once.
+    pub ended: u64,
+}
+
+/// Counters since the engine started.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Packets judged.
+    pub packets: u64,
+    /// Octets judged.
+    pub bytes: u64,
+    /// Accepted.
+    pub accepted: u64,
+    /// Dropped, by reason (`DropReason::name`); reasons that never happened are left out.
+    pub dropped: Vec<(&'static str, u64)>,
+    /// Dropped and answered with RST or ICMP.
+    pub reset: u64,
+    /// RSTs that the budget kept back.
+    pub rst_suppressed: u64,
+    /// Connections now.
+    pub connections: u64,
+    /// Connections by phase now.
+    pub phases: Vec<(&'static str, u64)>,
+    /// Embryonic connections now.
+    pub embryonic: u64,
+    /// Embryonic connections now by rule, rules without any left out.
+    pub embryonic_by_rule: Vec<(RuleId, u64)>,
+    /// Connections opened.
+    pub opened: u64,
+    /// Connections closed.
+    pub closed: u64,
+    /// Times each limit was passed (`Limit::name`).
+    pub limits_passed: Vec<(&'static str, u64)>,
+}

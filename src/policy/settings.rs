@@ -1,0 +1,173 @@
+//! Everything in a rule file that is not a rule.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Action, EmbryonicLimits, Hooks, NetworkSet};
+use crate::conntrack::Timer;
+
+/// Packets while no daemon answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fail {
+    /// Dropped.
+    Closed,
+    /// Let through.
+    Open,
+}
+
+/// How packets of unknown connections are met after the grace period.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PickupMode {
+    /// RST where a rule would have accepted the SYN, silence elsewhere.
+    Strict,
+    /// Picked up, for asymmetric paths.
+    Loose,
+}
+
+/// Mid-stream pickup.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pickup {
+    /// After the grace.
+    pub mode: PickupMode,
+    /// How long after the start unknown connections are picked up.
+    pub grace: Duration,
+}
+
+/// Table use at which timers start to shrink and reach zero, in percent of
+/// `max_connections`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Adaptive {
+    /// Where they start to shrink.
+    pub start: u32,
+    /// Where they would be zero.
+    pub end: u32,
+}
+
+/// How `established` or `half_closed` ends a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnExpire {
+    /// RST to both ends.
+    Reset,
+    /// Silence.
+    Drop,
+}
+
+/// NFQUEUE numbers. `count` queues for packets of known connections, then
+/// `count` for SYNs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Queues {
+    /// The first number.
+    pub base: u16,
+    /// Workers; `None`: one per core.
+    pub count: Option<u16>,
+}
+
+/// The bits of the packet mark that are halfgate's: eight bits from `shift` up.
+/// Each is a single bit; all others are the operator's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Marks {
+    /// The lowest bit, 0 to 24.
+    pub shift: u8,
+}
+
+impl Marks {
+    const fn bit(self, index: u8) -> u32 {
+        1_u32.wrapping_shl(self.shift as u32).wrapping_shl(index as u32)
+    }
+
+    /// All bits that are ours.
+    #[must_use]
+    pub const fn mask(self) -> u32 {
+        0xff_u32.wrapping_shl(self.shift as u32)
+    }
+
+    /// Set before the queue: this packet is to be diverted.
+    #[must_use]
+    pub const fn divert(self) -> u32 {
+        self.bit(0)
+    }
+
+    /// Set before the queue: it is a SYN, for the SYN queues.
+    #[must_use]
+    pub const fn divert_syn(self) -> u32 {
+        self.bit(1)
+    }
+
+    /// Set by every accept.
+    #[must_use]
+    pub const fn inspected(self) -> u32 {
+        self.bit(2)
+    }
+
+    /// On packets that halfgate sends: never diverted.
+    #[must_use]
+    pub const fn own(self) -> u32 {
+        self.bit(3)
+    }
+
+    /// Set before the queue: the kernel's conntrack knows this connection both
+    /// ways (`ct state established`).
+    #[must_use]
+    pub const fn known(self) -> u32 {
+        self.bit(4)
+    }
+}
+
+/// A zone: interfaces by name (a trailing `*` matches any rest), networks, or
+/// both; with both, both must hold.
+#[derive(Clone, Debug)]
+pub struct Zone {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Interface patterns; empty: any.
+    pub interfaces: Vec<Arc<str>>,
+    /// Networks; `None`: any.
+    pub networks: Option<Arc<NetworkSet>>,
+}
+
+/// The rule set's settings.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which hooks are diverted.
+    pub hooks: Hooks,
+    /// A new connection that no rule matches.
+    pub default: Action,
+    /// Packets while no daemon answers.
+    pub fail: Fail,
+    /// Mid-stream pickup.
+    pub pickup: Pickup,
+    /// How many connections the table holds.
+    pub max_connections: u32,
+    /// Adaptive timers.
+    pub adaptive: Adaptive,
+    /// How idle connections end.
+    pub on_expire: OnExpire,
+    /// Timers that the file sets; the rest are the defaults.
+    pub timers: Vec<(Timer, Option<Duration>)>,
+    /// Global limits.
+    pub limits: EmbryonicLimits,
+    /// Queue numbers.
+    pub queues: Queues,
+    /// Mark bits.
+    pub marks: Marks,
+    /// RSTs that may be sent in one second.
+    pub rst_per_second: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            hooks: Hooks { forward: true, input: false, output: false },
+            default: Action::Drop,
+            fail: Fail::Closed,
+            pickup: Pickup { mode: PickupMode::Strict, grace: Duration::from_secs(120) },
+            max_connections: 1_000_000,
+            adaptive: Adaptive { start: 60, end: 120 },
+            on_expire: OnExpire::Reset,
+            timers: Vec::new(),
+            limits: EmbryonicLimits::default(),
+            queues: Queues { base: 0, count: None },
+            marks: Marks { shift: 24 },
+            rst_per_second: 1000,
+        }
+    }
+}
