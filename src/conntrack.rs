@@ -30,7 +30,7 @@ pub mod window;
 
 pub use connection::{Connection, Tally};
 pub use deadline::Deadline;
-pub use embryonic::{Embryonic, EmbryoId, Scope};
+pub use embryonic::{EmbryoId, Embryonic, Scope};
 pub use flow::{Direction, Flow};
 pub use key::{Address, Key};
 pub use phase::Phase;

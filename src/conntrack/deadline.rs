@@ -49,7 +49,8 @@ impl Connection {
             value(timer).map(|silence| Deadline { at: from.instant(now).after(silence), timer })
         };
         let own = self.phase.timer();
-        let mut deadline = count(self.refreshed, own).unwrap_or(Deadline { at: Instant(u64::MAX), timer: own });
+        let mut deadline =
+            count(self.refreshed, own).unwrap_or(Deadline { at: Instant(u64::MAX), timer: own });
         if self.phase == Phase::Established
             && self.has_unacknowledged()
             && let Some(other) = count(self.refreshed, Timer::Unacknowledged)

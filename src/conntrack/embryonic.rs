@@ -54,9 +54,7 @@ impl Scope {
     pub fn source(group: u16, address: IpAddr) -> Self {
         let source = match address {
             IpAddr::V4(_) => address,
-            IpAddr::V6(address) => {
-                IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)))
-            }
+            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
         };
         Self::Source { group, source }
     }
@@ -156,7 +154,8 @@ impl Embryonic {
     pub fn admit(&mut self, at: Whereabouts, scopes: &[Scope]) -> Option<EmbryoId> {
         let index = self.embryos.insert(Embryo { at, memberships: [None; MAX_SCOPES] })?;
         for (place, scope) in scopes.iter().take(MAX_SCOPES).enumerate() {
-            let queue = self.queues.entry(*scope).or_insert(Queue { count: 0, stalest: NONE, youngest: NONE });
+            let queue =
+                self.queues.entry(*scope).or_insert(Queue { count: 0, stalest: NONE, youngest: NONE });
             let older = queue.youngest;
             queue.youngest = index;
             queue.count = queue.count.saturating_add(1);

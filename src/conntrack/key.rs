@@ -72,8 +72,7 @@ impl<A: Address> Key<A> {
     pub fn of(flow: &Flow) -> Option<(Self, Sender)> {
         let src = (A::from_ip(flow.src)?, flow.src_port);
         let dst = (A::from_ip(flow.dst)?, flow.dst_port);
-        let (low, high, sender) =
-            if src <= dst { (src, dst, Sender::Low) } else { (dst, src, Sender::High) };
+        let (low, high, sender) = if src <= dst { (src, dst, Sender::Low) } else { (dst, src, Sender::High) };
         let key =
             Self { low: low.0, high: high.0, low_port: low.1, high_port: high.1, protocol: flow.protocol };
         Some((key, sender))

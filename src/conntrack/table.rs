@@ -49,7 +49,11 @@ impl<A: Address> Table<A> {
     #[must_use]
     pub fn new(capacity: usize, now: Instant) -> Self {
         let buckets = capacity.max(64).next_power_of_two();
-        Self { buckets: vec![0; buckets].into_boxed_slice(), entries: Slab::default(), wheel: Wheel::new(now) }
+        Self {
+            buckets: vec![0; buckets].into_boxed_slice(),
+            entries: Slab::default(),
+            wheel: Wheel::new(now),
+        }
     }
 
     /// How many connections there are.
@@ -170,7 +174,9 @@ impl<A: Address> Table<A> {
     #[must_use]
     pub fn is_consistent(&self, seed: [u64; 2]) -> bool {
         let found = (0..self.entries.bound())
-            .filter(|&slot| self.entries.get(slot).is_some_and(|e| self.find(&e.key, e.key.hash(seed)) == Some(slot)))
+            .filter(|&slot| {
+                self.entries.get(slot).is_some_and(|e| self.find(&e.key, e.key.hash(seed)) == Some(slot))
+            })
             .count();
         found == self.entries.len() as usize
     }

@@ -159,11 +159,9 @@ pub const fn meaning(direction: Direction, kind: Kind, phase: Phase) -> Option<M
             Original | Reply,
             Ack | Fin,
         ) => Meaning::Data,
-        (
-            Phase::Established | Phase::FinWait | Phase::HalfClosed | Phase::Closing,
-            Original | Reply,
-            Rst,
-        ) => Meaning::Rst,
+        (Phase::Established | Phase::FinWait | Phase::HalfClosed | Phase::Closing, Original | Reply, Rst) => {
+            Meaning::Rst
+        }
 
         // RFC 9293 §3.6.1, RFC 6191: TIME-WAIT may be left by a newer SYN; what an
         // RST ended may be opened again at once.
@@ -263,6 +261,7 @@ pub fn step(
             if !acks_syn {
                 return Outcome::Invalid(Invalid::BadRst);
             }
+            connection.reply.seen.add(Seen::RST);
             connection.enter(Phase::Reset, now);
             Outcome::Pass
         }
@@ -303,7 +302,8 @@ fn answer(connection: &mut Connection, segment: &Segment, now: Instant) -> Outco
 
 /// Whether both ends have acknowledged the other's SYN.
 fn is_complete(connection: &Connection) -> bool {
-    let acked = |by: &Half, whom: &Half| by.seen.has(Seen::ACK) && whom.seen.has(Seen::SYN) && by.ack.after(whom.iss);
+    let acked =
+        |by: &Half, whom: &Half| by.seen.has(Seen::ACK) && whom.seen.has(Seen::SYN) && by.ack.after(whom.iss);
     acked(&connection.original, &connection.reply) && acked(&connection.reply, &connection.original)
 }
 
@@ -353,11 +353,12 @@ fn abort(connection: &mut Connection, segment: &Segment, now: Instant) -> Outcom
         // It ends the other end's old connection, not this one.
         return Outcome::Stale;
     }
-    let own = segment.seq.after_or_at(connection.original.iss)
-        && segment.seq.before_or_at(connection.original.end);
+    let own =
+        segment.seq.after_or_at(connection.original.iss) && segment.seq.before_or_at(connection.original.end);
     if !own {
         return Outcome::Invalid(Invalid::BadRst);
     }
+    connection.original.seen.add(Seen::RST);
     connection.enter(Phase::Reset, now);
     Outcome::Pass
 }
@@ -382,21 +383,26 @@ fn reopen(connection: &Connection, direction: Direction, segment: &Segment) -> O
 /// receiver expects next lies between its last acknowledgement and the highest
 /// number that its peer has sent.
 fn reset(connection: &mut Connection, direction: Direction, segment: &Segment, now: Instant) -> Outcome {
+    let phase = connection.phase;
     let (sender, receiver) = connection.halves(direction);
     if receiver.seen.has(Seen::CHALLENGED) && segment.seq == receiver.ack {
         return Outcome::Stale;
     }
-    let expected_from =
-        if receiver.seen.has(Seen::ACK) && receiver.ack.before(sender.end) { receiver.ack } else { sender.end };
+    let expected_from = if receiver.seen.has(Seen::ACK) && receiver.ack.before(sender.end) {
+        receiver.ack
+    } else {
+        sender.end
+    };
     let exact = segment.seq.after_or_at(expected_from) && segment.seq.before_or_at(sender.end);
     let inside = segment.seq.after_or_at(expected_from) && segment.seq.before_or_at(sender.max_end);
     if !inside && !exact {
         return Outcome::Invalid(Invalid::BadRst);
     }
-    if matches!(connection.phase, Phase::TimeWait | Phase::Reset) {
+    if matches!(phase, Phase::TimeWait | Phase::Reset) {
         return Outcome::Pass;
     }
     if exact {
+        sender.seen.add(Seen::RST);
         connection.unverified_rst = None;
         connection.enter(Phase::Reset, now);
     } else if connection.unverified_rst.is_none() {
@@ -444,8 +450,12 @@ fn data(
     connection.unverified_rst = None;
     let next = next_phase(connection);
     connection.enter(next, now);
-    if refreshes(phase, next, kind, Refresh { still_sends, new_data: segment.payload_len > 0 && !probe, answers_probe })
-    {
+    if refreshes(
+        phase,
+        next,
+        kind,
+        Refresh { still_sends, new_data: segment.payload_len > 0 && !probe, answers_probe },
+    ) {
         connection.refresh(now);
     }
     Outcome::Pass

@@ -64,6 +64,8 @@ impl Seen {
     pub const CHALLENGED: Self = Self(1 << 6);
     /// Sends timestamps.
     pub const TIMESTAMPS: Self = Self(1 << 7);
+    /// Sent the RST that ended the connection.
+    pub const RST: Self = Self(1 << 8);
 
     /// Whether all of these happened.
     #[must_use]
