@@ -178,7 +178,6 @@ impl Engine {
 
     /// The shard of a hash: its upper bits, because buckets take the lower ones.
     fn shard_of(&self, hash: u64) -> (u16, &Mutex<Shard>) {
-        #[expect(clippy::cast_possible_truncation, reason = "taken modulo the number of shards")]
         let number = (hash >> 48) as usize % SHARDS;
         #[expect(clippy::indexing_slicing, reason = "there are SHARDS of them")]
         let mutex = &self.shards[number];

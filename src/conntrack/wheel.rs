@@ -73,10 +73,8 @@ impl Wheel {
     fn place(&self, tick: u64) -> (u32, u64) {
         let tick = tick.max(self.current);
         let ahead = tick.wrapping_sub(self.current);
-        let mut level: u32 = 0;
-        while level < LEVELS - 1 && ahead >> (SLOT_BITS * (level + 1)) != 0 {
-            level = level.wrapping_add(1);
-        }
+        let fits = |level: &u32| ahead >> SLOT_BITS.wrapping_mul(level.wrapping_add(1)) == 0;
+        let level = (0..LEVELS).find(fits).unwrap_or(LEVELS - 1);
         // Too far for the highest level: look at it a turn from now.
         let reach = (SLOTS - 1) << (SLOT_BITS * (LEVELS - 1));
         let tick = if ahead > reach { self.current.saturating_add(reach) } else { tick };
@@ -99,7 +97,7 @@ impl Wheel {
                 prev: NONE,
                 next: first,
                 due: tick as u32,
-                slot: (level as u64 * SLOTS + slot) as u8,
+                slot: (level << SLOT_BITS) as u8 | slot as u8,
             };
         }
         if let Some(used) = self.used.get_mut(level as usize) {
@@ -117,7 +115,7 @@ impl Wheel {
             prev.links_mut().next = links.next;
             return;
         }
-        let (level, slot) = (links.slot as usize / SLOTS as usize, links.slot as usize % SLOTS as usize);
+        let (level, slot) = (usize::from(links.slot >> SLOT_BITS), usize::from(links.slot) % SLOTS as usize);
         if let Some(head) = self.heads.get_mut(level).and_then(|l| l.get_mut(slot)) {
             *head = links.next;
             if links.next == NONE
@@ -161,7 +159,7 @@ impl Wheel {
         let slot = self.current & (SLOTS - 1);
         let lowest = self.used.first().copied().unwrap_or(0);
         // The rest of this turn of the lowest level.
-        let later = if slot == SLOTS - 1 { 0 } else { lowest >> (slot + 1) };
+        let later = lowest >> slot >> 1;
         let turn_end = (self.current | (SLOTS - 1)).wrapping_add(1);
         let next = if later == 0 {
             turn_end
@@ -217,5 +215,103 @@ impl Wheel {
             best = Some(best.map_or(tick, |b| b.min(tick)));
         }
         best.map(|tick| Instant(tick.saturating_mul(TICK_MS)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Item {
+        links: Links,
+        deadline: u64,
+    }
+
+    impl Timed for Item {
+        fn links(&self) -> &Links {
+            &self.links
+        }
+
+        fn links_mut(&mut self) -> &mut Links {
+            &mut self.links
+        }
+    }
+
+    fn add(wheel: &mut Wheel, slab: &mut Slab<Item>, deadline: u64) -> Index {
+        let index = slab.insert(Item { links: Links::default(), deadline }).unwrap();
+        wheel.insert(slab, index, Instant(deadline));
+        index
+    }
+
+    proptest::proptest! {
+        /// Nothing fires before its deadline, nothing later than a tick, whatever is
+        /// added, hastened, delayed or taken out in between.
+        #[test]
+        fn fires_on_time(
+            start in 0_u64..1 << 40,
+            ops in proptest::collection::vec((0_u8..4, 0_u64..9_000_000_000, 1_u64..50_000_000), 1..120),
+        ) {
+            let mut now = start;
+            let mut wheel = Wheel::new(Instant(now));
+            let mut slab = Slab::default();
+            let mut live: Vec<Index> = Vec::new();
+            for (op, ahead, step) in ops {
+                // Mostly near deadlines, some far.
+                let ahead = if op % 2 == 0 { ahead % 300_000 } else { ahead };
+                match op {
+                    0 | 1 => live.push(add(&mut wheel, &mut slab, now + ahead)),
+                    2 if !live.is_empty() => {
+                        let index = live[usize::try_from(ahead).unwrap() % live.len()];
+                        let sooner = now + ahead / 2;
+                        let item = slab.get_mut(index).unwrap();
+                        item.deadline = item.deadline.min(sooner);
+                        let deadline = item.deadline;
+                        wheel.hasten(&mut slab, index, Instant(deadline));
+                    }
+                    _ if !live.is_empty() => {
+                        let index = live.remove(usize::try_from(ahead).unwrap() % live.len());
+                        wheel.remove(&mut slab, index);
+                        slab.remove(index);
+                    }
+                    _ => {}
+                }
+                if let Some(due) = wheel.next_due() {
+                    let first = live.iter().map(|&i| slab.get(i).unwrap().deadline).min().unwrap();
+                    assert!(due.0 <= first.div_ceil(TICK_MS) * TICK_MS, "next_due {due:?} is after {first}");
+                } else {
+                    assert!(live.is_empty());
+                }
+                now += step;
+                while let Some(index) = wheel.pop_due(&mut slab, Instant(now)) {
+                    let deadline = slab.get(index).unwrap().deadline;
+                    if deadline > now {
+                        wheel.insert(&mut slab, index, Instant(deadline));
+                    } else {
+                        live.retain(|&i| i != index);
+                        slab.remove(index);
+                    }
+                }
+                for &index in &live {
+                    let deadline = slab.get(index).unwrap().deadline;
+                    assert!(deadline + TICK_MS > now, "{deadline} did not fire by {now}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_deadline_beyond_the_highest_level_fires_once_on_its_hour() {
+        let mut wheel = Wheel::new(Instant(0));
+        let mut slab = Slab::default();
+        let day = 24 * 3600 * 1000;
+        add(&mut wheel, &mut slab, 100 * day);
+        let mut fired = Vec::new();
+        for hour in 0..=100 * 24 {
+            while let Some(index) = wheel.pop_due(&mut slab, Instant(hour * 3600 * 1000)) {
+                assert_eq!(slab.get(index).unwrap().deadline, 100 * day);
+                fired.push(hour);
+            }
+        }
+        assert_eq!(fired, [100 * 24]);
     }
 }
