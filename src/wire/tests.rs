@@ -7,6 +7,8 @@ mod reasons;
 mod sound;
 mod sums;
 
+use proptest::prelude::ProptestConfig;
+
 use super::{
     Checksums, Echo, Flags, FourTuple, Malformed, Packet, Protocol, RawPacket, SegmentBuilder, SeqNum, build,
     checksum::Sum, parse,
@@ -23,6 +25,12 @@ const DESTINATION_OPTIONS: u8 = 60;
 
 /// Eight octets of extension header that hold nothing but padding.
 const PADDING: [u8; 8] = [0, 0, 1, 4, 0, 0, 0, 0];
+
+/// How many cases a law is tried on. A failure prints its smallest case, which
+/// then becomes a test of its own; nothing is written to disk.
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
 
 fn v4() -> FourTuple {
     FourTuple { src: [192, 0, 2, 1].into(), src_port: 4000, dst: [198, 51, 100, 2].into(), dst_port: 80 }

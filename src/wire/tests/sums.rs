@@ -27,6 +27,8 @@ fn carries_of_the_longest_packet_are_kept() {
 }
 
 proptest! {
+    #![proptest_config(config(500))]
+
     #[test]
     fn pieces_add_up_wherever_they_are_cut(
         octets in prop::collection::vec(any::<u8>(), 0..200),
