@@ -24,7 +24,7 @@ impl Protocol {
 }
 
 /// An IP packet with its transport header.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet<'a> {
     /// Source address.
     pub src: IpAddr,
@@ -43,7 +43,7 @@ pub struct Packet<'a> {
 }
 
 /// The transport header of a packet.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport<'a> {
     /// A TCP segment.
     Tcp(Segment),

@@ -75,14 +75,9 @@ pub(super) fn header(bytes: &[u8], wire_len: u32) -> Result<Header, Malformed> {
 
 /// Source and destination.
 pub(super) fn addresses(fixed: &[u8; FIXED]) -> (IpAddr, IpAddr) {
-    let address = |from: usize| {
-        let mut octets = [0; 16];
-        for (to, octet) in octets.iter_mut().zip(fixed.iter().skip(from)) {
-            *to = *octet;
-        }
-        IpAddr::V6(Ipv6Addr::from(octets))
-    };
-    (address(8), address(24))
+    let address =
+        |octets: &[u8]| IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(octets).unwrap_or_default()));
+    (address(&fixed[8..24]), address(&fixed[24..40]))
 }
 
 /// Follows the extension headers of a packet of `len` octets, of which `bytes`
@@ -95,6 +90,7 @@ pub(super) fn chain(bytes: &[u8], next: u8, len: u32) -> Result<Chain, Malformed
         readdressed: false,
         jumbo: None,
     };
+    let mut fragmented = false;
     for seen in 0..=MAX_EXTENSIONS {
         let kind = chain.protocol.0;
         if !matches!(kind, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS) {
@@ -134,9 +130,10 @@ pub(super) fn chain(bytes: &[u8], next: u8, len: u32) -> Result<Chain, Malformed
             // Segments left: the destination is not the one of the pseudo header.
             ROUTING => chain.readdressed |= fourth != 0,
             FRAGMENT => {
-                if chain.fragment != Fragment::Whole {
+                if fragmented {
                     return Err(Malformed::ExtensionOrder);
                 }
+                fragmented = true;
                 let field = u16::from_be_bytes([third, fourth]);
                 let before = chain.offset.saturating_sub(FIXED as u32);
                 chain.fragment = Fragment::judge(
