@@ -18,6 +18,7 @@ use halfgate::{
     engine::IfIndex,
     policy::Hook,
     sys::{
+        ctnetlink::Ctnetlink,
         interfaces,
         queue::{Answer, Queue, QueueError, QueueLoss, QueueSettings, Queued, losses},
     },
@@ -319,6 +320,7 @@ fn missing_privileges_are_named() {
 fn the_socket_is_found_among_others_and_not_inherited() {
     let net = Net::new();
     inside(&net.gateway, || {
+        let others: Vec<_> = (0..4).map(|_| Ctnetlink::open().unwrap()).collect();
         let queues: Vec<_> = (20..24).map(|number| Queue::open(settings(number)).unwrap()).collect();
         let mut descriptors: Vec<_> = queues.iter().map(|queue| queue.as_fd().as_raw_fd()).collect();
         descriptors.dedup();
@@ -327,5 +329,6 @@ fn the_socket_is_found_among_others_and_not_inherited() {
             // SAFETY: no pointers; the descriptor is open.
             assert_eq!(unsafe { libc::fcntl(fd, libc::F_GETFD) }, libc::FD_CLOEXEC);
         }
+        drop(others);
     });
 }

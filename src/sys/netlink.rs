@@ -149,7 +149,7 @@ impl Writer {
     }
 
     /// The finished message with its number.
-    fn finish(mut self, seq: u32) -> Vec<u8> {
+    pub(crate) fn finish(mut self, seq: u32) -> Vec<u8> {
         let length = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
         if let Some(place) = self.bytes.first_chunk_mut() {
             *place = length.to_ne_bytes();
