@@ -8,6 +8,7 @@
 pub mod clock;
 pub mod ctnetlink;
 pub mod interfaces;
+mod netlink;
 pub mod netns;
 pub mod queue;
 pub mod random;
