@@ -220,7 +220,7 @@ fn replace(
     // Everything that can be refused without asking the kernel is refused here.
     document(&notes)?;
     let change = xtables::prepare(wanted, &mut notes)?;
-    let loaded = document(&notes).and_then(|document| run::nft_apply(&document).map_err(TableError::from));
+    let loaded = document(&notes).and_then(|document| run::nft_apply(&document));
     match loaded {
         Ok(()) => {
             change.finish()?;

@@ -36,7 +36,7 @@ pub fn probe() -> Result<Diversion, TableError> {
 pub(super) fn working(family: Family, installed: &[Tools]) -> Result<&Tools, TableError> {
     let mut refusal = None;
     for tools in installed {
-        match tools.probe() {
+        match tools.probe()? {
             Ok(()) => return Ok(tools),
             Err(error) if error.is_permission() => return Err(TableError::NoPrivileges),
             Err(error) => {

@@ -91,7 +91,8 @@ impl Tools {
     }
 
     /// Tries an NFQUEUE rule in a chain that no packet reaches, and removes it.
-    pub(super) fn probe(&self) -> Result<(), ToolError> {
+    /// The inner result is the tool's answer.
+    pub(super) fn probe(&self) -> Result<Result<(), ToolError>, TableError> {
         let chain = format!("halfgate-{}", std::process::id());
         let had_table = self.has_mangle();
         let rule = line(&chain, 1, (0, 1), Fail::Open);
@@ -100,12 +101,9 @@ impl Tools {
             self.apply(&[format!("-F {chain}"), format!("-X {chain}")])?;
         }
         if self.in_nft && !had_table {
-            super::state::delete_if_empty(self.family.nft(), "mangle").map_err(|error| match error {
-                TableError::Tool(error) => error,
-                other => ToolError::new("nft delete table", &other.to_string()),
-            })?;
+            super::state::delete_if_empty(self.family.nft(), "mangle")?;
         }
-        tried
+        Ok(tried)
     }
 
     /// Whether `mangle` exists. Asked first, because looking at a table of the
