@@ -1,0 +1,379 @@
+//! The table as nftables documents: what is loaded, not how.
+//!
+//! Pure: a specification in, a JSON document out; one document is one
+//! transaction, and each begins by making sure that the old table is gone.
+
+use std::collections::HashSet;
+
+use nftables::{
+    batch::Batch,
+    expr::{
+        BinaryOperation, CT, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Range,
+        SetItem,
+    },
+    schema::{Chain, NfListObject, Rule, Table},
+    stmt::{Counter, JumpTarget, Mangle, Match, Operator, Queue, QueueFlag, Statement},
+    types::{NfChainPolicy, NfChainType, NfFamily, NfHook},
+};
+use serde_json::Value;
+
+use super::{Diversion, NAME, TableError, TableSpec, state::Notes};
+use crate::policy::{Fail, Hook, Hooks, Marks};
+
+/// Before the operator's `mangle` (-150), after conntrack (-200).
+pub(super) const DIVERT_PRIORITY: i32 = -160;
+
+/// Where packets go on that were diverted.
+pub(super) const fn inspected_priority(diversion: Diversion) -> i32 {
+    match diversion {
+        // Nothing of the operator's may lie between: it could take the bit away.
+        Diversion::Native => DIVERT_PRIORITY + 1,
+        // Behind the diverting rule in `mangle`.
+        Diversion::Xtables => -140,
+    }
+}
+
+/// ICMPv6 types of neighbour discovery that pass, with hop limit 255 (RFC 4861
+/// §6.1, §7.1). Redirects are left to the rules.
+const NEIGHBOUR_DISCOVERY: [&str; 4] =
+    ["nd-router-solicit", "nd-router-advert", "nd-neighbor-solicit", "nd-neighbor-advert"];
+
+/// ICMPv6 types of multicast listener discovery, with hop limit 1 (RFC 3810 §5).
+const LISTENER_DISCOVERY: [&str; 4] =
+    ["mld-listener-query", "mld-listener-report", "mld-listener-done", "mld2-listener-report"];
+
+/// UDP ports of the DHCP client and its server, for each family (RFC 2131 §4.1,
+/// RFC 8415 §7.2).
+const DHCP: [(&str, u32, u32); 2] = [("ipv4", 68, 67), ("ipv6", 546, 547)];
+
+/// The hooks that are on.
+pub(super) fn on(hooks: Hooks) -> impl Iterator<Item = Hook> {
+    [(Hook::Forward, hooks.forward), (Hook::Input, hooks.input), (Hook::Output, hooks.output)]
+        .into_iter()
+        .filter_map(|(hook, on)| on.then_some(hook))
+}
+
+/// A hook's name, as nftables spells it.
+pub(super) const fn name(hook: Hook) -> &'static str {
+    match hook {
+        Hook::Forward => "forward",
+        Hook::Input => "input",
+        Hook::Output => "output",
+    }
+}
+
+/// The live table.
+pub(super) fn live(spec: &TableSpec, diversion: Diversion, notes: &Notes) -> Result<Value, TableError> {
+    let (packets, syns) = (spec.packet_queues()?, spec.syn_queues()?);
+    let mut table = Document::begin(notes);
+    for hook in on(spec.hooks) {
+        table.exempt(hook, spec.marks);
+        table.divert(hook, spec, diversion, packets, syns);
+        table.inspected(hook, spec, diversion);
+    }
+    Ok(table.end())
+}
+
+/// The static table: no daemon, no queue.
+pub(super) fn fixed(hooks: Hooks, fail: Fail, notes: &Notes) -> Value {
+    let mut table = Document::begin(notes);
+    for hook in on(hooks) {
+        let chain = format!("static_{}", name(hook));
+        match fail {
+            Fail::Open => {
+                table.base(&chain, hook, NfChainType::Filter, DIVERT_PRIORITY, NfChainPolicy::Accept)
+            }
+            Fail::Closed => {
+                table.base(&chain, hook, NfChainType::Filter, DIVERT_PRIORITY, NfChainPolicy::Drop);
+                for exempt in exemptions(hook) {
+                    table.rule(&chain, with(exempt, [Statement::Accept(None)]));
+                }
+                table.rule(&chain, vec![counter(), Statement::Drop(None)]);
+            }
+        }
+    }
+    table.end()
+}
+
+/// No table, whether there is one or not.
+pub(super) fn remove() -> Value {
+    let mut batch = Batch::new();
+    batch.add(table());
+    batch.delete(table());
+    to_value(batch)
+}
+
+/// A table that nobody else has, with the `queue` statement in it: for the
+/// kernel's judgement only.
+pub(super) fn queue_probe(name: &str, queue: bool) -> Value {
+    let family = NfFamily::INet;
+    let mut batch = Batch::new();
+    batch.add(NfListObject::Table(Table { family, name: name.into(), handle: None }));
+    batch.add(NfListObject::Chain(Chain {
+        family,
+        table: name.into(),
+        name: "probe".into(),
+        ..Chain::default()
+    }));
+    let statements = if queue { vec![to_queue((0, 1), Fail::Closed)] } else { vec![known(), counter()] };
+    batch.add(NfListObject::Rule(Rule {
+        family,
+        table: name.into(),
+        chain: "probe".into(),
+        expr: statements.into(),
+        ..Rule::default()
+    }));
+    to_value(batch)
+}
+
+fn table() -> NfListObject<'static> {
+    NfListObject::Table(Table { family: NfFamily::INet, name: NAME.into(), handle: None })
+}
+
+fn to_value(batch: Batch<'_>) -> Value {
+    // The crate's types are structs, strings and numbers; none of them can fail.
+    serde_json::to_value(batch.to_nftables()).unwrap_or_default()
+}
+
+/// A document that replaces the table.
+struct Document {
+    batch: Batch<'static>,
+}
+
+impl Document {
+    fn begin(notes: &Notes) -> Self {
+        let mut batch = Batch::new();
+        batch.add(table());
+        batch.delete(table());
+        batch.add(table());
+        let mut document = Self { batch };
+        for note in notes.chains() {
+            document.chain(&note);
+        }
+        document
+    }
+
+    fn end(self) -> Value {
+        to_value(self.batch)
+    }
+
+    fn chain(&mut self, name: &str) {
+        self.batch.add(NfListObject::Chain(Chain {
+            family: NfFamily::INet,
+            table: NAME.into(),
+            name: name.to_owned().into(),
+            ..Chain::default()
+        }));
+    }
+
+    fn base(&mut self, name: &str, hook: Hook, kind: NfChainType, priority: i32, policy: NfChainPolicy) {
+        self.batch.add(NfListObject::Chain(Chain {
+            family: NfFamily::INet,
+            table: NAME.into(),
+            name: name.to_owned().into(),
+            _type: Some(kind),
+            hook: Some(match hook {
+                Hook::Forward => NfHook::Forward,
+                Hook::Input => NfHook::Input,
+                Hook::Output => NfHook::Output,
+            }),
+            prio: Some(priority),
+            policy: Some(policy),
+            ..Chain::default()
+        }));
+    }
+
+    fn rule(&mut self, chain: &str, statements: Vec<Statement<'static>>) {
+        self.batch.add(NfListObject::Rule(Rule {
+            family: NfFamily::INet,
+            table: NAME.into(),
+            chain: chain.to_owned().into(),
+            expr: statements.into(),
+            ..Rule::default()
+        }));
+    }
+
+    /// What needs no inspection gets the bit of an accept. Both chains of a hook
+    /// ask here, so that they can't disagree.
+    fn exempt(&mut self, hook: Hook, marks: Marks) {
+        let chain = format!("exempt_{}", name(hook));
+        let inspected = || set_mark(!0, marks.inspected());
+        match hook {
+            Hook::Forward => return,
+            Hook::Input => self.chain(&chain),
+            Hook::Output => {
+                self.chain(&chain);
+                self.rule(
+                    &chain,
+                    vec![mark_has(marks.own(), Operator::NEQ), inspected(), Statement::Return(None)],
+                );
+            }
+        }
+        for exempt in exemptions(hook) {
+            self.rule(&chain, with(exempt, [inspected(), Statement::Return(None)]));
+        }
+    }
+
+    fn jump_to_exempt(&mut self, chain: &str, hook: Hook) {
+        if hook != Hook::Forward {
+            let target = format!("exempt_{}", name(hook)).into();
+            self.rule(chain, vec![Statement::Jump(JumpTarget { target })]);
+        }
+    }
+
+    fn divert(
+        &mut self,
+        hook: Hook,
+        spec: &TableSpec,
+        diversion: Diversion,
+        packets: (u16, u16),
+        syns: (u16, u16),
+    ) {
+        let marks = spec.marks;
+        let chain = format!("divert_{}", name(hook));
+        self.base(&chain, hook, NfChainType::Filter, DIVERT_PRIORITY, NfChainPolicy::Accept);
+        // Bits that an operator's rule saved and restored must not count as ours.
+        // Only what is sent from here can be our own.
+        let keep = if hook == Hook::Output { marks.own() } else { 0 };
+        self.rule(&chain, vec![set_mark(!marks.mask() | keep, 0)]);
+        if hook != Hook::Forward {
+            self.jump_to_exempt(&chain, hook);
+            self.rule(&chain, vec![mark_has(marks.inspected(), Operator::NEQ), Statement::Return(None)]);
+        }
+        self.rule(&chain, vec![known(), set_mark(!0, marks.known())]);
+        match diversion {
+            Diversion::Native => {
+                self.rule(&chain, vec![syn(), to_queue(syns, spec.fail)]);
+                self.rule(&chain, vec![to_queue(packets, spec.fail)]);
+            }
+            Diversion::Xtables => {
+                self.rule(&chain, vec![syn(), set_mark(!0, marks.divert_syn()), Statement::Return(None)]);
+                self.rule(&chain, vec![set_mark(!0, marks.divert())]);
+            }
+        }
+    }
+
+    fn inspected(&mut self, hook: Hook, spec: &TableSpec, diversion: Diversion) {
+        let chain = format!("inspected_{}", name(hook));
+        // `route`: what is sent from here was routed again by its changed mark.
+        let kind = if hook == Hook::Output { NfChainType::Route } else { NfChainType::Filter };
+        self.base(&chain, hook, kind, inspected_priority(diversion), NfChainPolicy::Accept);
+        if spec.fail == Fail::Closed {
+            self.jump_to_exempt(&chain, hook);
+            self.rule(
+                &chain,
+                vec![mark_has(spec.marks.inspected(), Operator::EQ), counter(), Statement::Drop(None)],
+            );
+        }
+        self.rule(&chain, vec![set_mark(!spec.marks.mask(), 0)]);
+    }
+}
+
+/// What passes on a hook without inspection, as matches.
+fn exemptions(hook: Hook) -> Vec<Vec<Statement<'static>>> {
+    let (interface, to_server) = match hook {
+        Hook::Forward => return Vec::new(),
+        Hook::Input => (MetaKey::Iif, false),
+        Hook::Output => (MetaKey::Oif, true),
+    };
+    let mut all = vec![vec![equals(meta(interface), string("lo"))]];
+    for (types, hop_limit) in [(NEIGHBOUR_DISCOVERY, 255), (LISTENER_DISCOVERY, 1)] {
+        let types = types.into_iter().map(|kind| SetItem::Element(string(kind))).collect();
+        all.push(vec![
+            equals(field("ip6", "hoplimit"), Expression::Number(hop_limit)),
+            equals(field("icmpv6", "type"), Expression::Named(NamedExpression::Set(types))),
+        ]);
+    }
+    for (family, client, server) in DHCP {
+        let (source, destination) = if to_server { (client, server) } else { (server, client) };
+        all.push(vec![
+            equals(meta(MetaKey::Nfproto), string(family)),
+            equals(field("udp", "sport"), Expression::Number(source)),
+            equals(field("udp", "dport"), Expression::Number(destination)),
+        ]);
+    }
+    all
+}
+
+fn with<const N: usize>(
+    mut statements: Vec<Statement<'static>>,
+    more: [Statement<'static>; N],
+) -> Vec<Statement<'static>> {
+    statements.extend(more);
+    statements
+}
+
+fn string(text: &'static str) -> Expression<'static> {
+    Expression::String(text.into())
+}
+
+fn meta(key: MetaKey) -> Expression<'static> {
+    Expression::Named(NamedExpression::Meta(Meta { key }))
+}
+
+fn field(protocol: &'static str, field: &'static str) -> Expression<'static> {
+    Expression::Named(NamedExpression::Payload(Payload::PayloadField(PayloadField {
+        protocol: protocol.into(),
+        field: field.into(),
+    })))
+}
+
+fn and(left: Expression<'static>, right: Expression<'static>) -> Expression<'static> {
+    Expression::BinaryOperation(Box::new(BinaryOperation::AND(left, right)))
+}
+
+fn or(left: Expression<'static>, right: Expression<'static>) -> Expression<'static> {
+    Expression::BinaryOperation(Box::new(BinaryOperation::OR(vec![left, right])))
+}
+
+fn equals(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
+    Statement::Match(Match { left, right, op: Operator::EQ })
+}
+
+/// `NEQ`: the bit is set; `EQ`: it is not.
+fn mark_has(bit: u32, op: Operator) -> Statement<'static> {
+    let left = and(meta(MetaKey::Mark), Expression::Number(bit));
+    Statement::Match(Match { left, right: Expression::Number(0), op })
+}
+
+/// The mark becomes `(mark & keep) | set`.
+fn set_mark(keep: u32, set: u32) -> Statement<'static> {
+    let mark = || meta(MetaKey::Mark);
+    let value = match (keep, set) {
+        (u32::MAX, set) => or(mark(), Expression::Number(set)),
+        (keep, 0) => and(mark(), Expression::Number(keep)),
+        (keep, set) => or(and(mark(), Expression::Number(keep)), Expression::Number(set)),
+    };
+    Statement::Mangle(Mangle { key: mark(), value })
+}
+
+/// The kernel's conntrack knows the connection both ways.
+fn known() -> Statement<'static> {
+    let state = Expression::Named(NamedExpression::CT(CT { key: "state".into(), family: None, dir: None }));
+    Statement::Match(Match { left: state, right: string("established"), op: Operator::IN })
+}
+
+/// A SYN without ACK.
+fn syn() -> Statement<'static> {
+    equals(and(field("tcp", "flags"), or(string("syn"), string("ack"))), string("syn"))
+}
+
+fn counter() -> Statement<'static> {
+    Statement::Counter(Counter::Anonymous(None))
+}
+
+/// Hashed by addresses; without `fanout`, so that both directions of a connection
+/// meet in one queue.
+fn to_queue((first, last): (u16, u16), fail: Fail) -> Statement<'static> {
+    let number = |number: u16| Expression::Number(number.into());
+    let num = if first == last {
+        number(first)
+    } else {
+        Expression::Range(Box::new(Range { range: [number(first), number(last)] }))
+    };
+    let flags = match fail {
+        Fail::Open => Some(HashSet::from([QueueFlag::Bypass])),
+        Fail::Closed => None,
+    };
+    Statement::Queue(Queue { num, flags })
+}
