@@ -4,6 +4,7 @@ mod built;
 mod laws;
 mod oracle;
 mod reasons;
+mod sequence;
 mod sound;
 mod sums;
 

@@ -105,6 +105,9 @@ fn prohibited_is_about_hosts_only() {
         to("239.255.255.250"),
         to("255.255.255.255"),
         to("ff02::fb"),
+        // The error would come from a loopback address.
+        to("127.0.0.1"),
+        to("::1"),
     ] {
         assert_eq!(build::prohibited(&packet.bytes), None, "{:?}", read(&packet));
     }

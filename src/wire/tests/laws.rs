@@ -47,6 +47,7 @@ fn read_all_ways(bytes: &[u8], wire_len: u32) {
     }
     if let Some(answer) = build::prohibited(bytes) {
         assert!(answer.bytes.len() <= build::MAX_BUILT);
+        assert!(read(&answer).is_ok());
         assert_eq!(build::prohibited(&answer.bytes), None, "an error about an error");
     }
 }
