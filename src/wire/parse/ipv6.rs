@@ -114,12 +114,7 @@ pub(super) fn chain(bytes: &[u8], next: u8, len: u32) -> Result<Chain, Malformed
         let Some(&[next, units, third, fourth, ..]) = rest.get(..8) else {
             return Err(Malformed::CutOff);
         };
-        let octets = match kind {
-            FRAGMENT => 8,
-            AUTHENTICATION if units == 0 => return Err(Malformed::ExtensionLength),
-            AUTHENTICATION => u32::from(units).saturating_add(2) << 2,
-            _ => u32::from(units).saturating_add(1) << 3,
-        };
+        let octets = extension_len(kind, units)?;
         let end = chain.offset.saturating_add(octets);
         if end > len {
             return Err(short);
@@ -157,6 +152,18 @@ pub(super) fn chain(bytes: &[u8], next: u8, len: u32) -> Result<Chain, Malformed
         chain.offset = end;
     }
     Err(Malformed::ExtensionCount)
+}
+
+/// Octets of an extension header, from its length field.
+fn extension_len(kind: u8, units: u8) -> Result<u32, Malformed> {
+    match kind {
+        FRAGMENT => Ok(8),
+        // Counted in four octets, the first two left out (RFC 4302 §2.2); at least
+        // SPI and sequence number are there.
+        AUTHENTICATION if units == 0 => Err(Malformed::ExtensionLength),
+        AUTHENTICATION => Ok(u32::from(units).saturating_add(2) << 2),
+        _ => Ok(u32::from(units).saturating_add(1) << 3),
+    }
 }
 
 /// Reads the options of a hop-by-hop or destination options header.
