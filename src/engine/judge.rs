@@ -19,6 +19,9 @@ use crate::{
     wire::{Embedded, IcmpMessage, Packet, Protocol, Segment, Transport},
 };
 
+/// ICMP redirect (RFC 792).
+const REDIRECT: u8 = 5;
+
 /// What of a packet its connection needs to know.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Content {
@@ -66,6 +69,13 @@ impl Context<'_> {
             }
             Transport::Icmp(IcmpMessage::EchoReply { id }) => {
                 arrival(flow(0, id), Some((echo_reply(packet.protocol), 0)), Content::EchoReply)
+            }
+            // A redirect changes routes: only a rule may let it in.
+            Transport::Icmp(IcmpMessage::Error { kind: REDIRECT, code, .. })
+                if packet.protocol == Protocol::ICMP =>
+            {
+                let arrival = arrival(flow(0, 0), Some((REDIRECT, code)), Content::Other);
+                return self.judge_untracked(&arrival);
             }
             Transport::Icmp(IcmpMessage::Error { embedded, .. }) => {
                 return self.judge_icmp_error(meta, packet, &embedded);

@@ -112,7 +112,7 @@ impl DropReason {
     #[must_use]
     pub fn index(self) -> usize {
         match self {
-            Self::Malformed(malformed) => malformed as usize,
+            Self::Malformed(malformed) => malformed.index(),
             own @ (Self::Rule
             | Self::Limit
             | Self::TableFull
