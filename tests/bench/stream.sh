@@ -92,6 +92,7 @@ run() {
     shift
     consumer=
     if [ $# -gt 0 ]; then
+        : >"$scratch/consumer"
         ip netns exec $gateway "$@" >"$scratch/consumer" 2>&1 </dev/null &
         consumer=$!
         await "the consumer opened no queue: $(cat "$scratch/consumer")" has_queue
