@@ -212,9 +212,9 @@ fn through_both() {
 
 #[test]
 fn an_rst_reaches_the_gateways_own_socket() {
-    for family in 0..2 {
+    for address in GATEWAY_IN {
         let net = Net::new();
-        let listen = SocketAddr::new(ip(GATEWAY_IN[family]), 700);
+        let listen = SocketAddr::new(ip(address), 700);
         watched(&net, &["INPUT", "OUTPUT"], 700, |next| {
             let (mut near, mut far) = connected(&net.client, &net.gateway, listen, listen);
             let client_end = near.local_addr().unwrap();

@@ -332,3 +332,29 @@ fn the_socket_is_found_among_others_and_not_inherited() {
         drop(others);
     });
 }
+
+extern "C" fn nothing(_: libc::c_int) {}
+
+#[test]
+fn a_signal_ends_the_wait_and_nothing_else() {
+    let net = Net::new();
+    let mut queue = inside(&net.gateway, || Queue::open(settings(10)).unwrap());
+    let handler: extern "C" fn(libc::c_int) = nothing;
+    // SAFETY: the handler does nothing; no other test uses this signal.
+    unsafe { libc::signal(libc::SIGUSR2, handler as libc::sighandler_t) };
+    let (tell, thread) = std::sync::mpsc::channel();
+    thread::scope(|scope| {
+        let worker = scope.spawn(move || {
+            // SAFETY: no arguments.
+            tell.send(unsafe { libc::pthread_self() }).unwrap();
+            queue.serve(SECOND * 3600, &mut |_| unreachable!()).unwrap()
+        });
+        let id = thread.recv().unwrap();
+        eventually("the wait ends", || {
+            // SAFETY: the thread is not joined yet, so its id is still its own.
+            unsafe { libc::pthread_kill(id, libc::SIGUSR2) };
+            worker.is_finished().then_some(())
+        });
+        assert_eq!(worker.join().unwrap(), 0);
+    });
+}

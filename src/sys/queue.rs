@@ -38,6 +38,9 @@ const MAX_RECEIVE_BUFFER: u64 = 64 << 20;
 /// What the kernel charges a message beside twice its copied octets.
 const CHARGE_PER_MESSAGE: u64 = 2048;
 
+/// How long to leave the kernel alone that had no memory for our verdicts.
+const WITHOUT_MEMORY: Duration = Duration::from_millis(1);
+
 /// How a queue is opened.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueSettings {
@@ -195,7 +198,10 @@ impl Queue {
         timeout: Duration,
         judge: &mut dyn FnMut(&Queued<'_>) -> Answer,
     ) -> Result<usize, QueueError> {
-        self.send_verdicts()?;
+        if !self.send_verdicts()? {
+            std::thread::sleep(timeout.min(WITHOUT_MEMORY));
+            return Ok(0);
+        }
         let mut received = self.receive()?;
         if received == 0 {
             if timeout.is_zero() || !netlink::readable(self.fd, timeout).map_err(|error| self.io(error))? {
@@ -270,18 +276,23 @@ impl Queue {
     /// The kernel goes through the messages one by one: a verdict that it
     /// refuses costs an error reply, which [`Self::judge`] reads, and no other
     /// verdict. It takes all of a datagram or, without memory, nothing.
-    fn send_verdicts(&mut self) -> Result<(), QueueError> {
+    /// `false`: they are kept, and must be sent before anything else is taken.
+    fn send_verdicts(&mut self) -> Result<bool, QueueError> {
         if self.verdicts.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         match netlink::send(self.fd, &self.verdicts) {
-            Ok(()) => self.verdicts.clear(),
-            // Kept, and sent before anything else is taken.
+            Ok(()) => {
+                self.verdicts.clear();
+                Ok(true)
+            }
             Err(error)
-                if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM | libc::EAGAIN)) => {}
-            Err(error) => return Err(self.io(error)),
+                if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM | libc::EAGAIN)) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(self.io(error)),
         }
-        Ok(())
     }
 
     fn io(&self, source: io::Error) -> QueueError {
@@ -301,9 +312,14 @@ impl AsFd for Queue {
 /// process are opened under one lock.
 fn open_nfq(number: u16) -> io::Result<(nfq::Queue, RawFd)> {
     let _guard = netlink::OPENING.lock();
-    let before = netlink::open_sockets(libc::NETLINK_NETFILTER)?;
+    let sockets = || {
+        netlink::open_sockets(libc::NETLINK_NETFILTER).map_err(|error| {
+            io::Error::other(format!("/proc/self/fd can't be read, is /proc mounted? {error}"))
+        })
+    };
+    let before = sockets()?;
     let mut nfq = nfq::Queue::open()?;
-    let mut after = netlink::open_sockets(libc::NETLINK_NETFILTER)?;
+    let mut after = sockets()?;
     after.retain(|socket| !before.contains(socket));
     let [(fd, _)] = after[..] else {
         return Err(io::Error::other(format!("{} new netlink sockets where one was expected", after.len())));
@@ -321,8 +337,6 @@ fn configure(nfq: &mut nfq::Queue, fd: RawFd, settings: &QueueSettings, copy_ran
     nfq.set_recv_gso(number, settings.gso)?;
     // A full queue must not open the gateway; what `fail` says is the table's.
     nfq.set_fail_open(number, false)?;
-    nfq.set_recv_uid_gid(number, false)?;
-    nfq.set_recv_enobufs(false)?;
     let wanted = u64::from(settings.max_len) * (2 * u64::from(copy_range) + CHARGE_PER_MESSAGE);
     let wanted = i32::try_from(wanted.min(MAX_RECEIVE_BUFFER)).unwrap_or(i32::MAX);
     // SAFETY: `nfq` keeps the descriptor open.
@@ -338,9 +352,7 @@ fn explain(number: u16, source: io::Error) -> QueueError {
             Some(owner) => QueueError::Taken { number, owner },
             None => QueueError::NoPrivileges { number },
         },
-        Some(libc::EINVAL | libc::EPROTONOSUPPORT | libc::ENOENT | libc::EOPNOTSUPP) => {
-            QueueError::NoNfqueue { number }
-        }
+        Some(libc::EINVAL | libc::EPROTONOSUPPORT | libc::EOPNOTSUPP) => QueueError::NoNfqueue { number },
         _ => QueueError::Io { number, source },
     }
 }

@@ -14,6 +14,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::conntrack::{Timer, TimerValues};
+
 /// How much longer than ours the kernel's timers are, so that ours end a
 /// connection and not a race.
 const MARGIN: Duration = Duration::from_secs(60);
@@ -61,6 +63,53 @@ pub struct Needs {
 }
 
 impl Needs {
+    /// What one set of timers needs; timers that are off need nothing.
+    #[must_use]
+    pub fn of(timers: &TimerValues, connections: u64) -> Self {
+        let value = |timer| timers.value(timer).unwrap_or_default();
+        Self {
+            syn_sent: value(Timer::SynSent),
+            syn_received: value(Timer::SynReceived),
+            established: value(Timer::Established),
+            unacknowledged: value(Timer::Unacknowledged),
+            fin_wait: value(Timer::FinWait),
+            half_closed: value(Timer::HalfClosed),
+            closing: value(Timer::Closing),
+            time_wait: value(Timer::TimeWait),
+            reset: value(Timer::Reset),
+            unverified_rst: value(Timer::UnverifiedRst),
+            udp_new: value(Timer::UdpNew),
+            udp_stream: value(Timer::UdpStream),
+            icmp: value(Timer::Icmp),
+            other: value(Timer::Other),
+            connections,
+            accounting: false,
+        }
+    }
+
+    /// What serves both, as the timers of two rules.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        Self {
+            syn_sent: self.syn_sent.max(other.syn_sent),
+            syn_received: self.syn_received.max(other.syn_received),
+            established: self.established.max(other.established),
+            unacknowledged: self.unacknowledged.max(other.unacknowledged),
+            fin_wait: self.fin_wait.max(other.fin_wait),
+            half_closed: self.half_closed.max(other.half_closed),
+            closing: self.closing.max(other.closing),
+            time_wait: self.time_wait.max(other.time_wait),
+            reset: self.reset.max(other.reset),
+            unverified_rst: self.unverified_rst.max(other.unverified_rst),
+            udp_new: self.udp_new.max(other.udp_new),
+            udp_stream: self.udp_stream.max(other.udp_stream),
+            icmp: self.icmp.max(other.icmp),
+            other: self.other.max(other.other),
+            connections: self.connections.max(other.connections),
+            accounting: self.accounting || other.accounting,
+        }
+    }
+
     /// The least value of each setting. The kernel's states are not our phases:
     /// where it may be in one of several while we are in one, the longest counts.
     fn settings(&self) -> Vec<(&'static str, u64)> {
@@ -370,6 +419,27 @@ mod tests {
             [("udp_timeout", 240), ("udp_timeout_stream", 240)]
         );
         assert_eq!(settings(&Needs { connections: 1_000_000, ..none }), [("max", 1_125_000)]);
+    }
+
+    #[test]
+    fn every_timer_is_needed_and_the_longer_of_two_wins() {
+        let seconds = Duration::from_secs;
+        let none = Needs::default();
+        for (at, timer) in
+            Timer::ALL.into_iter().enumerate().filter(|(_, timer)| *timer != Timer::HalfClosedMax)
+        {
+            let mut values = TimerValues::default();
+            for timer in Timer::ALL {
+                values.set(timer, None);
+            }
+            assert_eq!(Needs::of(&values, 0), none);
+            values.set(timer, Some(seconds(1000 + at as u64)));
+            let needs = Needs::of(&values, 0);
+            let highest = settings(&needs).into_iter().map(|(_, value)| value).max();
+            assert_eq!(highest, Some(1060 + at as u64), "{timer}");
+            assert_eq!(none.and(&needs), needs, "{timer}");
+            assert_eq!(needs.and(&none), needs, "{timer}");
+        }
     }
 
     #[test]

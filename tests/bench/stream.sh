@@ -92,6 +92,7 @@ run() {
     shift
     consumer=
     if [ $# -gt 0 ]; then
+        : >"$scratch/consumer"
         ip netns exec $gateway "$@" >"$scratch/consumer" 2>&1 </dev/null &
         consumer=$!
         await "the consumer opened no queue: $(cat "$scratch/consumer")" has_queue
@@ -100,7 +101,10 @@ run() {
     await "no connection from client to server" \
         'inside $client iperf3 --client 10.92.2.2 --time $seconds --json >"$scratch/result" 2>/dev/null'
     [ -z "$diverted" ] || divert -D
+    cpu=
     if [ -n "$consumer" ]; then
+        cpu=$(awk -v hz="$(getconf CLK_TCK)" '{ sub(/.*\) /, ""); printf "cpu %.2f s ", ($12 + $13) / hz }' \
+            "/proc/$consumer/stat")
         kill "$consumer"
         wait "$consumer" 2>/dev/null || true
         consumer=
@@ -115,7 +119,7 @@ measure() {
     rate=$(awk '{ printf "%.3f", $1 / 1e9 }' "$scratch/rate")
     [ -n "$rate" ] || { echo "stream.sh: iperf3 gave no result" >&2; cat "$scratch/result" >&2; exit 1; }
     echo "$rate" >>"$scratch/$name.rates"
-    printf '%-9s %8s Gbit/s  %s\n' "$name" "$rate" "$(tail -n 1 "$scratch/consumer")"
+    printf '%-9s %8s Gbit/s  %s%s\n' "$name" "$rate" "$cpu" "$(tail -n 1 "$scratch/consumer")"
 }
 median() { sort -n "$1" | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'; }
 
