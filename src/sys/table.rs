@@ -28,6 +28,7 @@
 //!
 //! Read first: nft(8), libnftables-json(5), iptables-extensions(8) NFQUEUE.
 
+mod empty;
 mod foreign;
 mod probe;
 mod rules;
@@ -227,7 +228,7 @@ fn replace(
             if wanted.is_empty() { xtables::tidy(&notes) } else { Ok(()) }
         }
         Err(error) => {
-            change.undo()?;
+            change.undo(&notes);
             Err(error)
         }
     }

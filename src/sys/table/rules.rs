@@ -377,3 +377,94 @@ fn to_queue((first, last): (u16, u16), fail: Fail) -> Statement<'static> {
     };
     Statement::Queue(Queue { num, flags })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One command a line, without what is the same in all.
+    fn lines(document: &Value) -> String {
+        let commands = document.get("nftables").and_then(Value::as_array).expect("a document");
+        let lines = commands.iter().map(|command| {
+            let text = command.to_string();
+            text.replace(r#""family":"inet","#, "").replace(r#","table":"halfgate""#, "") + "\n"
+        });
+        lines.collect()
+    }
+
+    fn spec(fail: Fail, queue_count: u16) -> TableSpec {
+        TableSpec {
+            hooks: Hooks { forward: true, input: true, output: true },
+            fail,
+            marks: Marks { shift: 24 },
+            queue_base: 10,
+            queue_count,
+        }
+    }
+
+    fn document(diversion: Diversion, fail: Fail, queue_count: u16) -> Value {
+        live(&spec(fail, queue_count), diversion, &Notes::default()).expect("in range")
+    }
+
+    #[test]
+    fn the_native_document_is_the_documented_one() {
+        insta::assert_snapshot!("native_closed", lines(&document(Diversion::Native, Fail::Closed, 2)));
+        insta::assert_snapshot!("native_open_one_queue", lines(&document(Diversion::Native, Fail::Open, 1)));
+    }
+
+    #[test]
+    fn the_xtables_document_is_the_documented_one() {
+        insta::assert_snapshot!("xtables_closed", lines(&document(Diversion::Xtables, Fail::Closed, 2)));
+    }
+
+    #[test]
+    fn the_ways_of_diversion_differ_in_nothing_else() {
+        for fail in [Fail::Closed, Fail::Open] {
+            let [native, xtables] = [Diversion::Native, Diversion::Xtables].map(|diversion| {
+                let text = lines(&document(diversion, fail, 2)).replace(r#""prio":-159"#, r#""prio":-140"#);
+                // The two rules that end each divert chain.
+                let other = |line: &&str| {
+                    !(line.contains(r#""chain":"divert_"#)
+                        && (line.contains(r#""queue":"#)
+                            || line.contains("16777216")
+                            || line.contains("33554432")))
+                };
+                text.lines().filter(other).map(str::to_owned).collect::<Vec<_>>()
+            });
+            assert_eq!(native, xtables);
+        }
+    }
+
+    #[test]
+    fn every_document_begins_by_replacing_the_table() {
+        let documents = [
+            document(Diversion::Native, Fail::Open, 1),
+            fixed(spec(Fail::Closed, 1).hooks, Fail::Closed, &Notes::default()),
+        ];
+        for document in documents {
+            let commands = document.get("nftables").and_then(Value::as_array).expect("a document");
+            let kinds: Vec<_> =
+                commands[..3].iter().map(|c| c.as_object().expect("one").keys().next().cloned()).collect();
+            assert_eq!(kinds, [Some("add".into()), Some("delete".into()), Some("add".into())]);
+            assert!(commands[..3].iter().all(|command| command.to_string().contains(r#""name":"halfgate""#)));
+        }
+    }
+
+    #[test]
+    fn bits_keep_their_place_wherever_the_mask_is() {
+        assert_eq!(lines(&document(Diversion::Native, Fail::Closed, 2)), {
+            let mut moved = spec(Fail::Closed, 2);
+            moved.marks.shift = 0;
+            let text = lines(&live(&moved, Diversion::Native, &Notes::default()).expect("in range"));
+            // own, known and inspected as they are at bit 24; the wiping masks.
+            let at_24 = [
+                (":[{\"meta\":{\"key\":\"mark\"}},8]", ":[{\"meta\":{\"key\":\"mark\"}},134217728]"),
+                (":[{\"meta\":{\"key\":\"mark\"}},16]", ":[{\"meta\":{\"key\":\"mark\"}},268435456]"),
+                (":[{\"meta\":{\"key\":\"mark\"}},4]", ":[{\"meta\":{\"key\":\"mark\"}},67108864]"),
+                (",4294967040]", ",16777215]"),
+                (",4294967048]", ",150994943]"),
+            ];
+            at_24.iter().fold(text, |text, (low, high)| text.replace(low, high))
+        });
+    }
+}

@@ -24,6 +24,10 @@ pub struct ToolError {
 }
 
 impl ToolError {
+    pub(super) fn new(command: &str, said: &str) -> Self {
+        Self { command: command.to_owned(), said: said.to_owned() }
+    }
+
     /// Whether it is about privileges.
     #[must_use]
     pub fn is_permission(&self) -> bool {

@@ -78,28 +78,6 @@ fn is(table: &Value, family: &str, name: &str) -> bool {
         && table.get("name").is_some_and(|word| word == name)
 }
 
-/// Deletes a table that has nothing in it.
-pub(super) fn delete_if_empty(family: &'static str, name: &'static str) -> Result<(), TableError> {
-    let ruleset = run::nft_list(&["ruleset"], "nft -j list ruleset")?;
-    let mut exists = false;
-    for object in ruleset.iter().filter_map(Value::as_object).flat_map(serde_json::Map::iter) {
-        let (kind, body) = object;
-        if kind == "table" {
-            exists |= is(body, family, name);
-        } else if body.get("family").is_some_and(|word| word == family)
-            && body.get("table").is_some_and(|word| word == name)
-        {
-            return Ok(());
-        }
-    }
-    if exists {
-        run::nft_apply(
-            &serde_json::json!({"nftables": [{"delete": {"table": {"family": family, "name": name}}}]}),
-        )?;
-    }
-    Ok(())
-}
-
 /// Chains and tables of iptables-nft that came into being with our rules. They
 /// are noted in our own table, as empty chains, so that whoever removes our
 /// rules, even after a crash, knows what to take along.

@@ -101,7 +101,7 @@ impl Tools {
             self.apply(&[format!("-F {chain}"), format!("-X {chain}")])?;
         }
         if self.in_nft && !had_table {
-            super::state::delete_if_empty(self.family.nft(), "mangle")?;
+            delete_mangle(self.family)?;
         }
         Ok(tried)
     }
@@ -122,6 +122,14 @@ impl Tools {
         }
         let text = run::run(&self.save, &["-t", "mangle"], "")?;
         Ok(text.lines().filter(|line| is_ours(line)).map(str::to_owned).collect())
+    }
+}
+
+/// Deletes the `mangle` of iptables-nft, if nobody has anything in it.
+fn delete_mangle(family: Family) -> Result<(), TableError> {
+    match super::empty::delete_table(family, "mangle") {
+        Ok(_) => Ok(()),
+        Err(error) => Err(ToolError::new("deleting an empty table mangle", &error.to_string()).into()),
     }
 }
 
@@ -216,11 +224,45 @@ impl Change {
         Ok(())
     }
 
-    /// Puts back what was there.
-    pub(super) fn undo(&self) -> Result<(), TableError> {
+    /// Puts back what was there. The error that made it necessary counts; one on
+    /// the way back leaves rules that match nothing, for the next start to replace.
+    pub(super) fn undo(&self, notes: &Notes) {
         for step in &self.steps {
-            step.tools.apply(&step.undo)?;
+            let _ = step.tools.apply(&step.undo);
         }
+        let _ = tidy(notes);
+    }
+
+    fn begin(&mut self, wanted: &Wanted, notes: &mut Notes) -> Result<(), TableError> {
+        for family in Family::ALL {
+            let installed = Tools::installed(family);
+            let chosen = if wanted.is_empty() || !family.in_kernel() {
+                None
+            } else {
+                Some(super::probe::working(family, &installed)?.in_nft)
+            };
+            for tools in installed {
+                let target: &[String] = if chosen == Some(tools.in_nft) { &wanted.lines } else { &[] };
+                self.step(tools, target, notes)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, tools: Tools, target: &[String], notes: &mut Notes) -> Result<(), TableError> {
+        let present = tools.ours()?;
+        let missing: Vec<&String> = target.iter().filter(|line| !present.contains(line)).collect();
+        let stale: Vec<&String> = present.iter().filter(|line| !target.contains(line)).collect();
+        let (now, later): (Vec<&String>, Vec<&String>) =
+            stale.into_iter().partition(|old| missing.iter().any(|new| chain_of(new) == chain_of(old)));
+        if tools.in_nft {
+            notes.before(tools.family.nft(), missing.iter().map(|line| chain_of(line)))?;
+        }
+        let replace = |from: &[&String], to: &[&String]| -> Vec<String> {
+            from.iter().map(|line| deletion(line)).chain(to.iter().map(|line| (*line).clone())).collect()
+        };
+        tools.apply(&replace(&now, &missing))?;
+        self.steps.push(Step { undo: replace(&missing, &now), finish: replace(&later, &[]), tools });
         Ok(())
     }
 }
@@ -230,39 +272,13 @@ impl Change {
 /// [`Change::finish`]. Notes which chains and tables this made.
 pub(super) fn prepare(wanted: &Wanted, notes: &mut Notes) -> Result<Change, TableError> {
     let mut change = Change::default();
-    for family in Family::ALL {
-        let installed = Tools::installed(family);
-        let chosen = if wanted.is_empty() || !family.in_kernel() {
-            None
-        } else {
-            Some(super::probe::working(family, &installed)?.in_nft)
-        };
-        for tools in installed {
-            let present = tools.ours()?;
-            let target: &[String] = if chosen == Some(tools.in_nft) { &wanted.lines } else { &[] };
-            let missing: Vec<&String> = target.iter().filter(|line| !present.contains(line)).collect();
-            let stale: Vec<&String> = present.iter().filter(|line| !target.contains(line)).collect();
-            let (now, later): (Vec<&String>, Vec<&String>) =
-                stale.into_iter().partition(|old| missing.iter().any(|new| chain_of(new) == chain_of(old)));
-            if tools.in_nft {
-                notes.before(family.nft(), missing.iter().map(|line| chain_of(line)))?;
-            }
-            let added =
-                now.iter().map(|line| deletion(line)).chain(missing.iter().map(|line| (*line).clone()));
-            if let Err(error) = tools.apply(&added.collect::<Vec<_>>()) {
-                change.undo()?;
-                return Err(error.into());
-            }
-            let undo =
-                missing.iter().map(|line| deletion(line)).chain(now.iter().map(|line| (*line).clone()));
-            change.steps.push(Step {
-                undo: undo.collect(),
-                finish: later.iter().map(|line| deletion(line)).collect(),
-                tools,
-            });
+    match change.begin(wanted, notes) {
+        Ok(()) => Ok(change),
+        Err(error) => {
+            change.undo(notes);
+            Err(error)
         }
     }
-    Ok(change)
 }
 
 /// How many of the rules in the kernel are ours, for each family that it has.
@@ -299,7 +315,7 @@ pub(super) fn tidy(notes: &Notes) -> Result<(), TableError> {
             }
         }
         if notes.made_table(family.nft()) {
-            super::state::delete_if_empty(family.nft(), "mangle")?;
+            delete_mangle(family)?;
         }
     }
     Ok(())
