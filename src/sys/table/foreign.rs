@@ -187,7 +187,7 @@ fn sentences(chains: &Chains, hooks: Hooks) -> Vec<String> {
     for place in &chains.order {
         let Some(chain) = chains.all.get(place) else { continue };
         let Some((hook, priority)) = chain.base else { continue };
-        if !rules::on(hooks).any(|on| on == hook) {
+        if !rules::on(hooks).any(|(on, _)| on == hook) {
             continue;
         }
         let reach = chains.reach(place);

@@ -46,11 +46,35 @@ const LISTENER_DISCOVERY: [&str; 4] =
 /// RFC 8415 §7.2).
 const DHCP: [(&str, u32, u32); 2] = [("ipv4", 68, 67), ("ipv6", 546, 547)];
 
-/// The hooks that are on.
-pub(super) fn on(hooks: Hooks) -> impl Iterator<Item = Hook> {
-    [(Hook::Forward, hooks.forward), (Hook::Input, hooks.input), (Hook::Output, hooks.output)]
-        .into_iter()
-        .filter_map(|(hook, on)| on.then_some(hook))
+/// The hooks that a table covers, and how much of each. A connection of the
+/// gateway itself runs through `input` and `output`: where the rule file names only
+/// one of them, its connections must be seen both ways, and the others' not at all.
+pub(super) fn on(hooks: Hooks) -> impl Iterator<Item = (Hook, Share)> {
+    let of = |own: bool, other: bool| match (own, other) {
+        (true, true) => Some(Share::All),
+        (true, false) => Some(Share::Originals),
+        (false, true) => Some(Share::Replies),
+        (false, false) => None,
+    };
+    [
+        (Hook::Forward, hooks.forward.then_some(Share::All)),
+        (Hook::Input, of(hooks.input, hooks.output)),
+        (Hook::Output, of(hooks.output, hooks.input)),
+    ]
+    .into_iter()
+    .filter_map(|(hook, share)| share.map(|share| (hook, share)))
+}
+
+/// Which packets of a hook are inspected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Share {
+    /// All of them.
+    All,
+    /// Those of connections that were opened in this direction, and those that
+    /// belong to none: the answers to the other direction's are not ours.
+    Originals,
+    /// Only the answers to connections that the opposite hook lets in.
+    Replies,
 }
 
 /// A hook's name, as nftables spells it.
@@ -66,8 +90,8 @@ pub(super) const fn name(hook: Hook) -> &'static str {
 pub(super) fn live(spec: &TableSpec, diversion: Diversion, notes: &Notes) -> Result<Value, TableError> {
     let (packets, syns) = (spec.packet_queues()?, spec.syn_queues()?);
     let mut table = Document::begin(notes);
-    for hook in on(spec.hooks) {
-        table.exempt(hook, spec.marks);
+    for (hook, share) in on(spec.hooks) {
+        table.exempt(hook, share, spec.marks);
         table.divert(hook, spec, diversion, packets, syns);
         table.inspected(hook, spec, diversion);
     }
@@ -77,7 +101,8 @@ pub(super) fn live(spec: &TableSpec, diversion: Diversion, notes: &Notes) -> Res
 /// The static table: no daemon, no queue.
 pub(super) fn fixed(hooks: Hooks, fail: Fail, notes: &Notes) -> Value {
     let mut table = Document::begin(notes);
-    for hook in on(hooks) {
+    // Who answers only needs no holding back where nobody can ask.
+    for (hook, share) in on(hooks).filter(|(_, share)| *share != Share::Replies) {
         let chain = format!("static_{}", name(hook));
         match fail {
             Fail::Open => {
@@ -87,6 +112,9 @@ pub(super) fn fixed(hooks: Hooks, fail: Fail, notes: &Notes) -> Value {
                 table.base(&chain, hook, NfChainType::Filter, DIVERT_PRIORITY, NfChainPolicy::Drop);
                 for exempt in exemptions(hook) {
                     table.rule(&chain, with(exempt, [Statement::Accept(None)]));
+                }
+                if share == Share::Originals {
+                    table.rule(&chain, vec![is_reply(), Statement::Accept(None)]);
                 }
                 table.rule(&chain, vec![counter(), Statement::Drop(None)]);
             }
@@ -195,7 +223,7 @@ impl Document {
 
     /// What needs no inspection gets the bit of an accept. Both chains of a hook
     /// ask here, so that they can't disagree.
-    fn exempt(&mut self, hook: Hook, marks: Marks) {
+    fn exempt(&mut self, hook: Hook, share: Share, marks: Marks) {
         let chain = format!("exempt_{}", name(hook));
         let inspected = || set_mark(!0, marks.inspected());
         match hook {
@@ -211,6 +239,16 @@ impl Document {
         }
         for exempt in exemptions(hook) {
             self.rule(&chain, with(exempt, [inspected(), Statement::Return(None)]));
+        }
+        match share {
+            Share::All => {}
+            Share::Originals => {
+                self.rule(&chain, vec![is_reply(), inspected(), Statement::Return(None)]);
+            }
+            Share::Replies => {
+                self.rule(&chain, vec![is_reply(), Statement::Return(None)]);
+                self.rule(&chain, vec![inspected()]);
+            }
         }
     }
 
@@ -351,6 +389,12 @@ fn set_mark(keep: u32, set: u32) -> Statement<'static> {
 fn known() -> Statement<'static> {
     let state = Expression::Named(NamedExpression::CT(CT { key: "state".into(), family: None, dir: None }));
     Statement::Match(Match { left: state, right: string("established"), op: Operator::IN })
+}
+
+/// The packet answers the one that opened its connection.
+fn is_reply() -> Statement<'static> {
+    let key = CT { key: "direction".into(), family: None, dir: None };
+    equals(Expression::Named(NamedExpression::CT(key)), string("reply"))
 }
 
 /// A SYN without ACK.

@@ -180,6 +180,7 @@ impl Wanted {
     pub(super) fn of(spec: &TableSpec) -> Result<Self, TableError> {
         let (packets, syns) = (spec.packet_queues()?, spec.syn_queues()?);
         let lines = on(spec.hooks)
+            .map(|(hook, _)| hook)
             .flat_map(|hook| {
                 let chain = match hook {
                     Hook::Forward => "FORWARD",
