@@ -79,7 +79,7 @@ await() {
     tries=0
     until eval "$2"; do
         tries=$((tries + 1))
-        [ $tries -le 200 ] || { echo "stream.sh: $1" >&2; exit 1; }
+        [ $tries -le 200 ] || { echo "stream.sh: $1" >&2; cat "$scratch/consumer" >&2; exit 1; }
         sleep 0.05
     done
 }
@@ -95,7 +95,7 @@ run() {
         : >"$scratch/consumer"
         ip netns exec $gateway "$@" >"$scratch/consumer" 2>&1 </dev/null &
         consumer=$!
-        await "the consumer opened no queue: $(cat "$scratch/consumer")" has_queue
+        await "the consumer opened no queue" has_queue
     fi
     [ -z "$diverted" ] || divert -A
     await "no connection from client to server" \
