@@ -36,7 +36,6 @@ pub(super) enum Content {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arrival<'p> {
     pub(super) meta: &'p Meta,
-    pub(super) bytes: &'p [u8],
     pub(super) flow: Flow,
     pub(super) len: u32,
     pub(super) icmp: Option<(u8, u8)>,
@@ -45,7 +44,7 @@ pub(super) struct Arrival<'p> {
 
 impl Context<'_> {
     /// Judges one packet.
-    pub(super) fn judge(&mut self, meta: &Meta, bytes: &[u8], packet: &Packet<'_>) -> Verdict {
+    pub(super) fn judge(&mut self, meta: &Meta, packet: &Packet<'_>) -> Verdict {
         let flow = |src_port, dst_port| Flow {
             protocol: packet.protocol,
             src: packet.src,
@@ -53,7 +52,7 @@ impl Context<'_> {
             dst: packet.dst,
             dst_port,
         };
-        let arrival = |flow, icmp, content| Arrival { meta, bytes, flow, len: packet.len, icmp, content };
+        let arrival = |flow, icmp, content| Arrival { meta, flow, len: packet.len, icmp, content };
         let arrival = match packet.transport {
             Transport::Tcp(segment) => {
                 let Some(kind) = Kind::of(segment.flags) else {

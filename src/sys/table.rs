@@ -13,7 +13,8 @@
 //!   the queues, SYNs to queues of their own.
 //! * `inspected_*`, right after the diversion: what is not exempt and does not
 //!   carry the `inspected` bit of an accept is dropped and counted (unless
-//!   `fail: open`); then our bits are wiped.
+//!   `fail: open`); what carries the `refuse` bit is answered by the kernel with
+//!   RST or ICMP prohibited; then our bits are wiped.
 //!
 //! An accept from a queue goes on at the next base chain, hence two of them.
 //! With [`Diversion::Native`] nothing lies between them (-160 and -159), so that

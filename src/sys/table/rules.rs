@@ -12,8 +12,8 @@ use nftables::{
         SetItem,
     },
     schema::{Chain, NfListObject, Rule, Table},
-    stmt::{Counter, JumpTarget, Mangle, Match, Operator, Queue, QueueFlag, Statement},
-    types::{NfChainPolicy, NfChainType, NfFamily, NfHook},
+    stmt::{Counter, JumpTarget, Mangle, Match, Operator, Queue, QueueFlag, Reject, RejectType, Statement},
+    types::{NfChainPolicy, NfChainType, NfFamily, NfHook, RejectCode},
 };
 use serde_json::Value;
 
@@ -296,6 +296,12 @@ impl Document {
         // `route`: what is sent from here was routed again by its changed mark.
         let kind = if hook == Hook::Output { NfChainType::Route } else { NfChainType::Filter };
         self.base(&chain, hook, kind, inspected_priority(diversion), NfChainPolicy::Accept);
+        // The kernel refuses in our name: only it can answer through NAT for a packet
+        // whose conntrack entry is not confirmed.
+        let refuse = || mark_has(spec.marks.refuse(), Operator::NEQ);
+        self.rule(&chain, vec![refuse(), is_tcp(), counter(), reject(RejectType::TCPReset, None)]);
+        let prohibited = Some(RejectCode::AdminProhibited);
+        self.rule(&chain, vec![refuse(), counter(), reject(RejectType::ICMPX, prohibited)]);
         if spec.fail == Fail::Closed {
             self.jump_to_exempt(&chain, hook);
             self.rule(
@@ -389,6 +395,14 @@ fn set_mark(keep: u32, set: u32) -> Statement<'static> {
 fn known() -> Statement<'static> {
     let state = Expression::Named(NamedExpression::CT(CT { key: "state".into(), family: None, dir: None }));
     Statement::Match(Match { left: state, right: string("established"), op: Operator::IN })
+}
+
+fn is_tcp() -> Statement<'static> {
+    equals(meta(MetaKey::L4proto), string("tcp"))
+}
+
+fn reject(how: RejectType, code: Option<RejectCode>) -> Statement<'static> {
+    Statement::Reject(Some(Reject::new(Some(how), code)))
 }
 
 /// The packet answers the one that opened its connection.
