@@ -3,7 +3,8 @@
 # with its status. The machine has busybox, nft, ip, the netfilter modules (they
 # load when asked for), veth, /proc, /sys and writable tmpfs; nothing else.
 #
-#   tests/qemu/vm.sh [--add FILE]... [--env NAME=VALUE]... PROGRAM [ARGUMENT...]
+#   tests/qemu/vm.sh [--add FILE]... [--env NAME=VALUE]... [--boot WORDS]
+#                    PROGRAM [ARGUMENT...]
 #
 # PROGRAM and each FILE are copied with the libraries that they need, and are at
 # their own absolute paths inside. Needs qemu-system-x86, busybox-static, cpio
@@ -14,7 +15,7 @@ set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
 cache=${HALFGATE_VM_CACHE:-$here/../../target/vm}
-seconds=${HALFGATE_VM_TIMEOUT:-300}
+seconds=${HALFGATE_VM_TIMEOUT:-900}
 
 die() {
     echo "vm.sh: $*" >&2
@@ -25,9 +26,11 @@ quote() { printf "'%s' " "$(printf %s "$1" | sed "s/'/'\\\\''/g")"; }
 
 added=
 environment=
+boot=
 while [ $# -gt 0 ]; do
     case $1 in
     --add) [ $# -gt 1 ] || die "--add needs a file"; added="$added $2"; shift 2 ;;
+    --boot) [ $# -gt 1 ] || die "--boot needs words for the kernel"; boot=$2; shift 2 ;;
     --env) [ $# -gt 1 ] || die "--env needs NAME=VALUE"; environment="$environment export $(quote "$2");"; shift 2 ;;
     --) shift; break ;;
     -*) die "no such option: $1" ;;
@@ -137,6 +140,9 @@ mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /dev/shm
 mkdir -p /run/netns
 ip link set lo up
+# Several programs at once may be the first to ask for it, and this modprobe does
+# not let the second one wait.
+modprobe nf_tables
 cd /tmp
 # The kernel talks on ttyS1, so that its words do not mix with the program's.
 stty -F /dev/ttyS0 raw -echo
@@ -179,7 +185,7 @@ done
 ended=0
 timeout --foreground "$seconds" "$qemu" -accel tcg -machine q35 -cpu max -smp 2 -m 1024 -nodefaults -no-reboot -display none \
     -kernel "$cache/kernel/boot/vmlinuz-$release" -initrd "$work/initramfs" \
-    -append "console=ttyS1 quiet loglevel=3 panic=-1 mitigations=off random.trust_cpu=on" \
+    -append "console=ttyS1 quiet loglevel=3 panic=-1 mitigations=off random.trust_cpu=on $boot" \
     -serial stdio -serial "file:$work/status" </dev/null || ended=$?
 [ "$ended" -ne 124 ] || die "it did not end within $seconds s"
 status=$(sed -n 's/^halfgate-vm status \([0-9]*\).*/\1/p' "$work/status")
