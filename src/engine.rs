@@ -5,137 +5,249 @@
 //! `poll_timeout()` says when to call it; what happened and what is to be sent
 //! comes out of `poll_event()` and `poll_transmit()`. It never waits, reads no
 //! clock and sends nothing itself.
+//!
+//! The table is split into shards by the hash of the flow, each behind its lock.
+//! Locks are taken in one order: a shard, then the half-open counters.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
 
+mod admit;
+mod budget;
+mod context;
 pub mod event;
+mod judge;
 pub mod meta;
+mod ruling;
+mod shard;
+mod stats;
+mod survey;
+mod tend;
 pub mod view;
 
 pub use event::{CloseReason, Closed, Event, Peer};
 pub use meta::{DropReason, IfIndex, Meta, Transmit, Verdict};
 pub use view::{Change, Counters, Counts, Existing, TimerRow, View};
 
-use std::{sync::Arc, time::Duration};
-
-use crate::{
-    conntrack::{Flow, Instant, Timer},
-    policy::{Live, Policy, RuleId},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
+use parking_lot::{Mutex, RwLock};
+
+use self::{
+    budget::Budget,
+    context::{Context, Outbox},
+    ruling::{Ruling, Shrink},
+    shard::Shard,
+    stats::Stats,
+};
+use crate::{
+    conntrack::{Embryonic, Flow, Instant, Timer},
+    policy::{Live, Origin, Policy, RuleId},
+    wire,
+};
+
+/// Shards of the table: more than any gateway has workers, so that two seldom meet.
+const SHARDS: usize = 64;
+
 /// The whole firewall but the kernel: shared by all workers.
-pub struct Engine {}
+#[derive(Debug)]
+pub struct Engine {
+    seed: [u64; 2],
+    started: Instant,
+    shards: Vec<Mutex<Shard>>,
+    embryonic: Mutex<Embryonic>,
+    ruling: RwLock<Arc<Ruling>>,
+    /// Moves with every change of `ruling`, so that a worker need not lock to see
+    /// that its copy is current.
+    generation: AtomicU64,
+    connections: AtomicU32,
+    /// The shrink that the wheels agree with.
+    tended_shrink: AtomicU32,
+    budget: Budget,
+    stats: Mutex<Vec<Arc<Stats>>>,
+}
 
 /// One thread's way into the engine. Holds no lock between calls.
-pub struct Worker {}
+#[derive(Debug)]
+pub struct Worker {
+    engine: Arc<Engine>,
+    ruling: Arc<Ruling>,
+    generation: u64,
+    stats: Arc<Stats>,
+    out: Outbox,
+}
 
 impl Engine {
     /// An engine with an empty table. `seed` keys the hashes and must be random
     /// on a gateway; `now` starts the pickup grace.
     #[must_use]
     pub fn new(policy: Policy, seed: [u64; 2], now: Instant) -> Arc<Self> {
-        let _ = (policy, seed, now);
-        Arc::new(Self {})
+        let settings = &policy.settings;
+        let capacity = usize::try_from(settings.max_connections).unwrap_or(usize::MAX).div_ceil(SHARDS);
+        let budget = Budget::new(settings.rst_per_second, now);
+        let ruling = Ruling::new(Arc::new(policy), Live::default(), HashMap::new());
+        Arc::new(Self {
+            seed,
+            started: now,
+            shards: (0..SHARDS).map(|_| Mutex::new(Shard::new(capacity, now))).collect(),
+            embryonic: Mutex::new(Embryonic::new(seed)),
+            ruling: RwLock::new(Arc::new(ruling)),
+            generation: AtomicU64::new(0),
+            connections: AtomicU32::new(0),
+            tended_shrink: AtomicU32::new(1000),
+            budget,
+            stats: Mutex::new(Vec::new()),
+        })
     }
 
     /// A way in for one more thread.
     #[must_use]
     pub fn worker(self: &Arc<Self>) -> Worker {
-        Worker {}
+        let stats = Arc::new(Stats::default());
+        self.stats.lock().push(Arc::clone(&stats));
+        let generation = self.generation.load(Ordering::Acquire);
+        let ruling = self.ruling();
+        Worker { engine: Arc::clone(self), ruling, generation, stats, out: Outbox::default() }
+    }
+
+    fn ruling(&self) -> Arc<Ruling> {
+        Arc::clone(&self.ruling.read())
+    }
+
+    fn replace(&self, change: impl FnOnce(&Ruling) -> Ruling) {
+        let mut ruling = self.ruling.write();
+        *ruling = Arc::new(change(&ruling));
+        self.generation.fetch_add(1, Ordering::Release);
     }
 
     /// The rule set in force.
     #[must_use]
     pub fn policy(&self) -> Arc<Policy> {
-        todo!()
+        Arc::clone(&self.ruling.read().policy)
     }
 
     /// Swaps the rule set, all at once. `policy` must have been compiled with the
-    /// one in force as its predecessor, so that rule ids agree.
-    pub fn install(&self, policy: Policy, existing: Existing, now: Instant) {
-        let _ = (policy, existing, now);
+    /// one in force as its predecessor, so that rule ids agree. With
+    /// [`Existing::Rejudge`] the connections that no rule accepts any more are ended
+    /// by `worker`, which then has their RSTs to send.
+    pub fn install(&self, policy: Policy, existing: Existing, worker: &mut Worker, now: Instant) {
+        let policy = Arc::new(policy);
+        self.replace(|ruling| ruling.with_policy(policy));
+        self.start_walk();
+        if existing == Existing::Rejudge {
+            worker.rejudge(now);
+        }
     }
 
     /// Tells which interfaces there are now, by kernel index.
     pub fn set_interfaces(&self, interfaces: &[(IfIndex, String)]) {
-        let _ = interfaces;
+        self.replace(|ruling| ruling.with_interfaces(interfaces));
     }
 
     /// The live changes in force.
     #[must_use]
     pub fn live(&self) -> Live {
-        todo!()
+        self.ruling.read().live.clone()
     }
 
     /// Replaces the live changes; existing connections feel it at once.
-    pub fn set_live(&self, live: Live, now: Instant) {
-        let _ = (live, now);
+    pub fn set_live(&self, live: Live) {
+        self.replace(|ruling| ruling.with_live(live));
+        self.start_walk();
     }
 
-    /// Calls `each` for every connection, a bounded piece of a shard at a time;
-    /// `each` runs under the shard's lock and must be quick. Stops on `false`.
-    pub fn connections(&self, now: Instant, each: &mut dyn FnMut(&View) -> bool) {
-        let _ = (now, each);
-    }
-
-    /// Counters since the start.
+    /// The value of a rule's timer for connections that start now, and whose it is.
     #[must_use]
-    pub fn counters(&self) -> Counters {
-        todo!()
+    pub fn timer_value(&self, rule: RuleId, timer: Timer) -> (Option<Duration>, Origin) {
+        let ruling = self.ruling();
+        ruling.value(rule, timer, ruling.live.epoch)
     }
 
-    /// How many connections are under each timer, by rule.
-    #[must_use]
-    pub fn timers(&self) -> Vec<TimerRow> {
-        todo!()
+    /// The shard of a hash: its upper bits, because buckets take the lower ones.
+    fn shard_of(&self, hash: u64) -> (u16, &Mutex<Shard>) {
+        let number = (hash >> 48) as usize % SHARDS;
+        #[expect(clippy::indexing_slicing, reason = "there are SHARDS of them")]
+        let mutex = &self.shards[number];
+        (u16::try_from(number).unwrap_or(0), mutex)
     }
 
-    /// Those whose deadline would be past or sooner, if `live` were in force.
-    #[must_use]
-    pub fn preview(&self, live: &Live, now: Instant) -> Change {
-        let _ = (live, now);
-        todo!()
+    fn connections_now(&self) -> u32 {
+        self.connections.load(Ordering::Relaxed)
     }
 
-    /// What the timer of a connection of this rule would be, and why.
-    #[must_use]
-    pub fn timer_value(&self, rule: RuleId, timer: Timer) -> (Option<Duration>, crate::policy::Origin) {
-        let _ = (rule, timer);
-        todo!()
+    fn connection_opened(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn connection_closed(&self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn grace_until(&self, grace: Duration) -> Instant {
+        self.started.after(grace)
     }
 }
 
 impl Worker {
     /// Judges one packet. `bytes` starts at the IP header.
     pub fn handle_packet(&mut self, meta: &Meta, bytes: &[u8], now: Instant) -> Verdict {
-        let _ = (meta, bytes, now);
-        todo!()
+        let parsed = wire::parse(bytes, meta.wire_len, meta.checksums);
+        let verdict = match parsed {
+            Ok(packet) => self.with(now, |context| context.judge(meta, bytes, &packet)),
+            Err(malformed) => Verdict::Drop(DropReason::Malformed(malformed)),
+        };
+        self.stats.count(verdict, meta.wire_len);
+        self.finish_evictions(now);
+        verdict
     }
 
-    /// Ends what is over; a bounded amount of work a call. `true`: there is more
-    /// to do right now.
-    pub fn handle_timeout(&mut self, now: Instant) -> bool {
-        let _ = now;
-        todo!()
+    /// Runs something with the ruling of now.
+    fn with<T>(&mut self, now: Instant, work: impl FnOnce(&mut Context<'_>) -> T) -> T {
+        let generation = self.engine.generation.load(Ordering::Acquire);
+        if generation != self.generation {
+            self.generation = generation;
+            self.ruling = self.engine.ruling();
+        }
+        let shrink: Shrink = self.ruling.shrink(self.engine.connections_now());
+        work(&mut Context {
+            engine: &self.engine,
+            ruling: &self.ruling,
+            stats: &self.stats,
+            out: &mut self.out,
+            shrink,
+            now,
+        })
     }
 
-    /// When `handle_timeout` should be called next.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        todo!()
-    }
-
-    /// Ends one connection. `silent`: no RST. `false` if there is none.
+    /// Ends one connection, named in either direction. `silent`: no RST. `false` if
+    /// there is none.
     pub fn kill(&mut self, flow: &Flow, silent: bool, now: Instant) -> bool {
-        let _ = (flow, silent, now);
-        todo!()
+        self.with(now, |context| context.kill(flow, silent))
     }
 
     /// The next thing to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        todo!()
+        self.out.transmits.pop_front()
     }
 
     /// The next thing that happened.
     pub fn poll_event(&mut self) -> Option<Event> {
-        todo!()
+        self.out.events.pop_front()
     }
 }
+
+#[cfg(test)]
+mod tests;

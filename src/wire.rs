@@ -4,13 +4,25 @@
 //! allocates and reads each header once; what it refuses it names
 //! ([`Malformed`]). Read first: RFC 791, RFC 8200, RFC 9293 §3.1.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+
 pub mod build;
 pub mod checksum;
+pub mod malformed;
 pub mod packet;
 pub mod parse;
 pub mod seq;
 
-pub use build::{FourTuple, RawPacket};
+pub use build::{Echo, FourTuple, RawPacket, SegmentBuilder};
+pub use malformed::Malformed;
 pub use packet::{Datagram, Embedded, Flags, IcmpMessage, Packet, Protocol, Segment, TcpOptions, Transport};
-pub use parse::{Checksums, Malformed, parse};
+pub use parse::{Checksums, parse};
 pub use seq::SeqNum;

@@ -1,7 +1,11 @@
 //! What comes with a packet, and what goes back.
 
 use crate::{
-    conntrack::Flow,
+    conntrack::{
+        Flow,
+        tcp::Invalid,
+        window::{Bound, Outside},
+    },
     policy::Hook,
     wire::{Checksums, FourTuple, Malformed, SeqNum},
 };
@@ -23,8 +27,7 @@ pub struct Meta {
     pub wire_len: u32,
     /// Whether its transport checksum can be believed.
     pub checksums: Checksums,
-    /// The kernel's conntrack has known this connection for longer than this
-    /// packet (pickup).
+    /// The kernel's conntrack knows this connection both ways (pickup).
     pub kernel_knows: bool,
 }
 
@@ -35,7 +38,8 @@ pub enum Verdict {
     Accept,
     /// Drop it, silently.
     Drop(DropReason),
-    /// Drop it; a RST (or ICMP prohibited) is waiting in `poll_transmit`.
+    /// Drop it; a RST (or ICMP prohibited) is waiting in `poll_transmit`, unless
+    /// the budget kept it back.
     Reset(DropReason),
 }
 
@@ -46,14 +50,128 @@ pub enum DropReason {
     Malformed(Malformed),
     /// A rule or the default action.
     Rule,
-    // the rest is the engine's: see DropReason::name
+    /// A limit on half-open connections.
+    Limit,
+    /// The table holds all the connections it may.
+    TableFull,
+    /// A fragment without its transport header.
+    Fragment,
+    /// No legal segment has these TCP control bits.
+    ImpossibleFlags,
+    /// It belongs to no connection and opens none.
+    OutOfState,
+    /// No honest end sends this in this phase.
+    Unexpected,
+    /// It acknowledges something else than the SYN.
+    BadAck,
+    /// An RST outside the window (RFC 5961 §3).
+    BadRst,
+    /// Data beyond the sender's FIN.
+    AfterFin,
+    /// Beyond the receiver's window.
+    SeqBeyond,
+    /// Older than the receiver's window.
+    SeqOld,
+    /// Acknowledges what was never sent.
+    AckBeyond,
+    /// Acknowledges what is long past.
+    AckOld,
+    /// An ICMP error about no live connection (RFC 5927 §4.1).
+    IcmpUnrelated,
 }
 
 impl DropReason {
+    /// The reasons that are not [`Self::Malformed`].
+    const OWN: [Self; 15] = [
+        Self::Rule,
+        Self::Limit,
+        Self::TableFull,
+        Self::Fragment,
+        Self::ImpossibleFlags,
+        Self::OutOfState,
+        Self::Unexpected,
+        Self::BadAck,
+        Self::BadRst,
+        Self::AfterFin,
+        Self::SeqBeyond,
+        Self::SeqOld,
+        Self::AckBeyond,
+        Self::AckOld,
+        Self::IcmpUnrelated,
+    ];
+
+    /// How many reasons there are.
+    pub const COUNT: usize = Malformed::ALL.len() + Self::OWN.len();
+
+    /// Every reason.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Malformed::ALL.iter().copied().map(Self::Malformed).chain(Self::OWN)
+    }
+
+    /// Its place in [`Self::all`].
+    #[must_use]
+    pub fn index(self) -> usize {
+        match self {
+            Self::Malformed(malformed) => malformed as usize,
+            own @ (Self::Rule
+            | Self::Limit
+            | Self::TableFull
+            | Self::Fragment
+            | Self::ImpossibleFlags
+            | Self::OutOfState
+            | Self::Unexpected
+            | Self::BadAck
+            | Self::BadRst
+            | Self::AfterFin
+            | Self::SeqBeyond
+            | Self::SeqOld
+            | Self::AckBeyond
+            | Self::AckOld
+            | Self::IcmpUnrelated) => {
+                let place = Self::OWN.iter().position(|reason| *reason == own).unwrap_or(0);
+                Malformed::ALL.len().saturating_add(place)
+            }
+        }
+    }
+
     /// The name that counters and events use.
     #[must_use]
     pub fn name(self) -> &'static str {
-        "rule"
+        match self {
+            Self::Malformed(malformed) => malformed.name(),
+            Self::Rule => "rule",
+            Self::Limit => "limit",
+            Self::TableFull => "table_full",
+            Self::Fragment => "fragment",
+            Self::ImpossibleFlags => "impossible_flags",
+            Self::OutOfState => "out_of_state",
+            Self::Unexpected => "unexpected",
+            Self::BadAck => "bad_ack",
+            Self::BadRst => "bad_rst",
+            Self::AfterFin => "after_fin",
+            Self::SeqBeyond => "seq_beyond",
+            Self::SeqOld => "seq_old",
+            Self::AckBeyond => "ack_beyond",
+            Self::AckOld => "ack_old",
+            Self::IcmpUnrelated => "icmp_unrelated",
+        }
+    }
+}
+
+impl From<Invalid> for DropReason {
+    fn from(invalid: Invalid) -> Self {
+        match invalid {
+            Invalid::Unexpected(..) => Self::Unexpected,
+            Invalid::BadAck => Self::BadAck,
+            Invalid::BadRst => Self::BadRst,
+            Invalid::AfterFin => Self::AfterFin,
+            Invalid::Outside(Outside { bound, .. }) => match bound {
+                Bound::SeqBeyond => Self::SeqBeyond,
+                Bound::SeqOld => Self::SeqOld,
+                Bound::AckBeyond => Self::AckBeyond,
+                Bound::AckOld => Self::AckOld,
+            },
+        }
     }
 }
 
@@ -61,7 +179,7 @@ impl DropReason {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Transmit {
     /// An RST toward one end. Addresses are those that the hook shows; the
-    /// sender translates them where the kernel does NAT (DESIGN 3.8).
+    /// sender translates them where the kernel does NAT.
     Reset {
         /// The connection, in its original direction.
         flow: Flow,
@@ -74,9 +192,9 @@ pub enum Transmit {
         /// The hook by which its connection runs.
         hook: Hook,
     },
-    /// ICMP administratively prohibited about this packet (its first octets).
+    /// ICMP administratively prohibited about this packet.
     Prohibited {
-        /// The packet, IP header first, at most 548 octets.
+        /// The packet's first octets, IP header first.
         quoted: Vec<u8>,
     },
     /// The kernel's conntrack entry of this connection should go: we ended it.

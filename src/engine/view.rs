@@ -97,6 +97,8 @@ pub struct Counters {
     pub opened: u64,
     /// Connections closed.
     pub closed: u64,
+    /// Events that nobody fetched in time.
+    pub events_lost: u64,
     /// Times each limit was passed (`Limit::name`).
     pub limits_passed: Vec<(&'static str, u64)>,
 }

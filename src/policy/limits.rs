@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::{Live, Origin, Policy, RuleId};
+
 /// What happens past a limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum OnExcess {
@@ -11,6 +13,24 @@ pub enum OnExcess {
     Reset,
     /// The stalest half-open connection of that scope goes.
     Evict,
+}
+
+impl OnExcess {
+    /// The name that people write.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Drop => "drop",
+            Self::Reset => "reset",
+            Self::Evict => "evict",
+        }
+    }
+}
+
+impl fmt::Display for OnExcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
 }
 
 /// The scope of a limit.
@@ -65,4 +85,123 @@ pub struct EmbryonicLimits {
     pub on_excess: Option<OnExcess>,
     /// Count and report, but don't act.
     pub shadow: bool,
+}
+
+impl EmbryonicLimits {
+    /// The limit of one scope.
+    #[must_use]
+    pub const fn value(&self, limit: Limit) -> Option<u32> {
+        match limit {
+            Limit::Total => self.total,
+            Limit::PerSource => self.per_source,
+            Limit::PerDestination => self.per_destination,
+        }
+    }
+}
+
+/// A limit, and whose value it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ResolvedLimit {
+    /// How many; `None` is no limit.
+    pub value: Option<u32>,
+    /// Where the value comes from.
+    pub origin: Origin,
+}
+
+/// The limits in force for a rule, or for the whole rule set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ResolvedLimits {
+    /// All.
+    pub total: ResolvedLimit,
+    /// One source.
+    pub per_source: ResolvedLimit,
+    /// One destination address and port.
+    pub per_destination: ResolvedLimit,
+    /// What happens past a limit.
+    pub on_excess: OnExcess,
+    /// Count and report, but don't act.
+    pub shadow: bool,
+}
+
+impl ResolvedLimits {
+    /// The limit of one scope.
+    #[must_use]
+    pub const fn limit(&self, limit: Limit) -> ResolvedLimit {
+        match limit {
+            Limit::Total => self.total,
+            Limit::PerSource => self.per_source,
+            Limit::PerDestination => self.per_destination,
+        }
+    }
+
+    fn of(file: &EmbryonicLimits, from_file: Origin, on_excess: OnExcess) -> Self {
+        let one = |value: Option<u32>| ResolvedLimit {
+            value,
+            origin: if value.is_some() { from_file } else { Origin::Default },
+        };
+        Self {
+            total: one(file.total),
+            per_source: one(file.per_source),
+            per_destination: one(file.per_destination),
+            on_excess: file.on_excess.unwrap_or(on_excess),
+            shadow: file.shadow,
+        }
+    }
+
+    fn tune(&mut self, live: &Live, rule: Option<&str>, origin: Origin) {
+        for change in live.limits.iter().filter(|change| change.rule.as_deref() == rule) {
+            let slot = match change.limit {
+                Limit::Total => &mut self.total,
+                Limit::PerSource => &mut self.per_source,
+                Limit::PerDestination => &mut self.per_destination,
+            };
+            *slot = ResolvedLimit { value: change.value, origin };
+        }
+    }
+
+    fn is_untouched(&self) -> bool {
+        Limit::ALL.into_iter().all(|limit| self.limit(limit).origin == Origin::Default)
+    }
+}
+
+/// Every limit in force: the rule set's, and those of rules that have their own.
+/// Both apply.
+#[derive(Clone, Debug)]
+pub struct LimitTable {
+    global: ResolvedLimits,
+    /// By rule id.
+    rules: Vec<Option<ResolvedLimits>>,
+}
+
+impl LimitTable {
+    /// Works out every limit.
+    #[must_use]
+    pub fn resolve(policy: &Policy, live: &Live) -> Self {
+        let mut global = ResolvedLimits::of(&policy.settings.limits, Origin::File, OnExcess::Drop);
+        global.tune(live, None, Origin::Live);
+        let rules = (0_u16..).zip(&policy.names).map(|(id, name)| {
+            let none = EmbryonicLimits::default();
+            let own = match policy.rule(RuleId(id)) {
+                Some(rule) => &rule.limits,
+                None if id == RuleId::DEFAULT.0 => &none,
+                None => return None,
+            };
+            let mut limits = ResolvedLimits::of(own, Origin::Rule, global.on_excess);
+            limits.tune(live, Some(name), Origin::LiveRule);
+            (!limits.is_untouched()).then_some(limits)
+        });
+        Self { global, rules: rules.collect() }
+    }
+
+    /// The rule set's limits.
+    #[must_use]
+    pub const fn global(&self) -> ResolvedLimits {
+        self.global
+    }
+
+    /// A rule's own limits; `None` if it has none, or a reload took it away.
+    #[must_use]
+    pub fn of_rule(&self, rule: RuleId) -> Option<ResolvedLimits> {
+        self.rules.get(usize::from(rule.0)).copied().flatten()
+    }
 }

@@ -1,6 +1,6 @@
 //! One rule, and what a connection's first packet must be to match it.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use crate::{conntrack::Timer, wire::Protocol};
 
@@ -164,7 +164,159 @@ impl Rule {
     /// Whether a new connection matches.
     #[must_use]
     pub fn matches(&self, flow: &NewFlow) -> bool {
-        let _ = flow;
-        false
+        (self.services.is_empty() || self.services.iter().any(|service| service.matches(flow)))
+            && self.from.matches(|term| term.is_source(flow))
+            && self.to.matches(|term| term.is_destination(flow))
     }
 }
+
+impl ZoneBits {
+    /// Whether a zone is in the set.
+    #[must_use]
+    pub const fn contains(self, zone: ZoneId) -> bool {
+        self.0 & zone.bit() != 0
+    }
+
+    /// The set with one more zone.
+    #[must_use]
+    pub const fn with(self, zone: ZoneId) -> Self {
+        Self(self.0 | zone.bit())
+    }
+}
+
+impl ZoneId {
+    /// How many zones a rule set may have.
+    pub const MAX: usize = 64;
+
+    const fn bit(self) -> u64 {
+        1_u64.wrapping_shl(self.0 as u32)
+    }
+}
+
+impl Selector {
+    /// Whether it says nothing: anyone.
+    #[must_use]
+    pub const fn is_any(&self) -> bool {
+        self.any_of.is_empty() && self.none_of.is_empty()
+    }
+
+    fn matches(&self, holds: impl Fn(&Term) -> bool) -> bool {
+        (self.any_of.is_empty() || self.any_of.iter().any(&holds)) && !self.none_of.iter().any(&holds)
+    }
+}
+
+impl Term {
+    fn is_source(&self, flow: &NewFlow) -> bool {
+        match self {
+            Self::Zone(zone) => flow.from_zones.contains(*zone),
+            Self::Networks(networks) => networks.contains(flow.src),
+            Self::Gateway => flow.hook == Hook::Output,
+        }
+    }
+
+    fn is_destination(&self, flow: &NewFlow) -> bool {
+        match self {
+            Self::Zone(zone) => flow.to_zones.contains(*zone),
+            Self::Networks(networks) => networks.contains(flow.dst),
+            Self::Gateway => flow.hook == Hook::Input,
+        }
+    }
+}
+
+impl ServiceKind {
+    /// Whether a new connection asks for this service.
+    #[must_use]
+    pub fn matches(&self, flow: &NewFlow) -> bool {
+        match *self {
+            Self::Ports(protocol, ports) => flow.protocol == protocol && ports.contains(flow.dst_port),
+            Self::Protocol(protocol) => flow.protocol == protocol,
+            Self::Icmp { protocol, kind, code } => {
+                flow.protocol == protocol
+                    && flow.icmp.is_some_and(|(k, c)| k == kind && code.is_none_or(|code| c == code))
+            }
+        }
+    }
+
+    /// Whether everything that asks for `other` also asks for `self`.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        match (*self, *other) {
+            (Self::Ports(ours, ports), Self::Ports(theirs, others)) => {
+                ours == theirs && ports.first <= others.first && others.last <= ports.last
+            }
+            (
+                Self::Protocol(ours),
+                Self::Ports(theirs, _) | Self::Protocol(theirs) | Self::Icmp { protocol: theirs, .. },
+            ) => ours == theirs,
+            (
+                Self::Icmp { protocol: ours, kind, code },
+                Self::Icmp { protocol: theirs, kind: other_kind, code: other_code },
+            ) => ours == theirs && kind == other_kind && (code.is_none() || code == other_code),
+            (Self::Ports(ours, ports), Self::Protocol(theirs)) => {
+                ours == theirs && ports == Ports { first: 0, last: u16::MAX }
+            }
+            (Self::Ports(..), Self::Icmp { .. })
+            | (Self::Icmp { .. }, Self::Ports(..) | Self::Protocol(_)) => false,
+        }
+    }
+}
+
+impl Ports {
+    /// Whether a port is in the range.
+    #[must_use]
+    pub const fn contains(self, port: u16) -> bool {
+        self.first <= port && port <= self.last
+    }
+}
+
+impl Action {
+    /// The name that people write.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Drop => "drop",
+            Self::Reset => "reset",
+        }
+    }
+}
+
+impl Hook {
+    /// The name that people write.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Input => "input",
+            Self::Output => "output",
+        }
+    }
+}
+
+impl fmt::Display for ServiceKind {
+    /// As it is written: `tcp/80`, `tcp/8000-8100`, `udp`, `icmp/8`, `icmp/3/4`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Ports(protocol, Ports { first, last }) if first == last => write!(f, "{protocol}/{first}"),
+            Self::Ports(protocol, Ports { first, last }) => write!(f, "{protocol}/{first}-{last}"),
+            Self::Protocol(protocol) => write!(f, "{protocol}"),
+            Self::Icmp { protocol, kind, code: None } => write!(f, "{protocol}/{kind}"),
+            Self::Icmp { protocol, kind, code: Some(code) } => write!(f, "{protocol}/{kind}/{code}"),
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! Everything in a rule file that is not a rule.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::{Action, EmbryonicLimits, Hooks, NetworkSet};
 use crate::conntrack::Timer;
@@ -122,6 +122,26 @@ pub struct Zone {
     pub interfaces: Vec<Arc<str>>,
     /// Networks; `None`: any.
     pub networks: Option<Arc<NetworkSet>>,
+}
+
+impl Zone {
+    /// Whether a packet with this interface (`None` where it has none) and
+    /// address is in the zone.
+    #[must_use]
+    pub fn contains(&self, interface: Option<&str>, address: IpAddr) -> bool {
+        let by_name = self.interfaces.is_empty()
+            || interface.is_some_and(|name| self.interfaces.iter().any(|pattern| is_named(pattern, name)));
+        by_name && self.networks.as_ref().is_none_or(|networks| networks.contains(address))
+    }
+}
+
+/// Whether an interface's name fits a pattern; only a `*` at its end is special.
+#[must_use]
+pub fn is_named(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => pattern == name,
+    }
 }
 
 /// The rule set's settings.

@@ -1,0 +1,296 @@
+//! Who is half-open: counts per scope, and the stalest one of each.
+//!
+//! A half-open connection is counted in up to [`MAX_SCOPES`] scopes (all, one
+//! source, one destination; each for the rule set and for its rule). In each it
+//! stands in a queue in the order of arrival, so that the stalest of a scope is
+//! found in constant time. What a limit is and what happens past it is not known here.
+
+use std::{
+    collections::HashMap,
+    hash::BuildHasher,
+    net::{IpAddr, Ipv6Addr},
+};
+
+use siphasher::sip::SipHasher13;
+
+use super::{
+    slab::{Index, NONE, Slab},
+    table::Slot,
+};
+
+/// The scopes that one connection can be counted in.
+pub const MAX_SCOPES: usize = 6;
+
+/// What half-open connections are counted by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Scope {
+    /// All of a group.
+    Total {
+        /// The group: 0 for the rule set, else a rule's number.
+        group: u16,
+    },
+    /// Those of one source.
+    Source {
+        /// The group.
+        group: u16,
+        /// The address, or the /64 it lies in.
+        source: IpAddr,
+    },
+    /// Those to one destination.
+    Destination {
+        /// The group.
+        group: u16,
+        /// The address.
+        address: IpAddr,
+        /// The port.
+        port: u16,
+    },
+}
+
+impl Scope {
+    /// What counts as one source: an IPv4 address, an IPv6 /64, which is what one
+    /// host can make addresses in (RFC 4291 §2.5.4).
+    #[must_use]
+    pub fn source(group: u16, address: IpAddr) -> Self {
+        let source = match address {
+            IpAddr::V4(_) => address,
+            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+        };
+        Self::Source { group, source }
+    }
+}
+
+/// Where a connection lies: its shard, the address family's table in it, its slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Whereabouts {
+    /// Number of the shard.
+    pub shard: u16,
+    /// Whether it is in the IPv6 table.
+    pub ipv6: bool,
+    /// The slot there.
+    pub slot: Slot,
+}
+
+/// A half-open connection's number here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct EmbryoId(Index);
+
+#[derive(Clone, Copy, Debug)]
+struct Membership {
+    scope: Scope,
+    older: Index,
+    younger: Index,
+}
+
+#[derive(Debug)]
+struct Embryo {
+    at: Whereabouts,
+    memberships: [Option<Membership>; MAX_SCOPES],
+}
+
+impl Embryo {
+    fn membership(&mut self, scope: &Scope) -> Option<&mut Membership> {
+        self.memberships.iter_mut().flatten().find(|m| m.scope == *scope)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Queue {
+    count: u32,
+    stalest: Index,
+    youngest: Index,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Seeded([u64; 2]);
+
+impl BuildHasher for Seeded {
+    type Hasher = SipHasher13;
+
+    fn build_hasher(&self) -> SipHasher13 {
+        SipHasher13::new_with_keys(self.0[0], self.0[1])
+    }
+}
+
+/// All half-open connections.
+#[derive(Debug)]
+pub struct Embryonic {
+    embryos: Slab<Embryo>,
+    queues: HashMap<Scope, Queue, Seeded>,
+}
+
+impl Embryonic {
+    /// None yet.
+    #[must_use]
+    pub fn new(seed: [u64; 2]) -> Self {
+        Self { embryos: Slab::default(), queues: HashMap::with_hasher(Seeded(seed)) }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.embryos.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.embryos.is_empty()
+    }
+
+    /// How many there are in a scope.
+    #[must_use]
+    pub fn count(&self, scope: &Scope) -> u32 {
+        self.queues.get(scope).map_or(0, |queue| queue.count)
+    }
+
+    /// All scopes with their counts.
+    pub fn counts(&self) -> impl Iterator<Item = (&Scope, u32)> {
+        self.queues.iter().map(|(scope, queue)| (scope, queue.count))
+    }
+
+    /// Counts a new one in its scopes, of which no two may be the same and only
+    /// the first [`MAX_SCOPES`] are looked at.
+    pub fn admit(&mut self, at: Whereabouts, scopes: &[Scope]) -> Option<EmbryoId> {
+        let index = self.embryos.insert(Embryo { at, memberships: [None; MAX_SCOPES] })?;
+        for (place, scope) in scopes.iter().take(MAX_SCOPES).enumerate() {
+            let queue =
+                self.queues.entry(*scope).or_insert(Queue { count: 0, stalest: NONE, youngest: NONE });
+            let older = queue.youngest;
+            queue.youngest = index;
+            queue.count = queue.count.saturating_add(1);
+            if queue.stalest == NONE {
+                queue.stalest = index;
+            }
+            if let Some(before) = self.embryos.get_mut(older).and_then(|e| e.membership(scope)) {
+                before.younger = index;
+            }
+            if let Some(slot) = self.embryos.get_mut(index).and_then(|e| e.memberships.get_mut(place)) {
+                *slot = Some(Membership { scope: *scope, older, younger: NONE });
+            }
+        }
+        Some(EmbryoId(index))
+    }
+
+    /// Gives a connection's counts back. Nothing happens if it was evicted before.
+    pub fn release(&mut self, id: EmbryoId, at: Whereabouts) {
+        if self.embryos.get(id.0).is_some_and(|embryo| embryo.at == at) {
+            self.take_out(id.0);
+        }
+    }
+
+    /// Takes the stalest of a scope out of all its counts.
+    pub fn evict(&mut self, scope: &Scope) -> Option<(EmbryoId, Whereabouts)> {
+        let index = self.queues.get(scope)?.stalest;
+        let at = self.embryos.get(index)?.at;
+        self.take_out(index);
+        Some((EmbryoId(index), at))
+    }
+
+    fn take_out(&mut self, index: Index) {
+        let Some(embryo) = self.embryos.remove(index) else { return };
+        for membership in embryo.memberships.into_iter().flatten() {
+            let Membership { scope, older, younger } = membership;
+            if let Some(neighbour) = self.embryos.get_mut(older).and_then(|e| e.membership(&scope)) {
+                neighbour.younger = younger;
+            }
+            if let Some(neighbour) = self.embryos.get_mut(younger).and_then(|e| e.membership(&scope)) {
+                neighbour.older = older;
+            }
+            let Some(queue) = self.queues.get_mut(&scope) else { continue };
+            if queue.stalest == index {
+                queue.stalest = younger;
+            }
+            if queue.youngest == index {
+                queue.youngest = older;
+            }
+            queue.count = queue.count.saturating_sub(1);
+            if queue.count == 0 {
+                self.queues.remove(&scope);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(slot: Slot) -> Whereabouts {
+        Whereabouts { shard: 0, ipv6: false, slot }
+    }
+
+    fn scopes(source: u8, port: u16) -> Vec<Scope> {
+        let address = IpAddr::from([10, 0, 0, source]);
+        let to = IpAddr::from([192, 0, 2, 1]);
+        vec![
+            Scope::Total { group: 0 },
+            Scope::source(0, address),
+            Scope::Destination { group: 0, address: to, port },
+            Scope::Total { group: 3 },
+            Scope::source(3, address),
+            Scope::Destination { group: 3, address: to, port },
+        ]
+    }
+
+    #[test]
+    fn counts_come_back_on_release_and_the_stalest_goes_first() {
+        let mut all = Embryonic::new([1, 2]);
+        let first = all.admit(at(1), &scopes(1, 80)).unwrap();
+        let second = all.admit(at(2), &scopes(1, 81)).unwrap();
+        let third = all.admit(at(3), &scopes(2, 80)).unwrap();
+        let source = scopes(1, 80)[1];
+        assert_eq!(all.count(&source), 2);
+        assert_eq!(all.count(&Scope::Total { group: 0 }), 3);
+        assert_eq!(all.evict(&source).unwrap().1, at(1));
+        all.release(first, at(1));
+        assert_eq!(all.count(&source), 1, "an evicted one does not count twice");
+        assert_eq!(all.evict(&scopes(2, 80)[2]).unwrap().1, at(3));
+        all.release(second, at(2));
+        all.release(third, at(3));
+        assert!(all.is_empty());
+        assert_eq!(all.counts().count(), 0, "no scope is left behind");
+    }
+
+    #[test]
+    fn one_source_is_an_ipv6_64() {
+        let a: IpAddr = "2001:db8:1:2::1".parse().unwrap();
+        let b: IpAddr = "2001:db8:1:2:ffff::9".parse().unwrap();
+        let c: IpAddr = "2001:db8:1:3::1".parse().unwrap();
+        assert_eq!(Scope::source(0, a), Scope::source(0, b));
+        assert_ne!(Scope::source(0, a), Scope::source(0, c));
+    }
+
+    proptest::proptest! {
+        /// Against a naive model: any order of admissions, releases and evictions.
+        #[test]
+        fn agrees_with_a_naive_model(ops in proptest::collection::vec((0_u8..3, 0_u8..6, 0_u16..3), 1..200)) {
+            let mut all = Embryonic::new([7, 9]);
+            let mut model: Vec<(Slot, Vec<Scope>, EmbryoId)> = Vec::new();
+            for (n, (op, source, port)) in ops.into_iter().enumerate() {
+                let scopes = scopes(source, port);
+                match op {
+                    0 => {
+                        let slot = Slot::try_from(n).unwrap();
+                        let id = all.admit(at(slot), &scopes).unwrap();
+                        model.push((slot, scopes.clone(), id));
+                    }
+                    1 if !model.is_empty() => {
+                        let (slot, _, id) = model.remove(usize::from(source) % model.len());
+                        all.release(id, at(slot));
+                    }
+                    _ => {
+                        let expected = model.iter().position(|m| m.1.contains(&scopes[1]));
+                        let gone = all.evict(&scopes[1]).map(|(_, at)| at.slot);
+                        assert_eq!(gone, expected.map(|i| model.remove(i).0));
+                    }
+                }
+                assert_eq!(all.len() as usize, model.len());
+                for scope in &scopes {
+                    let expected = model.iter().filter(|m| m.1.contains(scope)).count();
+                    assert_eq!(all.count(scope) as usize, expected);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Entries in pieces that never move: growing copies nothing.
+
+/// A slot's number; never [`NONE`].
+pub type Index = u32;
+
+/// No slot.
+pub const NONE: Index = u32::MAX;
+
+/// Slots of one piece.
+const PIECE: usize = 1024;
+
+#[derive(Debug)]
+enum Place<T> {
+    Free { next: Index },
+    Used(T),
+}
+
+/// A growable array of slots with a free list. A number is handed out again
+/// after its entry was removed.
+#[derive(Debug)]
+pub struct Slab<T> {
+    pieces: Vec<Vec<Place<T>>>,
+    free: Index,
+    len: u32,
+}
+
+impl<T> Default for Slab<T> {
+    fn default() -> Self {
+        Self { pieces: Vec::new(), free: NONE, len: 0 }
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "indices are below 2^32 by construction")]
+impl<T> Slab<T> {
+    /// How many entries there are.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// One more than the highest number ever handed out.
+    #[must_use]
+    pub fn bound(&self) -> u32 {
+        let full = self.pieces.len().saturating_sub(1).saturating_mul(PIECE);
+        full.saturating_add(self.pieces.last().map_or(0, Vec::len)) as u32
+    }
+
+    fn place(&self, index: Index) -> Option<&Place<T>> {
+        self.pieces.get(index as usize / PIECE)?.get(index as usize % PIECE)
+    }
+
+    fn place_mut(&mut self, index: Index) -> Option<&mut Place<T>> {
+        self.pieces.get_mut(index as usize / PIECE)?.get_mut(index as usize % PIECE)
+    }
+
+    /// The entry in a slot.
+    #[must_use]
+    pub fn get(&self, index: Index) -> Option<&T> {
+        match self.place(index)? {
+            Place::Used(entry) => Some(entry),
+            Place::Free { .. } => None,
+        }
+    }
+
+    /// The entry in a slot.
+    pub fn get_mut(&mut self, index: Index) -> Option<&mut T> {
+        match self.place_mut(index)? {
+            Place::Used(entry) => Some(entry),
+            Place::Free { .. } => None,
+        }
+    }
+
+    /// Puts an entry into a free slot. `None`, and the entry is lost, only with
+    /// 2^32 entries.
+    pub fn insert(&mut self, entry: T) -> Option<Index> {
+        let index = if self.free == NONE {
+            if self.pieces.last().is_none_or(|piece| piece.len() == PIECE) {
+                self.pieces.push(Vec::with_capacity(PIECE));
+            }
+            let index = self.bound();
+            if index == NONE {
+                return None;
+            }
+            self.pieces.last_mut()?.push(Place::Used(entry));
+            index
+        } else {
+            let index = self.free;
+            let place = self.place_mut(index)?;
+            if let Place::Free { next } = *place {
+                *place = Place::Used(entry);
+                self.free = next;
+            }
+            index
+        };
+        self.len = self.len.saturating_add(1);
+        Some(index)
+    }
+
+    /// Takes the entry out of a slot.
+    pub fn remove(&mut self, index: Index) -> Option<T> {
+        let next = self.free;
+        let place = self.place_mut(index)?;
+        if matches!(place, Place::Free { .. }) {
+            return None;
+        }
+        let Place::Used(entry) = std::mem::replace(place, Place::Free { next }) else { return None };
+        self.free = index;
+        self.len = self.len.saturating_sub(1);
+        Some(entry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_reused_and_never_shared() {
+        let mut slab = Slab::default();
+        let numbers: Vec<_> = (0..3000).map(|n| slab.insert(n).unwrap()).collect();
+        assert_eq!(slab.len(), 3000);
+        assert_eq!(slab.bound(), 3000);
+        for &index in numbers.iter().step_by(2) {
+            assert!(slab.remove(index).is_some());
+            assert!(slab.remove(index).is_none(), "removed twice");
+        }
+        assert_eq!(slab.len(), 1500);
+        for n in 0..1500 {
+            slab.insert(10_000 + n).unwrap();
+        }
+        assert_eq!(slab.bound(), 3000, "free slots come first");
+        for &index in numbers.iter().skip(1).step_by(2) {
+            assert_eq!(slab.get(index).copied(), Some(index));
+        }
+    }
+}

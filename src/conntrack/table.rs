@@ -1,0 +1,185 @@
+//! The connections of one address family in one shard: found by key, held in a
+//! slab, timed by a wheel. Insert, lookup, removal and expiry take constant time,
+//! and growing moves nothing.
+
+use super::{
+    Connection, Instant,
+    key::{Address, Key},
+    slab::{Index, NONE, Slab},
+    wheel::{Links, Timed, Wheel},
+};
+
+/// A connection's place in its table.
+pub type Slot = Index;
+
+/// A connection with its key.
+#[derive(Debug)]
+pub struct Entry<A> {
+    /// What it is found by.
+    pub key: Key<A>,
+    /// What is known of it.
+    pub connection: Connection,
+    /// The next one in the same bucket.
+    next: Index,
+    links: Links,
+}
+
+impl<A> Timed for Entry<A> {
+    fn links(&self) -> &Links {
+        &self.links
+    }
+
+    fn links_mut(&mut self) -> &mut Links {
+        &mut self.links
+    }
+}
+
+/// The table.
+#[derive(Debug)]
+pub struct Table<A> {
+    /// First slot of each bucket plus one, so that zeroed memory is an empty table
+    /// and pages of it cost nothing until they are used.
+    buckets: Box<[u32]>,
+    entries: Slab<Entry<A>>,
+    wheel: Wheel,
+}
+
+impl<A: Address> Table<A> {
+    /// A table for about `capacity` connections; more fit, only slower.
+    #[must_use]
+    pub fn new(capacity: usize, now: Instant) -> Self {
+        let buckets = capacity.max(64).next_power_of_two();
+        Self {
+            buckets: vec![0; buckets].into_boxed_slice(),
+            entries: Slab::default(),
+            wheel: Wheel::new(now),
+        }
+    }
+
+    /// How many connections there are.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// One more than the highest slot ever used: the bound for walking.
+    #[must_use]
+    pub fn bound(&self) -> Slot {
+        self.entries.bound()
+    }
+
+    fn bucket(&mut self, hash: u64) -> Option<&mut u32> {
+        let mask = self.buckets.len().wrapping_sub(1);
+        #[expect(clippy::cast_possible_truncation, reason = "masked to the number of buckets")]
+        self.buckets.get_mut(hash as usize & mask)
+    }
+
+    /// The slot of a connection.
+    #[must_use]
+    pub fn find(&self, key: &Key<A>, hash: u64) -> Option<Slot> {
+        let mask = self.buckets.len().wrapping_sub(1);
+        #[expect(clippy::cast_possible_truncation, reason = "masked to the number of buckets")]
+        let mut slot = self.buckets.get(hash as usize & mask)?.wrapping_sub(1);
+        while let Some(entry) = self.entries.get(slot) {
+            if entry.key == *key {
+                return Some(slot);
+            }
+            slot = entry.next;
+        }
+        None
+    }
+
+    /// The entry in a slot.
+    #[must_use]
+    pub fn get(&self, slot: Slot) -> Option<&Entry<A>> {
+        self.entries.get(slot)
+    }
+
+    /// The entry in a slot.
+    pub fn get_mut(&mut self, slot: Slot) -> Option<&mut Entry<A>> {
+        self.entries.get_mut(slot)
+    }
+
+    /// Adds a connection that is not in the table; it is looked at again at `due`.
+    pub fn insert(&mut self, key: Key<A>, hash: u64, connection: Connection, due: Instant) -> Option<Slot> {
+        let first = self.bucket(hash)?.wrapping_sub(1);
+        let slot = self.entries.insert(Entry { key, connection, next: first, links: Links::default() })?;
+        if let Some(bucket) = self.bucket(hash) {
+            *bucket = slot.wrapping_add(1);
+        }
+        self.wheel.insert(&mut self.entries, slot, due);
+        Some(slot)
+    }
+
+    /// Takes a connection out.
+    pub fn remove(&mut self, slot: Slot, seed: [u64; 2]) -> Option<Entry<A>> {
+        self.wheel.remove(&mut self.entries, slot);
+        self.unlink(slot, seed)
+    }
+
+    /// Makes sure that a connection is looked at no later than `due`.
+    pub fn hasten(&mut self, slot: Slot, due: Instant) {
+        self.wheel.hasten(&mut self.entries, slot, due);
+    }
+
+    /// Takes the next connection that must be looked at off the wheel: its owner
+    /// calls [`Self::put_back`] or [`Self::end`].
+    pub fn pop_due(&mut self, now: Instant) -> Option<Slot> {
+        self.wheel.pop_due(&mut self.entries, now)
+    }
+
+    /// The connection lives on: look again at `due`.
+    pub fn put_back(&mut self, slot: Slot, due: Instant) {
+        self.wheel.insert(&mut self.entries, slot, due);
+    }
+
+    /// The connection that was popped has ended.
+    pub fn end(&mut self, slot: Slot, seed: [u64; 2]) -> Option<Entry<A>> {
+        self.unlink(slot, seed)
+    }
+
+    /// A time before which [`Self::pop_due`] gives nothing.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Instant> {
+        self.wheel.next_due()
+    }
+
+    /// Takes an entry out of its bucket and its slot.
+    fn unlink(&mut self, slot: Slot, seed: [u64; 2]) -> Option<Entry<A>> {
+        let entry = self.entries.get(slot)?;
+        let (hash, next) = (entry.key.hash(seed), entry.next);
+        let first = self.bucket(hash)?;
+        let mut at = first.wrapping_sub(1);
+        if at == slot {
+            *first = next.wrapping_add(1);
+        } else {
+            while let Some(before) = self.entries.get_mut(at) {
+                if before.next == slot {
+                    before.next = next;
+                    break;
+                }
+                at = before.next;
+            }
+        }
+        self.entries.remove(slot)
+    }
+
+    /// Checks that every entry is found by its key (tests and simulation).
+    #[must_use]
+    pub fn is_consistent(&self, seed: [u64; 2]) -> bool {
+        let found = (0..self.entries.bound())
+            .filter(|&slot| {
+                self.entries.get(slot).is_some_and(|e| self.find(&e.key, e.key.hash(seed)) == Some(slot))
+            })
+            .count();
+        found == self.entries.len() as usize
+    }
+}
+
+const _: () = assert!(NONE == u32::MAX, "an empty bucket and the end of a chain are the same number");

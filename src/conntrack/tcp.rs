@@ -1,0 +1,515 @@
+//! TCP seen from the middle: one table, then one window test.
+//!
+//! What a segment means depends on who sends it, what kind it is and the phase:
+//!
+//! ```text
+//!               original direction                    reply direction
+//!               SYN     SYNACK  ACK     FIN     RST   SYN     SYNACK  ACK     FIN     RST
+//! syn_sent      repeat  never   never   never   abort cross   answer  stale   stale   refuse
+//! syn_received  repeat  repeat  data    data    rst   repeat  repeat  data    data    rst
+//! established   stale   stale   data    data    rst   stale   stale   data    data    rst
+//! fin_wait      stale   stale   data    data    rst   stale   stale   data    data    rst
+//! half_closed   stale   stale   data    data    rst   stale   stale   data    data    rst
+//! closing       stale   stale   data    data    rst   stale   stale   data    data    rst
+//! time_wait     reopen  stale   data    data    rst   reopen  stale   data    data    rst
+//! reset         reopen  stale   data    data    rst   reopen  stale   data    data    rst
+//! ```
+//!
+//! Read first: RFC 9293 §3.5 and §3.10.7, RFC 5961 §3 and §4.
+
+use super::{
+    Connection, Direction, Instant, Phase, Stamp,
+    key::Sender,
+    window::{self, Half, Outside, Seen},
+};
+use crate::wire::{Flags, Segment, SeqNum};
+
+/// What kind of segment it is, by its control bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Kind {
+    /// SYN without ACK.
+    Syn,
+    /// SYN with ACK.
+    SynAck,
+    /// ACK without SYN, FIN, RST.
+    Ack,
+    /// FIN with ACK.
+    Fin,
+    /// RST, with or without ACK.
+    Rst,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [Self::Syn, Self::SynAck, Self::Ack, Self::Fin, Self::Rst];
+
+    /// The kind of a segment. `None`: no legal segment has these control bits
+    /// (none, SYN with FIN or RST, FIN with RST, FIN without ACK, ...).
+    #[must_use]
+    pub fn of(flags: Flags) -> Option<Self> {
+        let is = |flag| flags.contains(flag);
+        match (is(Flags::SYN), is(Flags::FIN), is(Flags::RST), is(Flags::ACK)) {
+            (true, false, false, false) => Some(Self::Syn),
+            (true, false, false, true) => Some(Self::SynAck),
+            (false, false, false, true) => Some(Self::Ack),
+            (false, true, false, true) => Some(Self::Fin),
+            (false, false, true, _) => Some(Self::Rst),
+            (false, false, false, false)
+            | (true, true, _, _)
+            | (true, _, true, _)
+            | (_, true, true, _)
+            | (false, true, false, false) => None,
+        }
+    }
+
+    /// Its name in the table.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Syn => "SYN",
+            Self::SynAck => "SYNACK",
+            Self::Ack => "ACK",
+            Self::Fin => "FIN",
+            Self::Rst => "RST",
+        }
+    }
+}
+
+/// What a segment means: a cell of the table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Meaning {
+    /// A SYN or SYN-ACK again (or a SYN-ACK of a simultaneous open).
+    Repeat,
+    /// The other end's own SYN: simultaneous open.
+    Cross,
+    /// The answer to the SYN.
+    Answer,
+    /// The window test decides.
+    Data,
+    /// An RST: the three-way test of RFC 5961 §3 decides.
+    Rst,
+    /// The opener gives up.
+    Abort,
+    /// The SYN is refused.
+    Refuse,
+    /// From another life of these addresses: passes and changes nothing, because
+    /// the receiver's challenge ACK or RST is what resolves it.
+    Stale,
+    /// A SYN that may begin a new connection.
+    Reopen,
+    /// No honest end sends this.
+    Never,
+}
+
+impl Meaning {
+    /// Its name in the table.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Repeat => "repeat",
+            Self::Cross => "cross",
+            Self::Answer => "answer",
+            Self::Data => "data",
+            Self::Rst => "rst",
+            Self::Abort => "abort",
+            Self::Refuse => "refuse",
+            Self::Stale => "stale",
+            Self::Reopen => "reopen",
+            Self::Never => "never",
+        }
+    }
+}
+
+/// The table. `None` for phases that are not TCP's.
+#[must_use]
+pub const fn meaning(direction: Direction, kind: Kind, phase: Phase) -> Option<Meaning> {
+    use Direction::{Original, Reply};
+    use Kind::{Ack, Fin, Rst, Syn, SynAck};
+    Some(match (phase, direction, kind) {
+        // RFC 9293 §3.8.1: an unanswered SYN is sent again.
+        (Phase::SynSent, Original, Syn) => Meaning::Repeat,
+        // The opener has nothing to acknowledge yet.
+        (Phase::SynSent, Original, SynAck | Ack | Fin) => Meaning::Never,
+        // It gave up, or answers an ACK of another life.
+        (Phase::SynSent, Original, Rst) => Meaning::Abort,
+        // RFC 9293 §3.5, figure 7: simultaneous open.
+        (Phase::SynSent, Reply, Syn) => Meaning::Cross,
+        (Phase::SynSent, Reply, SynAck) => Meaning::Answer,
+        // RFC 9293 §3.5.1, figure 10: the other end still has an old connection;
+        // its ACK draws the RST that ends that one.
+        (Phase::SynSent, Reply, Ack | Fin) => Meaning::Stale,
+        // RFC 9293 §3.10.7.3: an RST refuses if it acknowledges the SYN.
+        (Phase::SynSent, Reply, Rst) => Meaning::Refuse,
+
+        // Retransmissions, and the SYN-ACKs of a simultaneous open.
+        (Phase::SynReceived, Original | Reply, Syn | SynAck) => Meaning::Repeat,
+        // The last ACK, data with it or before it (RFC 7413 §4.2), an early FIN.
+        (Phase::SynReceived, Original | Reply, Ack | Fin) => Meaning::Data,
+        (Phase::SynReceived, Original | Reply, Rst) => Meaning::Rst,
+
+        // RFC 5961 §4: a SYN in a synchronised state is answered with a challenge
+        // ACK; a late SYN-ACK with an ACK.
+        (
+            Phase::Established | Phase::FinWait | Phase::HalfClosed | Phase::Closing,
+            Original | Reply,
+            Syn | SynAck,
+        ) => Meaning::Stale,
+        (
+            Phase::Established | Phase::FinWait | Phase::HalfClosed | Phase::Closing,
+            Original | Reply,
+            Ack | Fin,
+        ) => Meaning::Data,
+        (Phase::Established | Phase::FinWait | Phase::HalfClosed | Phase::Closing, Original | Reply, Rst) => {
+            Meaning::Rst
+        }
+
+        // RFC 9293 §3.6.1, RFC 6191: TIME-WAIT may be left by a newer SYN; what an
+        // RST ended may be opened again at once.
+        (Phase::TimeWait | Phase::Reset, Original | Reply, Syn) => Meaning::Reopen,
+        // An old duplicate.
+        (Phase::TimeWait | Phase::Reset, Original | Reply, SynAck) => Meaning::Stale,
+        // A retransmitted FIN and its ACK; what was under way when the RST came.
+        (Phase::TimeWait | Phase::Reset, Original | Reply, Ack | Fin) => Meaning::Data,
+        // RFC 1337: an RST does not end TIME-WAIT.
+        (Phase::TimeWait | Phase::Reset, Original | Reply, Rst) => Meaning::Rst,
+
+        (Phase::UdpNew | Phase::UdpStream | Phase::Icmp | Phase::Other, _, _) => return None,
+    })
+}
+
+/// Why a segment can't belong to its connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Invalid {
+    /// The table says never.
+    Unexpected(Kind, Phase),
+    /// It fails the window test.
+    Outside(Outside),
+    /// In the handshake it acknowledges something else than the other's SYN.
+    BadAck,
+    /// An RST outside the window, or in `syn_sent` one that does not acknowledge the SYN.
+    BadRst,
+    /// Data beyond the sender's own FIN.
+    AfterFin,
+}
+
+/// What came of a segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It passes; the connection has learned from it.
+    Pass,
+    /// It passes and changes nothing: an old duplicate, or an end that has
+    /// forgotten the connection.
+    Stale,
+    /// It begins a new connection in place of this one.
+    Reopen,
+    /// It is dropped and changes nothing.
+    Invalid(Invalid),
+}
+
+/// A connection at the SYN that opens it.
+#[must_use]
+pub fn open(segment: &Segment, opener: Sender, now: Instant) -> Connection {
+    let mut connection = Connection::new(Phase::SynSent, opener, now);
+    connection.original = Half::at_syn(segment);
+    connection
+}
+
+/// A connection met mid-stream. `direction` is the segment's, `opener` the end
+/// that is taken to have opened it.
+#[must_use]
+pub fn pick_up(segment: &Segment, direction: Direction, opener: Sender, now: Instant) -> Connection {
+    let mut connection = Connection::new(Phase::Established, opener, now);
+    let (sender, receiver) = connection.halves(direction);
+    *sender = Half::at_pickup(segment);
+    *receiver = Half::behind_pickup(segment);
+    if segment.flags.contains(Flags::FIN) {
+        sender.seen.add(Seen::FIN);
+        connection.enter(Phase::FinWait, now);
+    }
+    connection
+}
+
+/// Takes one segment.
+pub fn step(
+    connection: &mut Connection,
+    direction: Direction,
+    kind: Kind,
+    segment: &Segment,
+    now: Instant,
+) -> Outcome {
+    let phase = connection.phase;
+    let Some(meaning) = meaning(direction, kind, phase) else {
+        return Outcome::Invalid(Invalid::Unexpected(kind, phase));
+    };
+    match meaning {
+        Meaning::Never => Outcome::Invalid(Invalid::Unexpected(kind, phase)),
+        Meaning::Stale => {
+            note_challenge(connection, direction, segment);
+            Outcome::Stale
+        }
+        Meaning::Cross => {
+            connection.reply = Half { ack: connection.reply.ack, ..Half::at_syn(segment) };
+            connection.enter(Phase::SynReceived, now);
+            settle(connection);
+            Outcome::Pass
+        }
+        Meaning::Answer => answer(connection, segment, now),
+        Meaning::Repeat => repeat(connection, direction, kind, segment, now),
+        Meaning::Abort => abort(connection, segment, now),
+        Meaning::Refuse => {
+            let acks_syn = segment.flags.contains(Flags::ACK) && connection.original.is_acked_by(segment.ack);
+            if !acks_syn {
+                return Outcome::Invalid(Invalid::BadRst);
+            }
+            connection.reply.seen.add(Seen::RST);
+            connection.enter(Phase::Reset, now);
+            Outcome::Pass
+        }
+        Meaning::Reopen => reopen(connection, direction, segment),
+        Meaning::Rst => reset(connection, direction, segment, now),
+        Meaning::Data => data(connection, direction, kind, segment, now),
+    }
+}
+
+fn settle(connection: &mut Connection) {
+    window::settle_scaling(&mut connection.original, &mut connection.reply);
+}
+
+/// In `syn_sent`: an ACK that the opener will answer with an RST of that number.
+fn note_challenge(connection: &mut Connection, direction: Direction, segment: &Segment) {
+    if connection.phase == Phase::SynSent
+        && direction == Direction::Reply
+        && segment.flags.contains(Flags::ACK)
+    {
+        connection.reply.ack = segment.ack;
+        connection.reply.seen.add(Seen::CHALLENGED);
+    }
+}
+
+fn answer(connection: &mut Connection, segment: &Segment, now: Instant) -> Outcome {
+    if !connection.original.is_acked_by(segment.ack) {
+        // An old SYN-ACK: the opener answers it with an RST (RFC 9293 §3.10.7.3).
+        note_challenge(connection, Direction::Reply, segment);
+        return Outcome::Stale;
+    }
+    connection.reply = Half::at_syn(segment);
+    settle(connection);
+    let window = u32::from(segment.window).max(1);
+    connection.original.max_end = connection.original.max_end.latest(segment.ack.plus(window));
+    connection.enter(Phase::SynReceived, now);
+    Outcome::Pass
+}
+
+/// Whether both ends have acknowledged the other's SYN.
+fn is_complete(connection: &Connection) -> bool {
+    let acked =
+        |by: &Half, whom: &Half| by.seen.has(Seen::ACK) && whom.seen.has(Seen::SYN) && by.ack.after(whom.iss);
+    acked(&connection.original, &connection.reply) && acked(&connection.reply, &connection.original)
+}
+
+fn repeat(
+    connection: &mut Connection,
+    direction: Direction,
+    kind: Kind,
+    segment: &Segment,
+    now: Instant,
+) -> Outcome {
+    let phase = connection.phase;
+    let (sender, receiver) = connection.halves(direction);
+    if kind == Kind::SynAck && !receiver.is_acked_by(segment.ack) {
+        return Outcome::Invalid(Invalid::BadAck);
+    }
+    if !sender.seen.has(Seen::SYN) || sender.iss != segment.seq {
+        // Another sequence number: before anything was answered the opener began
+        // anew, and a server may answer from another instance; later it is stale.
+        let restart = match kind {
+            Kind::Syn => phase == Phase::SynSent,
+            Kind::SynAck => direction == Direction::Reply,
+            Kind::Ack | Kind::Fin | Kind::Rst => false,
+        };
+        if !restart {
+            return Outcome::Stale;
+        }
+        *sender = Half::at_syn(segment);
+        if kind == Kind::SynAck {
+            settle(connection);
+        }
+        return Outcome::Pass;
+    }
+    sender.end = sender.end.latest(segment.end());
+    sender.max_end = sender.max_end.latest(segment.end());
+    if kind == Kind::SynAck {
+        window::learn(sender, receiver, segment);
+        if is_complete(connection) {
+            connection.enter(Phase::Established, now);
+        }
+    }
+    Outcome::Pass
+}
+
+fn abort(connection: &mut Connection, segment: &Segment, now: Instant) -> Outcome {
+    let half = &connection.reply;
+    if half.seen.has(Seen::CHALLENGED) && segment.seq == half.ack {
+        // It ends the other end's old connection, not this one.
+        return Outcome::Stale;
+    }
+    let own =
+        segment.seq.after_or_at(connection.original.iss) && segment.seq.before_or_at(connection.original.end);
+    if !own {
+        return Outcome::Invalid(Invalid::BadRst);
+    }
+    connection.original.seen.add(Seen::RST);
+    connection.enter(Phase::Reset, now);
+    Outcome::Pass
+}
+
+/// TIME-WAIT may be left only by a SYN that is newer, in sequence or in time
+/// (RFC 9293 §3.6.1, RFC 6191 §2). What was reset may be opened by any.
+fn reopen(connection: &Connection, direction: Direction, segment: &Segment) -> Outcome {
+    if connection.phase == Phase::Reset {
+        return Outcome::Reopen;
+    }
+    let sender = connection.sender(direction);
+    let newer_time = match segment.options.timestamps {
+        Some((value, _)) if sender.seen.has(Seen::TIMESTAMPS) => {
+            SeqNum(value).after(SeqNum(sender.ts_recent))
+        }
+        _ => false,
+    };
+    if segment.seq.after(sender.end) || newer_time { Outcome::Reopen } else { Outcome::Stale }
+}
+
+/// The three-way test of RFC 5961 §3, as far as the middle can make it: what the
+/// receiver expects next lies between its last acknowledgement and the highest
+/// number that its peer has sent.
+fn reset(connection: &mut Connection, direction: Direction, segment: &Segment, now: Instant) -> Outcome {
+    let phase = connection.phase;
+    let (sender, receiver) = connection.halves(direction);
+    if receiver.seen.has(Seen::CHALLENGED) && segment.seq == receiver.ack {
+        return Outcome::Stale;
+    }
+    let expected_from = if receiver.seen.has(Seen::ACK) && receiver.ack.before(sender.end) {
+        receiver.ack
+    } else {
+        sender.end
+    };
+    let exact = segment.seq.after_or_at(expected_from) && segment.seq.before_or_at(sender.end);
+    let inside = segment.seq.after_or_at(expected_from) && segment.seq.before_or_at(sender.max_end);
+    if !inside && !exact {
+        return Outcome::Invalid(Invalid::BadRst);
+    }
+    if matches!(phase, Phase::TimeWait | Phase::Reset) {
+        return Outcome::Pass;
+    }
+    if exact {
+        sender.seen.add(Seen::RST);
+        connection.unverified_rst = None;
+        connection.enter(Phase::Reset, now);
+    } else if connection.unverified_rst.is_none() {
+        connection.unverified_rst = Some(Stamp::of(now));
+    }
+    Outcome::Pass
+}
+
+fn data(
+    connection: &mut Connection,
+    direction: Direction,
+    kind: Kind,
+    segment: &Segment,
+    now: Instant,
+) -> Outcome {
+    let phase = connection.phase;
+    let (sender, receiver) = connection.halves(direction);
+    if phase == Phase::SynReceived && !receiver.is_acked_by(segment.ack) {
+        return Outcome::Invalid(Invalid::BadAck);
+    }
+    if sender.seen.has(Seen::FIN) && segment.end().after(sender.end) {
+        return Outcome::Invalid(Invalid::AfterFin);
+    }
+    if let Err(outside) = window::check(sender, receiver, segment) {
+        return Outcome::Invalid(Invalid::Outside(outside));
+    }
+    let probe = segment.payload_len <= 1 && kind == Kind::Ack && segment.seq.plus(1) == sender.end;
+    let answers_probe = kind == Kind::Ack && receiver.seen.has(Seen::PROBE);
+    if answers_probe {
+        receiver.seen.clear(Seen::PROBE);
+    }
+    if probe {
+        sender.seen.add(Seen::PROBE);
+    }
+    let still_sends = !sender.seen.has(Seen::FIN);
+    window::learn(sender, receiver, segment);
+    let new_fin = kind == Kind::Fin && still_sends;
+    let first_fin = new_fin && !receiver.seen.has(Seen::FIN);
+    if new_fin {
+        sender.seen.add(Seen::FIN);
+    }
+    if first_fin {
+        connection.first_fin = Stamp::of(now);
+    }
+    connection.unverified_rst = None;
+    let next = next_phase(connection);
+    connection.enter(next, now);
+    if refreshes(
+        phase,
+        next,
+        kind,
+        Refresh { still_sends, new_data: segment.payload_len > 0 && !probe, answers_probe },
+    ) {
+        connection.refresh(now);
+    }
+    Outcome::Pass
+}
+
+/// The phase that the FINs and their acknowledgements make.
+fn next_phase(connection: &Connection) -> Phase {
+    match connection.phase {
+        Phase::SynReceived if !is_complete(connection) => return Phase::SynReceived,
+        Phase::TimeWait | Phase::Reset => return connection.phase,
+        Phase::SynReceived
+        | Phase::SynSent
+        | Phase::Established
+        | Phase::FinWait
+        | Phase::HalfClosed
+        | Phase::Closing
+        | Phase::UdpNew
+        | Phase::UdpStream
+        | Phase::Icmp
+        | Phase::Other => {}
+    }
+    let (one, other) = (connection.original.seen, connection.reply.seen);
+    let acked = one.has(Seen::FIN_ACKED) || other.has(Seen::FIN_ACKED);
+    match (one.has(Seen::FIN), other.has(Seen::FIN)) {
+        (false, false) => Phase::Established,
+        (true, true) if one.has(Seen::FIN_ACKED) && other.has(Seen::FIN_ACKED) => Phase::TimeWait,
+        (true, true) => Phase::Closing,
+        (true, false) | (false, true) if acked => Phase::HalfClosed,
+        (true, false) | (false, true) => Phase::FinWait,
+    }
+}
+
+struct Refresh {
+    still_sends: bool,
+    new_data: bool,
+    answers_probe: bool,
+}
+
+/// Whether a segment in window starts its phase's timer anew (DESIGN: timers).
+fn refreshes(before: Phase, after: Phase, kind: Kind, why: Refresh) -> bool {
+    match after {
+        Phase::Established => true,
+        // A retransmitted FIN does not buy time.
+        Phase::FinWait => kind != Kind::Fin,
+        Phase::HalfClosed => before != after || (why.still_sends && why.new_data) || why.answers_probe,
+        // RFC 9293 §3.10.7.8: a retransmitted FIN starts the 2 MSL anew.
+        Phase::TimeWait => kind == Kind::Fin,
+        Phase::SynSent
+        | Phase::SynReceived
+        | Phase::Closing
+        | Phase::Reset
+        | Phase::UdpNew
+        | Phase::UdpStream
+        | Phase::Icmp
+        | Phase::Other => false,
+    }
+}

@@ -1,0 +1,317 @@
+//! The timer wheel: hierarchical, lazy, constant time.
+//!
+//! Four levels of 64 slots. An entry lies in exactly one slot, linked through
+//! itself, so the wheel owns no memory per connection. It does not know
+//! deadlines: an entry is put where it should be looked at next; when the slot
+//! comes due, its owner asks the entry again and ends it or puts it back.
+//! Packets that move a deadline away therefore don't touch the wheel.
+
+use super::{
+    slab::{Index, NONE, Slab},
+    time::Instant,
+};
+
+/// Milliseconds of a slot of the lowest level: how late a timer may fire.
+pub const TICK_MS: u64 = 160;
+
+const SLOT_BITS: u32 = 6;
+const SLOTS: u64 = 1 << SLOT_BITS;
+const LEVELS: u32 = 4;
+
+/// The wheel's links in an entry.
+#[derive(Clone, Copy, Debug)]
+pub struct Links {
+    prev: Index,
+    next: Index,
+    /// The tick at which the entry is looked at (low 32 bits).
+    due: u32,
+    /// Level and slot.
+    slot: u8,
+}
+
+impl Default for Links {
+    fn default() -> Self {
+        Self { prev: NONE, next: NONE, due: 0, slot: 0 }
+    }
+}
+
+/// An entry that a wheel can hold.
+pub trait Timed {
+    /// Its links.
+    fn links(&self) -> &Links;
+    /// Its links.
+    fn links_mut(&mut self) -> &mut Links;
+}
+
+/// The wheel. All methods take the slab that its entries live in.
+#[derive(Debug)]
+pub struct Wheel {
+    /// Everything before this tick has fired.
+    current: u64,
+    heads: [[Index; SLOTS as usize]; LEVELS as usize],
+    /// One bit for each slot that is not empty.
+    used: [u64; LEVELS as usize],
+}
+
+const fn tick_of(at: Instant) -> u64 {
+    at.0.div_ceil(TICK_MS)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "slots are taken modulo 64, due ticks wrap")]
+impl Wheel {
+    /// An empty wheel.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self {
+            current: now.0 / TICK_MS,
+            heads: [[NONE; SLOTS as usize]; LEVELS as usize],
+            used: [0; LEVELS as usize],
+        }
+    }
+
+    /// Where an entry due at `tick` belongs: level and slot.
+    fn place(&self, tick: u64) -> (u32, u64) {
+        let tick = tick.max(self.current);
+        let ahead = tick.wrapping_sub(self.current);
+        let fits = |level: &u32| ahead >> SLOT_BITS.wrapping_mul(level.wrapping_add(1)) == 0;
+        let level = (0..LEVELS).find(fits).unwrap_or(LEVELS - 1);
+        // Too far for the highest level: look at it a turn from now.
+        let reach = (SLOTS - 1) << (SLOT_BITS * (LEVELS - 1));
+        let tick = if ahead > reach { self.current.saturating_add(reach) } else { tick };
+        (level, tick >> SLOT_BITS.wrapping_mul(level) & (SLOTS - 1))
+    }
+
+    /// Puts an entry that is not in the wheel where it is looked at `at`.
+    pub fn insert<T: Timed>(&mut self, slab: &mut Slab<T>, index: Index, at: Instant) {
+        let tick = tick_of(at).max(self.current);
+        let (level, slot) = self.place(tick);
+        let Some(head) = self.heads.get_mut(level as usize).and_then(|l| l.get_mut(slot as usize)) else {
+            return;
+        };
+        let first = std::mem::replace(head, index);
+        if let Some(entry) = slab.get_mut(first) {
+            entry.links_mut().prev = index;
+        }
+        if let Some(entry) = slab.get_mut(index) {
+            *entry.links_mut() = Links {
+                prev: NONE,
+                next: first,
+                due: tick as u32,
+                slot: (level << SLOT_BITS) as u8 | slot as u8,
+            };
+        }
+        if let Some(used) = self.used.get_mut(level as usize) {
+            *used |= 1 << slot;
+        }
+    }
+
+    /// Takes an entry out.
+    pub fn remove<T: Timed>(&mut self, slab: &mut Slab<T>, index: Index) {
+        let Some(links) = slab.get(index).map(|entry| *entry.links()) else { return };
+        if let Some(next) = slab.get_mut(links.next) {
+            next.links_mut().prev = links.prev;
+        }
+        if let Some(prev) = slab.get_mut(links.prev) {
+            prev.links_mut().next = links.next;
+            return;
+        }
+        let (level, slot) = (usize::from(links.slot >> SLOT_BITS), usize::from(links.slot) % SLOTS as usize);
+        if let Some(head) = self.heads.get_mut(level).and_then(|l| l.get_mut(slot)) {
+            *head = links.next;
+            if links.next == NONE
+                && let Some(used) = self.used.get_mut(level)
+            {
+                *used &= !(1 << slot);
+            }
+        }
+    }
+
+    /// Makes sure that an entry is looked at no later than `at`.
+    pub fn hasten<T: Timed>(&mut self, slab: &mut Slab<T>, index: Index, at: Instant) {
+        let Some(due) = slab.get(index).map(|entry| entry.links().due) else { return };
+        let tick = tick_of(at).max(self.current) as u32;
+        if tick.wrapping_sub(due) > u32::MAX / 2 {
+            self.remove(slab, index);
+            self.insert(slab, index, at);
+        }
+    }
+
+    /// Takes out the next entry that is due at `now`, or moves the wheel's hand
+    /// to `now`. `None`: nothing is due.
+    pub fn pop_due<T: Timed>(&mut self, slab: &mut Slab<T>, now: Instant) -> Option<Index> {
+        let target = now.0 / TICK_MS;
+        loop {
+            let slot = self.current & (SLOTS - 1);
+            let head = self.heads.first().and_then(|l| l.get(slot as usize)).copied().unwrap_or(NONE);
+            if self.current <= target && head != NONE {
+                self.remove(slab, head);
+                return Some(head);
+            }
+            if self.current >= target {
+                return None;
+            }
+            self.step(slab, target);
+        }
+    }
+
+    /// Moves the hand to the next tick that has something to do, at most to `target`.
+    fn step<T: Timed>(&mut self, slab: &mut Slab<T>, target: u64) {
+        let slot = self.current & (SLOTS - 1);
+        let lowest = self.used.first().copied().unwrap_or(0);
+        // The rest of this turn of the lowest level.
+        let later = lowest >> slot >> 1;
+        let turn_end = (self.current | (SLOTS - 1)).wrapping_add(1);
+        let next = if later == 0 {
+            turn_end
+        } else {
+            self.current.wrapping_add(1).wrapping_add(u64::from(later.trailing_zeros()))
+        };
+        self.current = next.min(target);
+        if self.current == turn_end {
+            self.cascade(slab);
+        }
+    }
+
+    /// At the start of a turn: spreads the slots of the higher levels that have come near.
+    fn cascade<T: Timed>(&mut self, slab: &mut Slab<T>) {
+        for level in 1..LEVELS {
+            let slot = self.current >> SLOT_BITS.wrapping_mul(level) & (SLOTS - 1);
+            let Some(head) = self.heads.get_mut(level as usize).and_then(|l| l.get_mut(slot as usize)) else {
+                return;
+            };
+            let mut index = std::mem::replace(head, NONE);
+            if let Some(used) = self.used.get_mut(level as usize) {
+                *used &= !(1 << slot);
+            }
+            while let Some(links) = slab.get(index).map(|entry| *entry.links()) {
+                // The due tick's upper half comes from the hand.
+                let ahead = links.due.wrapping_sub(self.current as u32);
+                let ahead = if ahead > u32::MAX / 2 { 0 } else { ahead };
+                let at = self.current.saturating_add(u64::from(ahead)).saturating_mul(TICK_MS);
+                self.insert(slab, index, Instant(at));
+                index = links.next;
+            }
+            if slot != 0 {
+                return;
+            }
+        }
+    }
+
+    /// A time before which nothing is due; `None` if the wheel is empty.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Instant> {
+        let mut best: Option<u64> = None;
+        for (level, &used) in self.used.iter().enumerate() {
+            if used == 0 {
+                continue;
+            }
+            let shift = SLOT_BITS.wrapping_mul(level as u32);
+            let hand = self.current >> shift;
+            let ahead = u64::from(used.rotate_right((hand & (SLOTS - 1)) as u32).trailing_zeros());
+            // At a higher level the hand's own slot holds what comes after a whole turn.
+            let ahead = if level > 0 && ahead == 0 { 1 } else { ahead };
+            let tick = hand.wrapping_add(ahead) << shift;
+            let tick = tick.max(self.current);
+            best = Some(best.map_or(tick, |b| b.min(tick)));
+        }
+        best.map(|tick| Instant(tick.saturating_mul(TICK_MS)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Item {
+        links: Links,
+        deadline: u64,
+    }
+
+    impl Timed for Item {
+        fn links(&self) -> &Links {
+            &self.links
+        }
+
+        fn links_mut(&mut self) -> &mut Links {
+            &mut self.links
+        }
+    }
+
+    fn add(wheel: &mut Wheel, slab: &mut Slab<Item>, deadline: u64) -> Index {
+        let index = slab.insert(Item { links: Links::default(), deadline }).unwrap();
+        wheel.insert(slab, index, Instant(deadline));
+        index
+    }
+
+    proptest::proptest! {
+        /// Nothing fires before its deadline, nothing later than a tick, whatever is
+        /// added, hastened, delayed or taken out in between.
+        #[test]
+        fn fires_on_time(
+            start in 0_u64..1 << 40,
+            ops in proptest::collection::vec((0_u8..4, 0_u64..9_000_000_000, 1_u64..50_000_000), 1..120),
+        ) {
+            let mut now = start;
+            let mut wheel = Wheel::new(Instant(now));
+            let mut slab = Slab::default();
+            let mut live: Vec<Index> = Vec::new();
+            for (op, ahead, step) in ops {
+                // Mostly near deadlines, some far.
+                let ahead = if op % 2 == 0 { ahead % 300_000 } else { ahead };
+                match op {
+                    0 | 1 => live.push(add(&mut wheel, &mut slab, now + ahead)),
+                    2 if !live.is_empty() => {
+                        let index = live[usize::try_from(ahead).unwrap() % live.len()];
+                        let sooner = now + ahead / 2;
+                        let item = slab.get_mut(index).unwrap();
+                        item.deadline = item.deadline.min(sooner);
+                        let deadline = item.deadline;
+                        wheel.hasten(&mut slab, index, Instant(deadline));
+                    }
+                    _ if !live.is_empty() => {
+                        let index = live.remove(usize::try_from(ahead).unwrap() % live.len());
+                        wheel.remove(&mut slab, index);
+                        slab.remove(index);
+                    }
+                    _ => {}
+                }
+                if let Some(due) = wheel.next_due() {
+                    let first = live.iter().map(|&i| slab.get(i).unwrap().deadline).min().unwrap();
+                    assert!(due.0 <= first.div_ceil(TICK_MS) * TICK_MS, "next_due {due:?} is after {first}");
+                } else {
+                    assert!(live.is_empty());
+                }
+                now += step;
+                while let Some(index) = wheel.pop_due(&mut slab, Instant(now)) {
+                    let deadline = slab.get(index).unwrap().deadline;
+                    if deadline > now {
+                        wheel.insert(&mut slab, index, Instant(deadline));
+                    } else {
+                        live.retain(|&i| i != index);
+                        slab.remove(index);
+                    }
+                }
+                for &index in &live {
+                    let deadline = slab.get(index).unwrap().deadline;
+                    assert!(deadline + TICK_MS > now, "{deadline} did not fire by {now}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_deadline_beyond_the_highest_level_fires_once_on_its_hour() {
+        let mut wheel = Wheel::new(Instant(0));
+        let mut slab = Slab::default();
+        let day = 24 * 3600 * 1000;
+        add(&mut wheel, &mut slab, 100 * day);
+        let mut fired = Vec::new();
+        for hour in 0..=100 * 24 {
+            while let Some(index) = wheel.pop_due(&mut slab, Instant(hour * 3600 * 1000)) {
+                assert_eq!(slab.get(index).unwrap().deadline, 100 * day);
+                fired.push(hour);
+            }
+        }
+        assert_eq!(fired, [100 * 24]);
+    }
+}

@@ -1,0 +1,253 @@
+//! The window test: could the receiver accept this segment?
+//!
+//! What a middle box can know of the two windows (RFC 9293 §3.3.1, §3.4; the
+//! argument is Guido van Rooij's "Real Stateful TCP Packet Filtering in IP
+//! Filter"). For a segment from S to R, with S's and R's halves as seen here:
+//!
+//! 1. SEG.SEQ            <= S.max_end                  not beyond R's window
+//! 2. SEG.SEQ + SEG.LEN  >= S.end - R.max_win          not older than R's window
+//! 3. SEG.ACK            <= R.end                      acknowledges only what R sent
+//! 4. SEG.ACK            >= R.end - max(S.max_win, 66000)   not too old
+//!
+//! Windows are scaled (RFC 7323 §2) when both ends offered it.
+
+use crate::wire::{Flags, Segment, SeqNum};
+
+/// How far back an acknowledgement may lie at least: more than an unscaled window,
+/// so that reordering on paths with small windows passes.
+const MIN_ACK_REACH: u32 = 66_000;
+
+/// The shift used where the handshake was not seen: the largest that is legal
+/// (RFC 7323 §2.3), so that nothing legal fails the test.
+const UNKNOWN_SCALE: u8 = 14;
+
+/// One end of a TCP connection, as its own segments show it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Half {
+    /// The number of its SYN (ISS); where the SYN was not seen, of its first segment.
+    pub iss: SeqNum,
+    /// The highest sequence number after a segment of this end (SND.NXT as seen).
+    pub end: SeqNum,
+    /// The highest sequence number that the other end's window allows.
+    pub max_end: SeqNum,
+    /// The highest acknowledgement of this end (its RCV.NXT as told).
+    pub ack: SeqNum,
+    /// The largest window that this end has offered, in octets.
+    pub max_win: u32,
+    /// The highest TSval of this end (RFC 7323 §3), if it sends them.
+    pub ts_recent: u32,
+    /// Window scale shift of this end, 0 unless both offered one.
+    pub scale: u8,
+    /// What this end has done so far.
+    pub seen: Seen,
+}
+
+/// What an end has done so far, a bit each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Seen(u16);
+
+impl Seen {
+    /// Sent its SYN (or was picked up mid-stream).
+    pub const SYN: Self = Self(1);
+    /// Its SYN offered window scaling.
+    pub const SCALE: Self = Self(1 << 1);
+    /// Has acknowledged something.
+    pub const ACK: Self = Self(1 << 2);
+    /// Sent its FIN; `end` is the number after it.
+    pub const FIN: Self = Self(1 << 3);
+    /// Its FIN was acknowledged.
+    pub const FIN_ACKED: Self = Self(1 << 4);
+    /// Sent a keepalive probe that was not answered yet.
+    pub const PROBE: Self = Self(1 << 5);
+    /// Sent an acknowledgement that its peer, still in the handshake, will
+    /// answer with an RST; `ack` is that RST's number (RFC 9293 §3.5.1).
+    pub const CHALLENGED: Self = Self(1 << 6);
+    /// Sends timestamps.
+    pub const TIMESTAMPS: Self = Self(1 << 7);
+    /// Sent the RST that ended the connection.
+    pub const RST: Self = Self(1 << 8);
+
+    /// Whether all of these happened.
+    #[must_use]
+    pub const fn has(self, what: Self) -> bool {
+        self.0 & what.0 == what.0
+    }
+
+    /// Notes these.
+    pub const fn add(&mut self, what: Self) {
+        self.0 |= what.0;
+    }
+
+    /// Forgets these.
+    pub const fn clear(&mut self, what: Self) {
+        self.0 &= !what.0;
+    }
+}
+
+/// Which inequality a segment fails, and by what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Outside {
+    /// Which.
+    pub bound: Bound,
+    /// The segment's number.
+    pub number: SeqNum,
+    /// What it was compared with.
+    pub limit: SeqNum,
+}
+
+/// The four inequalities.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Bound {
+    /// 1: beyond the receiver's window.
+    SeqBeyond,
+    /// 2: older than the receiver's window.
+    SeqOld,
+    /// 3: acknowledges what was never sent.
+    AckBeyond,
+    /// 4: acknowledges what is long past.
+    AckOld,
+}
+
+impl Half {
+    /// An end at its SYN or SYN-ACK.
+    #[must_use]
+    pub fn at_syn(segment: &Segment) -> Self {
+        let mut seen = Seen::SYN;
+        let scale = segment.options.window_scale.unwrap_or(0);
+        if segment.options.window_scale.is_some() {
+            seen.add(Seen::SCALE);
+        }
+        let mut half = Self {
+            iss: segment.seq,
+            end: segment.end(),
+            max_end: segment.end(),
+            // A window in a SYN is never scaled (RFC 7323 §2.2).
+            max_win: u32::from(segment.window).max(1),
+            scale,
+            seen,
+            ..Self::default()
+        };
+        half.note_ack(segment);
+        half.note_timestamp(segment);
+        half
+    }
+
+    /// An end met mid-stream: its window scale is unknown.
+    #[must_use]
+    pub fn at_pickup(segment: &Segment) -> Self {
+        let max_win = (u32::from(segment.window) << UNKNOWN_SCALE).max(1);
+        let mut half = Self {
+            iss: segment.seq.minus(1),
+            end: segment.end(),
+            max_end: segment.end().plus(max_win),
+            max_win,
+            scale: UNKNOWN_SCALE,
+            seen: Seen::SYN,
+            ..Self::default()
+        };
+        half.note_ack(segment);
+        half.note_timestamp(segment);
+        half
+    }
+
+    /// The other end of one met mid-stream: known only by what was acknowledged.
+    #[must_use]
+    pub fn behind_pickup(segment: &Segment) -> Self {
+        let window = u32::from(u16::MAX) << UNKNOWN_SCALE;
+        Self {
+            iss: segment.ack.minus(1),
+            end: segment.ack,
+            max_end: segment.ack.plus((u32::from(segment.window) << UNKNOWN_SCALE).max(1)),
+            ack: segment.seq,
+            max_win: window,
+            scale: UNKNOWN_SCALE,
+            seen: Seen::SYN,
+            ..Self::default()
+        }
+    }
+
+    /// Whether something that this end sent is not acknowledged by `other`.
+    #[must_use]
+    pub fn awaits_ack(&self, other: &Self) -> bool {
+        other.seen.has(Seen::ACK) && self.seen.has(Seen::SYN) && self.end.after(other.ack)
+    }
+
+    /// Whether `ack` acknowledges this end's SYN and nothing that it never sent.
+    #[must_use]
+    pub fn is_acked_by(&self, ack: SeqNum) -> bool {
+        ack.after(self.iss) && ack.before_or_at(self.end)
+    }
+
+    fn note_ack(&mut self, segment: &Segment) {
+        if segment.flags.contains(Flags::ACK) {
+            self.ack = if self.seen.has(Seen::ACK) { self.ack.latest(segment.ack) } else { segment.ack };
+            self.seen.add(Seen::ACK);
+        }
+    }
+
+    fn note_timestamp(&mut self, segment: &Segment) {
+        if let Some((value, _)) = segment.options.timestamps {
+            let newer = !self.seen.has(Seen::TIMESTAMPS) || SeqNum(value).after(SeqNum(self.ts_recent));
+            if newer {
+                self.ts_recent = value;
+            }
+            self.seen.add(Seen::TIMESTAMPS);
+        }
+    }
+}
+
+/// The window that a segment offers, in octets.
+fn offered_window(sender: &Half, segment: &Segment) -> u32 {
+    let scale = if segment.flags.contains(Flags::SYN) { 0 } else { sender.scale };
+    u32::from(segment.window) << scale.min(UNKNOWN_SCALE)
+}
+
+/// The four inequalities.
+///
+/// # Errors
+/// The first one that fails.
+pub fn check(sender: &Half, receiver: &Half, segment: &Segment) -> Result<(), Outside> {
+    let outside = |bound, number, limit| Err(Outside { bound, number, limit });
+    if segment.seq.after(sender.max_end) {
+        return outside(Bound::SeqBeyond, segment.seq, sender.max_end);
+    }
+    // One octet more: a keepalive probe of an idle connection lies one below.
+    let oldest = sender.end.minus(receiver.max_win).minus(1);
+    if segment.end().before(oldest) {
+        return outside(Bound::SeqOld, segment.end(), oldest);
+    }
+    if segment.flags.contains(Flags::ACK) {
+        if segment.ack.after(receiver.end) {
+            return outside(Bound::AckBeyond, segment.ack, receiver.end);
+        }
+        let oldest = receiver.end.minus(sender.max_win.max(MIN_ACK_REACH));
+        if segment.ack.before(oldest) {
+            return outside(Bound::AckOld, segment.ack, oldest);
+        }
+    }
+    Ok(())
+}
+
+/// Learns from a segment that passed [`check`].
+pub fn learn(sender: &mut Half, receiver: &mut Half, segment: &Segment) {
+    let window = offered_window(sender, segment);
+    sender.max_win = sender.max_win.max(window);
+    sender.end = sender.end.latest(segment.end());
+    sender.note_timestamp(segment);
+    if segment.flags.contains(Flags::ACK) {
+        sender.note_ack(segment);
+        // A zero window is probed with one octet (RFC 9293 §3.8.6.1).
+        receiver.max_end = receiver.max_end.latest(segment.ack.plus(window.max(1)));
+        if receiver.seen.has(Seen::FIN) && segment.ack.after_or_at(receiver.end) {
+            receiver.seen.add(Seen::FIN_ACKED);
+        }
+    }
+}
+
+/// After both SYNs: scaling holds only if both offered it (RFC 7323 §2.2).
+pub fn settle_scaling(one: &mut Half, other: &mut Half) {
+    if !(one.seen.has(Seen::SCALE) && other.seen.has(Seen::SCALE)) {
+        one.scale = 0;
+        other.scale = 0;
+    }
+}

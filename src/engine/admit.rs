@@ -1,0 +1,310 @@
+//! A packet without a connection: the rules, the limits, pickup.
+
+use super::{
+    DropReason, Event, Transmit, Verdict,
+    context::{Context, Eviction, Held, tag_of},
+    judge::{Arrival, Content},
+    shard::Family,
+    stats::add,
+};
+use crate::{
+    conntrack::{
+        Connection, Direction, Key, Phase,
+        embryonic::{EmbryoId, MAX_SCOPES, Scope, Whereabouts},
+        key::Sender,
+        tcp::{self, Kind},
+    },
+    policy::{Action, Limit, OnExcess, PickupMode, RuleId, limits::ResolvedLimits},
+    wire::{Flags, FourTuple, Protocol, Segment, SeqNum},
+};
+
+/// The octets of a packet that an ICMP error may quote.
+const QUOTED: usize = 548;
+
+/// A packet without a connection.
+pub(super) struct Newcomer<'p, A> {
+    pub(super) key: Key<A>,
+    pub(super) hash: u64,
+    pub(super) sender: Sender,
+    pub(super) arrival: Arrival<'p>,
+}
+
+/// What the limits say about one more half-open connection.
+enum Admission {
+    In,
+    Refused(OnExcess),
+}
+
+impl Context<'_> {
+    pub(super) fn judge_newcomer<A: Family>(
+        &mut self,
+        held: &mut Held<'_>,
+        new: &Newcomer<'_, A>,
+    ) -> Verdict {
+        match new.arrival.content {
+            Content::Tcp(Kind::Syn, segment) => self.judge_syn::<A>(held, new, &segment),
+            Content::Tcp(kind, segment) => self.judge_mid_stream::<A>(held, new, kind, &segment),
+            Content::EchoReply => Verdict::Drop(DropReason::OutOfState),
+            Content::Udp => self.judge_simple::<A>(held, new, Phase::UdpNew),
+            Content::EchoRequest => self.judge_simple::<A>(held, new, Phase::Icmp),
+            Content::Other => self.judge_simple::<A>(held, new, Phase::Other),
+        }
+    }
+
+    /// What the rules say about this packet as a connection's first; logged if asked.
+    fn decide(&mut self, arrival: &Arrival<'_>) -> (Action, RuleId) {
+        let meta = arrival.meta;
+        let ruling = self.ruling;
+        let flow = ruling.new_flow(meta.hook, [meta.in_if, meta.out_if], &arrival.flow, arrival.icmp);
+        let (action, id, rule) = ruling.decide(&flow);
+        if rule.is_some_and(|rule| rule.log) {
+            self.event(Event::Logged { flow: arrival.flow, rule: id, action });
+        }
+        (action, id)
+    }
+
+    /// A packet that is judged by itself: ICMP that is neither echo nor error.
+    pub(super) fn judge_untracked(&mut self, arrival: &Arrival<'_>) -> Verdict {
+        match self.decide(arrival).0 {
+            Action::Accept => Verdict::Accept,
+            Action::Drop | Action::Reset => Verdict::Drop(DropReason::Rule),
+        }
+    }
+
+    fn judge_syn<A: Family>(
+        &mut self,
+        held: &mut Held<'_>,
+        new: &Newcomer<'_, A>,
+        segment: &Segment,
+    ) -> Verdict {
+        let (action, rule) = self.decide(&new.arrival);
+        match action {
+            Action::Accept => {}
+            Action::Drop => return Verdict::Drop(DropReason::Rule),
+            Action::Reset => return self.refuse(&new.arrival, segment, DropReason::Rule),
+        }
+        let mut connection = tcp::open(segment, new.sender, self.now);
+        self.stamp(&mut connection, &new.arrival, rule);
+        if !self.has_room() {
+            return Verdict::Drop(DropReason::TableFull);
+        }
+        match self.admit(&new.arrival, rule) {
+            Admission::In => {}
+            Admission::Refused(OnExcess::Reset) => {
+                return self.refuse(&new.arrival, segment, DropReason::Limit);
+            }
+            Admission::Refused(OnExcess::Drop | OnExcess::Evict) => return Verdict::Drop(DropReason::Limit),
+        }
+        connection.count(Direction::Original, new.arrival.len, self.now);
+        let deadline = self.deadline(&connection).at;
+        let Some(slot) = A::table(held.shard).insert(new.key, new.hash, connection, deadline) else {
+            return Verdict::Drop(DropReason::TableFull);
+        };
+        let at = Whereabouts { shard: held.number, ipv6: A::IPV6, slot };
+        let embryo = self.count_embryo(&new.arrival, rule, at);
+        if let Some(entry) = A::table(held.shard).get_mut(slot) {
+            entry.connection.embryo = embryo;
+        }
+        self.opened(held, new, Phase::SynSent, rule);
+        Verdict::Accept
+    }
+
+    fn judge_simple<A: Family>(
+        &mut self,
+        held: &mut Held<'_>,
+        new: &Newcomer<'_, A>,
+        phase: Phase,
+    ) -> Verdict {
+        let (action, rule) = self.decide(&new.arrival);
+        match action {
+            Action::Accept => {}
+            Action::Drop => return Verdict::Drop(DropReason::Rule),
+            Action::Reset => return self.prohibit(&new.arrival),
+        }
+        if !self.has_room() {
+            return Verdict::Drop(DropReason::TableFull);
+        }
+        let mut connection = Connection::new(phase, new.sender, self.now);
+        self.stamp(&mut connection, &new.arrival, rule);
+        connection.count(Direction::Original, new.arrival.len, self.now);
+        self.insert(held, new, connection, rule)
+    }
+
+    /// A TCP segment that opens nothing: picked up, answered with RST, or met with
+    /// silence (DESIGN: TCP).
+    fn judge_mid_stream<A: Family>(
+        &mut self,
+        held: &mut Held<'_>,
+        new: &Newcomer<'_, A>,
+        kind: Kind,
+        segment: &Segment,
+    ) -> Verdict {
+        let meta = new.arrival.meta;
+        let Some(pickup) = self.ruling.pickup(meta, &new.arrival.flow) else {
+            return Verdict::Drop(DropReason::OutOfState);
+        };
+        let in_grace = self.now < self.engine.grace_until(self.ruling.policy.settings.pickup.grace);
+        let may = meta.kernel_knows || in_grace || pickup.mode == PickupMode::Loose;
+        if may && matches!(kind, Kind::Ack | Kind::Fin) && self.has_room() {
+            let (direction, opener) = if pickup.reversed {
+                (Direction::Reply, opposite(new.sender))
+            } else {
+                (Direction::Original, new.sender)
+            };
+            let mut connection = tcp::pick_up(segment, direction, opener, self.now);
+            self.stamp(&mut connection, &new.arrival, pickup.rule);
+            connection.tag = tag_of(pickup.hook);
+            connection.interfaces = pickup.path.map(|interface| interface.0);
+            connection.count(direction, new.arrival.len, self.now);
+            return self.insert(held, new, connection, pickup.rule);
+        }
+        if kind == Kind::Rst {
+            return Verdict::Drop(DropReason::OutOfState);
+        }
+        self.refuse(&new.arrival, segment, DropReason::OutOfState)
+    }
+
+    fn stamp(&self, connection: &mut Connection, arrival: &Arrival<'_>, rule: RuleId) {
+        connection.rule = rule.0;
+        connection.epoch = self.ruling.live.epoch;
+        connection.tag = tag_of(arrival.meta.hook);
+        connection.interfaces = [arrival.meta.in_if.0, arrival.meta.out_if.0];
+    }
+
+    fn insert<A: Family>(
+        &mut self,
+        held: &mut Held<'_>,
+        new: &Newcomer<'_, A>,
+        connection: Connection,
+        rule: RuleId,
+    ) -> Verdict {
+        let deadline = self.deadline(&connection).at;
+        let phase = connection.phase;
+        if A::table(held.shard).insert(new.key, new.hash, connection, deadline).is_none() {
+            return Verdict::Drop(DropReason::TableFull);
+        }
+        self.opened(held, new, phase, rule);
+        Verdict::Accept
+    }
+
+    fn opened<A: Family>(&mut self, held: &mut Held<'_>, new: &Newcomer<'_, A>, phase: Phase, rule: RuleId) {
+        held.shard.count_phase(None, Some(phase));
+        self.engine.connection_opened();
+        add(&self.stats.opened, 1);
+        self.event(Event::Opened { flow: new.arrival.flow, rule });
+    }
+
+    /// Whether the table may take one more. When it is full the stalest half-open
+    /// connection goes first.
+    fn has_room(&mut self) -> bool {
+        if self.engine.connections_now() < self.ruling.policy.settings.max_connections {
+            return true;
+        }
+        self.evict(&Scope::Total { group: 0 }, Limit::Total)
+    }
+
+    /// Makes the stalest of a scope go, after this packet.
+    fn evict(&mut self, scope: &Scope, limit: Limit) -> bool {
+        let Some((id, at)) = self.engine.embryonic.lock().evict(scope) else { return false };
+        self.out.evictions.push(Eviction { at, id, limit });
+        true
+    }
+
+    /// Asks every limit that holds for one more half-open connection.
+    fn admit(&mut self, arrival: &Arrival<'_>, rule: RuleId) -> Admission {
+        let own = self.ruling.limits.of_rule(rule).map(|limits| (rule.0, Some(rule), limits));
+        let global = Some((0, None, self.ruling.limits.global()));
+        for (group, of_rule, limits) in [own, global].into_iter().flatten() {
+            for limit in Limit::ALL {
+                if let Some(answer) = self.ask(arrival, rule, group, of_rule, &limits, limit) {
+                    return Admission::Refused(answer);
+                }
+            }
+        }
+        Admission::In
+    }
+
+    /// Asks one limit. `Some`: the connection is refused like this.
+    fn ask(
+        &mut self,
+        arrival: &Arrival<'_>,
+        rule: RuleId,
+        group: u16,
+        of_rule: Option<RuleId>,
+        limits: &ResolvedLimits,
+        limit: Limit,
+    ) -> Option<OnExcess> {
+        let most = limits.limit(limit).value?;
+        let scope = scope_of(limit, group, arrival);
+        if self.engine.embryonic.lock().count(&scope) < most {
+            return None;
+        }
+        let answer = (!limits.shadow).then_some(limits.on_excess);
+        self.stats.count_limit(limit);
+        self.event(Event::LimitPassed { flow: arrival.flow, rule, limit, of_rule, answer });
+        match answer? {
+            // A limit of zero has nobody to evict.
+            OnExcess::Evict if self.evict(&scope, limit) => None,
+            refused @ (OnExcess::Evict | OnExcess::Drop | OnExcess::Reset) => Some(refused),
+        }
+    }
+
+    /// Counts a new half-open connection in all its scopes. They are counted also
+    /// where no limit is set, so that one set live finds true numbers.
+    fn count_embryo(&self, arrival: &Arrival<'_>, rule: RuleId, at: Whereabouts) -> Option<EmbryoId> {
+        let mut scopes = [Scope::Total { group: 0 }; MAX_SCOPES];
+        let groups = if rule == RuleId::DEFAULT { &[0][..] } else { &[0, rule.0][..] };
+        let wanted = groups.iter().flat_map(|&group| Limit::ALL.map(|limit| scope_of(limit, group, arrival)));
+        let mut count = 0_usize;
+        for (place, scope) in scopes.iter_mut().zip(wanted) {
+            *place = scope;
+            count = count.saturating_add(1);
+        }
+        let scopes = scopes.get(..count)?;
+        self.engine.embryonic.lock().admit(at, scopes)
+    }
+
+    /// Drops a segment and answers with the RST that RFC 9293 §3.10.7.1 gives it.
+    fn refuse(&mut self, arrival: &Arrival<'_>, segment: &Segment, reason: DropReason) -> Verdict {
+        let back = arrival.flow.reversed();
+        let tuple =
+            FourTuple { src: back.src, src_port: back.src_port, dst: back.dst, dst_port: back.dst_port };
+        let (seq, ack) = if segment.flags.contains(Flags::ACK) {
+            (segment.ack, None)
+        } else {
+            (SeqNum(0), Some(segment.end()))
+        };
+        self.transmit_reset(&arrival.flow, tuple, seq, ack, arrival.meta.hook);
+        Verdict::Reset(reason)
+    }
+
+    /// Drops a packet and answers with ICMP administratively prohibited (RFC 1812 §5.2.7.1).
+    fn prohibit(&mut self, arrival: &Arrival<'_>) -> Verdict {
+        // Nothing is said about ICMP (RFC 1122 §3.2.2).
+        if matches!(arrival.flow.protocol, Protocol::ICMP | Protocol::ICMPV6) {
+            return Verdict::Drop(DropReason::Rule);
+        }
+        if self.may_send() {
+            let quoted = arrival.bytes.get(..QUOTED).unwrap_or(arrival.bytes).to_vec();
+            self.out.transmits.push_back(Transmit::Prohibited { quoted });
+        }
+        Verdict::Reset(DropReason::Rule)
+    }
+}
+
+fn scope_of(limit: Limit, group: u16, arrival: &Arrival<'_>) -> Scope {
+    match limit {
+        Limit::Total => Scope::Total { group },
+        Limit::PerSource => Scope::source(group, arrival.flow.src),
+        Limit::PerDestination => {
+            Scope::Destination { group, address: arrival.flow.dst, port: arrival.flow.dst_port }
+        }
+    }
+}
+
+const fn opposite(sender: Sender) -> Sender {
+    match sender {
+        Sender::Low => Sender::High,
+        Sender::High => Sender::Low,
+    }
+}

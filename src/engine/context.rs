@@ -1,0 +1,278 @@
+//! What handling one packet, or one round of timeouts, works with.
+
+use std::collections::VecDeque;
+
+use super::{
+    CloseReason, Closed, Counts, Engine, Event, IfIndex, Peer, Transmit,
+    ruling::{Ruling, Shrink},
+    shard::{Family, Shard},
+    stats::{Stats, add},
+};
+use crate::{
+    conntrack::{
+        Connection, Deadline, Direction, Flow, Instant, Key, Phase, Slot, Tally, Timer,
+        embryonic::{EmbryoId, Whereabouts},
+        window::{Half, Seen},
+    },
+    policy::{Hook, Limit, OnExpire, RuleId},
+    wire::{FourTuple, Protocol, SeqNum},
+};
+
+/// Events that may wait to be polled; more are counted as lost.
+const MAX_EVENTS: usize = 16_384;
+
+/// What a worker has to hand out.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    pub(super) events: VecDeque<Event>,
+    pub(super) transmits: VecDeque<Transmit>,
+    /// Half-open connections that have to make room; they may lie in any shard.
+    pub(super) evictions: Vec<Eviction>,
+}
+
+/// A half-open connection that has to make room.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Eviction {
+    pub(super) at: Whereabouts,
+    pub(super) id: EmbryoId,
+    pub(super) limit: Limit,
+}
+
+/// A shard held by its lock, with its number.
+pub(super) struct Held<'s> {
+    pub(super) shard: &'s mut Shard,
+    pub(super) number: u16,
+}
+
+/// One packet's, or one round's, surroundings.
+pub(super) struct Context<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) ruling: &'a Ruling,
+    pub(super) stats: &'a Stats,
+    pub(super) out: &'a mut Outbox,
+    pub(super) shrink: Shrink,
+    pub(super) now: Instant,
+}
+
+/// The hook of a connection's first packet, in its tag.
+pub(super) const fn tag_of(hook: Hook) -> u8 {
+    hook as u8
+}
+
+pub(super) const fn hook_of(tag: u8) -> Hook {
+    match tag {
+        1 => Hook::Input,
+        2 => Hook::Output,
+        _ => Hook::Forward,
+    }
+}
+
+/// Where a connection came in and goes out.
+pub(super) const fn path_of(connection: &Connection) -> [IfIndex; 2] {
+    let [in_if, out_if] = connection.interfaces;
+    [IfIndex(in_if), IfIndex(out_if)]
+}
+
+pub(super) fn counts_of(tally: Tally) -> Counts {
+    Counts { packets: u64::from(tally.packets), bytes: tally.bytes }
+}
+
+impl Context<'_> {
+    pub(super) fn event(&mut self, event: Event) {
+        if self.out.events.len() < MAX_EVENTS {
+            self.out.events.push_back(event);
+        } else {
+            add(&self.stats.events_lost, 1);
+        }
+    }
+
+    pub(super) fn deadline(&self, connection: &Connection) -> Deadline {
+        self.ruling.deadline(connection, self.shrink, self.now)
+    }
+
+    /// Whether one more RST (or ICMP error) may be sent; counts those kept back.
+    pub(super) fn may_send(&self) -> bool {
+        let per_second = self.ruling.policy.settings.rst_per_second;
+        let may = self.engine.budget.take(per_second, self.now);
+        if !may {
+            add(&self.stats.rst_suppressed, 1);
+        }
+        may
+    }
+
+    /// Gives the counts of a connection that is no longer half-open back.
+    pub(super) fn release_embryo<A: Family>(&self, held: &mut Held<'_>, slot: Slot) {
+        let Some(entry) = A::table(held.shard).get_mut(slot) else { return };
+        if let Some(id) = entry.connection.embryo.take() {
+            let at = Whereabouts { shard: held.number, ipv6: A::IPV6, slot };
+            self.engine.embryonic.lock().release(id, at);
+        }
+    }
+
+    /// Why a connection ends whose timer fired.
+    pub(super) fn expired(&self, connection: &Connection, timer: Timer) -> CloseReason {
+        let (value, origin) = self.ruling.value(RuleId(connection.rule), timer, connection.epoch);
+        CloseReason::Expired { timer, after: value.unwrap_or_default(), origin }
+    }
+
+    /// Ends a connection: out of the table, counts given back, RSTs and events made.
+    /// `popped`: it was taken off the wheel before.
+    pub(super) fn end<A: Family>(
+        &mut self,
+        held: &mut Held<'_>,
+        slot: Slot,
+        popped: bool,
+        reason: CloseReason,
+        silent: bool,
+    ) {
+        self.release_embryo::<A>(held, slot);
+        let seed = self.engine.seed;
+        let table = A::table(held.shard);
+        let entry = if popped { table.end(slot, seed) } else { table.remove(slot, seed) };
+        let Some(entry) = entry else { return };
+        let connection = entry.connection;
+        held.shard.count_phase(Some(connection.phase), None);
+        self.engine.connection_closed();
+        add(&self.stats.closed, 1);
+        let flow = entry.key.flow(connection.opener);
+        if !silent {
+            self.tell_ends(&flow, &connection, reason);
+        }
+        if kernel_must_forget(&connection, reason) {
+            self.out.transmits.push_back(Transmit::Forget { flow });
+        }
+        self.event(Event::Closed(Closed {
+            flow,
+            rule: RuleId(connection.rule),
+            phase: connection.phase,
+            reason: final_reason(&connection, reason),
+            age: connection.age(self.now),
+            original: counts_of(connection.original_tally),
+            reply: counts_of(connection.reply_tally),
+        }));
+    }
+
+    /// Sends the RSTs that a connection's end asks for.
+    fn tell_ends(&mut self, flow: &Flow, connection: &Connection, reason: CloseReason) {
+        if flow.protocol != Protocol::TCP || matches!(connection.phase, Phase::TimeWait | Phase::Reset) {
+            return;
+        }
+        let (client, server) = match reason {
+            CloseReason::Expired { .. } => match connection.phase {
+                Phase::SynReceived => (false, true),
+                Phase::Established | Phase::HalfClosed => {
+                    let reset = self.ruling.on_expire(RuleId(connection.rule)) == OnExpire::Reset;
+                    (reset, reset)
+                }
+                Phase::SynSent
+                | Phase::FinWait
+                | Phase::Closing
+                | Phase::TimeWait
+                | Phase::Reset
+                | Phase::UdpNew
+                | Phase::UdpStream
+                | Phase::Icmp
+                | Phase::Other => (false, false),
+            },
+            CloseReason::Killed | CloseReason::Rejudged => (true, true),
+            CloseReason::Evicted(_) | CloseReason::TableFull => (false, true),
+            CloseReason::Rst(_) | CloseReason::Finished | CloseReason::Replaced => (false, false),
+        };
+        if client {
+            self.reset_toward(Direction::Reply, flow, connection);
+        }
+        if server {
+            self.reset_toward(Direction::Original, flow, connection);
+        }
+    }
+
+    /// RSTs in one direction, with the numbers that the receiver may expect: what
+    /// it has acknowledged, and the highest that its peer has sent. They differ
+    /// only while something is under way (RFC 5961 §3.2 wants the exact one).
+    fn reset_toward(&mut self, direction: Direction, flow: &Flow, connection: &Connection) {
+        let (from, to, tuple) = match direction {
+            Direction::Original => (&connection.original, &connection.reply, *flow),
+            Direction::Reply => (&connection.reply, &connection.original, flow.reversed()),
+        };
+        let tuple =
+            FourTuple { src: tuple.src, src_port: tuple.src_port, dst: tuple.dst, dst_port: tuple.dst_port };
+        let hook = hook_of(connection.tag);
+        if from.seen.has(Seen::SYN) {
+            for seq in expected(from, to).into_iter().flatten() {
+                self.transmit_reset(flow, tuple, seq, None, hook);
+            }
+        } else {
+            // It has only sent a SYN: an RST must acknowledge it (RFC 9293 §3.10.7.3).
+            self.transmit_reset(flow, tuple, SeqNum(0), Some(to.end), hook);
+        }
+    }
+
+    pub(super) fn transmit_reset(
+        &mut self,
+        flow: &Flow,
+        tuple: FourTuple,
+        seq: SeqNum,
+        ack: Option<SeqNum>,
+        hook: Hook,
+    ) {
+        if self.may_send() {
+            self.out.transmits.push_back(Transmit::Reset { flow: *flow, tuple, seq, ack, hook });
+        }
+    }
+
+    /// Notes that a connection's phase may have changed.
+    pub(super) fn after_step<A: Family>(
+        &mut self,
+        held: &mut Held<'_>,
+        slot: Slot,
+        key: &Key<A>,
+        before: Phase,
+    ) {
+        let Some(entry) = A::table(held.shard).get(slot) else { return };
+        let (phase, opener) = (entry.connection.phase, entry.connection.opener);
+        let deadline = self.deadline(&entry.connection);
+        if phase != before {
+            held.shard.count_phase(Some(before), Some(phase));
+            if before.is_embryonic() && !phase.is_embryonic() {
+                self.release_embryo::<A>(held, slot);
+            }
+            self.event(Event::Phase { flow: key.flow(opener), from: before, to: phase });
+        }
+        A::table(held.shard).hasten(slot, deadline.at);
+    }
+}
+
+/// The sequence numbers that the receiver of `from`'s segments may expect next.
+fn expected(from: &Half, to: &Half) -> [Option<SeqNum>; 2] {
+    let acked = (to.seen.has(Seen::ACK) && to.ack != from.end).then_some(to.ack);
+    [acked, Some(from.end)]
+}
+
+/// What ended a connection that first stayed in `reset` or `time_wait` is not that
+/// phase's timer.
+fn final_reason(connection: &Connection, reason: CloseReason) -> CloseReason {
+    match (connection.phase, reason) {
+        (Phase::TimeWait, CloseReason::Expired { .. }) => CloseReason::Finished,
+        (Phase::Reset, CloseReason::Expired { .. }) => CloseReason::Rst(who_reset(connection)),
+        (_, reason) => reason,
+    }
+}
+
+fn who_reset(connection: &Connection) -> Peer {
+    if connection.original.seen.has(Seen::RST) { Peer::Client } else { Peer::Server }
+}
+
+/// Whether the kernel would otherwise know a connection that we have ended.
+fn kernel_must_forget(connection: &Connection, reason: CloseReason) -> bool {
+    let over = matches!(
+        connection.phase,
+        Phase::TimeWait | Phase::Reset | Phase::UdpNew | Phase::UdpStream | Phase::Icmp | Phase::Other
+    );
+    match reason {
+        CloseReason::Killed | CloseReason::Rejudged | CloseReason::Evicted(_) | CloseReason::TableFull => {
+            true
+        }
+        CloseReason::Expired { .. } => !over,
+        CloseReason::Rst(_) | CloseReason::Finished | CloseReason::Replaced => false,
+    }
+}

@@ -1,0 +1,216 @@
+//! A packet's way to its verdict.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::{
+    CloseReason, DropReason, Meta, Verdict,
+    admit::Newcomer,
+    context::{Context, Held},
+    shard::Family,
+};
+use crate::{
+    conntrack::{
+        Connection, Direction, Flow, Key, Phase, Slot,
+        key::Sender,
+        tcp::{self, Kind, Outcome},
+        window::Half,
+    },
+    policy::Hook,
+    wire::{Embedded, IcmpMessage, Packet, Protocol, Segment, Transport},
+};
+
+/// What of a packet its connection needs to know.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Content {
+    Tcp(Kind, Segment),
+    Udp,
+    EchoRequest,
+    EchoReply,
+    Other,
+}
+
+/// A packet that belongs to a connection or may open one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival<'p> {
+    pub(super) meta: &'p Meta,
+    pub(super) bytes: &'p [u8],
+    pub(super) flow: Flow,
+    pub(super) len: u32,
+    pub(super) icmp: Option<(u8, u8)>,
+    pub(super) content: Content,
+}
+
+impl Context<'_> {
+    /// Judges one packet.
+    pub(super) fn judge(&mut self, meta: &Meta, bytes: &[u8], packet: &Packet<'_>) -> Verdict {
+        let flow = |src_port, dst_port| Flow {
+            protocol: packet.protocol,
+            src: packet.src,
+            src_port,
+            dst: packet.dst,
+            dst_port,
+        };
+        let arrival = |flow, icmp, content| Arrival { meta, bytes, flow, len: packet.len, icmp, content };
+        let arrival = match packet.transport {
+            Transport::Tcp(segment) => {
+                let Some(kind) = Kind::of(segment.flags) else {
+                    return Verdict::Drop(DropReason::ImpossibleFlags);
+                };
+                arrival(flow(segment.src_port, segment.dst_port), None, Content::Tcp(kind, segment))
+            }
+            Transport::Udp(datagram) => {
+                arrival(flow(datagram.src_port, datagram.dst_port), None, Content::Udp)
+            }
+            Transport::Icmp(IcmpMessage::EchoRequest { id }) => {
+                arrival(flow(id, 0), Some((echo_request(packet.protocol), 0)), Content::EchoRequest)
+            }
+            Transport::Icmp(IcmpMessage::EchoReply { id }) => {
+                arrival(flow(0, id), Some((echo_reply(packet.protocol), 0)), Content::EchoReply)
+            }
+            Transport::Icmp(IcmpMessage::Error { embedded, .. }) => {
+                return self.judge_icmp_error(meta, packet, &embedded);
+            }
+            Transport::Icmp(IcmpMessage::Other { kind, code, .. }) => {
+                let arrival = arrival(flow(0, 0), Some((kind, code)), Content::Other);
+                return self.judge_untracked(&arrival);
+            }
+            Transport::Other => arrival(flow(0, 0), None, Content::Other),
+            Transport::Fragment => return Verdict::Drop(DropReason::Fragment),
+        };
+        match packet.src {
+            IpAddr::V4(_) => self.judge_in::<Ipv4Addr>(&arrival),
+            IpAddr::V6(_) => self.judge_in::<Ipv6Addr>(&arrival),
+        }
+    }
+
+    fn judge_in<A: Family>(&mut self, arrival: &Arrival<'_>) -> Verdict {
+        let Some((key, sender)) = Key::<A>::of(&arrival.flow) else {
+            return Verdict::Drop(DropReason::Unexpected);
+        };
+        let hash = key.hash(self.engine.seed);
+        let (number, mutex) = self.engine.shard_of(hash);
+        let mut shard = mutex.lock();
+        let mut held = Held { shard: &mut shard, number };
+        if let Some(slot) = self.find_live::<A>(&mut held, &key, hash)
+            && let Some(verdict) = self.judge_known::<A>(&mut held, slot, &key, sender, arrival)
+        {
+            return verdict;
+        }
+        self.judge_newcomer::<A>(&mut held, &Newcomer { key, hash, sender, arrival: *arrival })
+    }
+
+    /// The connection of a key. One whose timer has fired meanwhile is ended first,
+    /// so that a packet never meets a connection that should be gone.
+    fn find_live<A: Family>(&mut self, held: &mut Held<'_>, key: &Key<A>, hash: u64) -> Option<Slot> {
+        let slot = A::table(held.shard).find(key, hash)?;
+        let connection = A::table(held.shard).get(slot)?.connection;
+        let deadline = self.deadline(&connection);
+        if deadline.at <= self.now {
+            let reason = self.expired(&connection, deadline.timer);
+            self.end::<A>(held, slot, false, reason, false);
+            return None;
+        }
+        Some(slot)
+    }
+
+    /// A packet of a known connection. `None`: it opens a new one in its place.
+    fn judge_known<A: Family>(
+        &mut self,
+        held: &mut Held<'_>,
+        slot: Slot,
+        key: &Key<A>,
+        sender: Sender,
+        arrival: &Arrival<'_>,
+    ) -> Option<Verdict> {
+        let now = self.now;
+        let connection = &mut A::table(held.shard).get_mut(slot)?.connection;
+        let before = connection.phase;
+        let direction = sender.direction(connection.opener);
+        match arrival.content {
+            Content::Tcp(kind, segment) => match tcp::step(connection, direction, kind, &segment, now) {
+                Outcome::Pass | Outcome::Stale => {}
+                Outcome::Reopen => {
+                    self.end::<A>(held, slot, false, CloseReason::Replaced, true);
+                    return None;
+                }
+                Outcome::Invalid(invalid) => return Some(Verdict::Drop(invalid.into())),
+            },
+            Content::Udp => {
+                if direction == Direction::Reply {
+                    connection.enter(Phase::UdpStream, now);
+                }
+                connection.refresh(now);
+            }
+            Content::EchoRequest | Content::EchoReply | Content::Other => connection.refresh(now),
+        }
+        connection.count(direction, arrival.len, now);
+        self.after_step::<A>(held, slot, key, before);
+        Some(Verdict::Accept)
+    }
+
+    /// An ICMP error is let through if it is about a live connection, and for TCP
+    /// about something that may be under way (RFC 5927 §4.1). What the gateway's own
+    /// kernel says is believed.
+    fn judge_icmp_error(&mut self, meta: &Meta, packet: &Packet<'_>, embedded: &Embedded) -> Verdict {
+        if meta.hook == Hook::Output {
+            return Verdict::Accept;
+        }
+        // The error goes to whoever sent the packet that it is about.
+        if packet.dst != embedded.src {
+            return Verdict::Drop(DropReason::IcmpUnrelated);
+        }
+        let quoted = |src_port, dst_port| Flow {
+            protocol: embedded.protocol,
+            src: embedded.src,
+            src_port,
+            dst: embedded.dst,
+            dst_port,
+        };
+        let echo = matches!(embedded.protocol, Protocol::ICMP | Protocol::ICMPV6);
+        // An echo is found by its identifier on the requester's side: either end may be quoted.
+        let flows = if echo {
+            [Some(quoted(embedded.src_port, 0)), Some(quoted(0, embedded.src_port))]
+        } else {
+            [Some(quoted(embedded.src_port, embedded.dst_port)), None]
+        };
+        let related = flows.into_iter().flatten().any(|flow| match flow.src {
+            IpAddr::V4(_) => self.is_related::<Ipv4Addr>(&flow, embedded),
+            IpAddr::V6(_) => self.is_related::<Ipv6Addr>(&flow, embedded),
+        });
+        if related { Verdict::Accept } else { Verdict::Drop(DropReason::IcmpUnrelated) }
+    }
+
+    fn is_related<A: Family>(&mut self, flow: &Flow, embedded: &Embedded) -> bool {
+        let Some((key, sender)) = Key::<A>::of(flow) else { return false };
+        let hash = key.hash(self.engine.seed);
+        let (number, mutex) = self.engine.shard_of(hash);
+        let mut shard = mutex.lock();
+        let mut held = Held { shard: &mut shard, number };
+        let Some(slot) = self.find_live::<A>(&mut held, &key, hash) else { return false };
+        let Some(entry) = A::table(held.shard).get(slot) else { return false };
+        let connection = &entry.connection;
+        match embedded.seq {
+            Some(seq) if embedded.protocol == Protocol::TCP => {
+                may_be_under_way(connection, sender.direction(connection.opener), seq)
+            }
+            _ => true,
+        }
+    }
+}
+
+/// Whether an end may have sent this sequence number lately (RFC 5927 §4.1: between
+/// what is acknowledged and what was sent; a window back, because the error took time).
+fn may_be_under_way(connection: &Connection, direction: Direction, seq: crate::wire::SeqNum) -> bool {
+    let sender: &Half = connection.sender(direction);
+    let receiver: &Half = connection.sender(direction.opposite());
+    let oldest = sender.end.minus(receiver.max_win).minus(1);
+    seq.after_or_at(oldest) && seq.before_or_at(sender.end)
+}
+
+const fn echo_request(protocol: Protocol) -> u8 {
+    if protocol.0 == Protocol::ICMPV6.0 { 128 } else { 8 }
+}
+
+const fn echo_reply(protocol: Protocol) -> u8 {
+    if protocol.0 == Protocol::ICMPV6.0 { 129 } else { 0 }
+}

@@ -1,0 +1,153 @@
+//! What is in force right now, worked out for the packet path: the rule set, the
+//! resolved timers and limits, and which interface has which name.
+
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+
+use super::{IfIndex, Meta};
+use crate::{
+    conntrack::{Connection, Deadline, Flow, Instant, Timer},
+    policy::{
+        Action, Hook, Live, NewFlow, OnExpire, Origin, PickupMode, Policy, Rule, RuleId, ZoneBits,
+        limits::LimitTable, timers::TimerTable,
+    },
+};
+
+/// Table use in thousandths by which the timers are scaled: 1000 is full length.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Shrink(pub(super) u32);
+
+/// Everything that decides, at one moment; replaced as a whole.
+#[derive(Debug)]
+pub(super) struct Ruling {
+    pub(super) policy: Arc<Policy>,
+    pub(super) live: Live,
+    pub(super) timers: TimerTable,
+    pub(super) limits: LimitTable,
+    interfaces: HashMap<IfIndex, Arc<str>>,
+}
+
+impl Ruling {
+    pub(super) fn new(policy: Arc<Policy>, live: Live, interfaces: HashMap<IfIndex, Arc<str>>) -> Self {
+        let timers = TimerTable::resolve(&policy, &live);
+        let limits = LimitTable::resolve(&policy, &live);
+        Self { policy, live, timers, limits, interfaces }
+    }
+
+    pub(super) fn with_policy(&self, policy: Arc<Policy>) -> Self {
+        Self::new(policy, self.live.clone(), self.interfaces.clone())
+    }
+
+    pub(super) fn with_live(&self, live: Live) -> Self {
+        Self::new(Arc::clone(&self.policy), live, self.interfaces.clone())
+    }
+
+    /// Interfaces that are gone keep their name, for the connections that used them.
+    pub(super) fn with_interfaces(&self, now: &[(IfIndex, String)]) -> Self {
+        let mut interfaces = self.interfaces.clone();
+        interfaces.extend(now.iter().map(|(index, name)| (*index, Arc::from(name.as_str()))));
+        Self::new(Arc::clone(&self.policy), self.live.clone(), interfaces)
+    }
+
+    fn zones(&self, interface: IfIndex, address: IpAddr) -> ZoneBits {
+        let name = self.interfaces.get(&interface).map(AsRef::as_ref);
+        self.policy.zones_of(name, address)
+    }
+
+    /// A connection's first packet as the rules see it.
+    pub(super) fn new_flow(
+        &self,
+        hook: Hook,
+        path: [IfIndex; 2],
+        flow: &Flow,
+        icmp: Option<(u8, u8)>,
+    ) -> NewFlow {
+        let [in_if, out_if] = path;
+        NewFlow {
+            hook,
+            from_zones: self.zones(in_if, flow.src),
+            to_zones: self.zones(out_if, flow.dst),
+            src: flow.src,
+            dst: flow.dst,
+            protocol: flow.protocol,
+            src_port: flow.src_port,
+            dst_port: flow.dst_port,
+            icmp,
+        }
+    }
+
+    /// What the rules say about a new connection, and which rule it was.
+    pub(super) fn decide(&self, new: &NewFlow) -> (Action, RuleId, Option<&Rule>) {
+        match self.policy.first_match(new) {
+            Some(rule) => (rule.action, rule.id, Some(rule)),
+            None => (self.policy.settings.default, RuleId::DEFAULT, None),
+        }
+    }
+
+    pub(super) fn value(&self, rule: RuleId, timer: Timer, epoch: u8) -> (Option<Duration>, Origin) {
+        self.timers.value(rule, timer, epoch)
+    }
+
+    /// When a connection ends if nothing more is heard.
+    pub(super) fn deadline(&self, connection: &Connection, shrink: Shrink, now: Instant) -> Deadline {
+        connection.deadline(now, |timer| {
+            let (value, _) = self.value(RuleId(connection.rule), timer, connection.epoch);
+            if shrink.0 >= 1000 || timer == Timer::Established {
+                return value;
+            }
+            value.map(|value| value.saturating_mul(shrink.0).checked_div(1000).unwrap_or(value))
+        })
+    }
+
+    /// How a connection of this rule ends when it was idle too long.
+    pub(super) fn on_expire(&self, rule: RuleId) -> OnExpire {
+        let own = self.policy.rule(rule).and_then(|rule| rule.on_expire);
+        own.unwrap_or(self.policy.settings.on_expire)
+    }
+
+    /// How much of their length timers have left at this table use.
+    pub(super) fn shrink(&self, connections: u32) -> Shrink {
+        let settings = &self.policy.settings;
+        let per = |percent: u32| u64::from(settings.max_connections).saturating_mul(u64::from(percent)) / 100;
+        let (start, end) = (per(settings.adaptive.start), per(settings.adaptive.end));
+        let used = u64::from(connections);
+        if used <= start || end <= start {
+            return Shrink(1000);
+        }
+        let left = end.saturating_sub(used).saturating_mul(1000);
+        let left = left.checked_div(end.saturating_sub(start)).unwrap_or(0);
+        Shrink(u32::try_from(left).unwrap_or(1000))
+    }
+
+    /// The rule that would let this connection in, asked for one direction and then
+    /// for the other, with the pickup mode that holds for it. `None`: neither.
+    pub(super) fn pickup(&self, meta: &Meta, flow: &Flow) -> Option<Pickup> {
+        let ways = [
+            (false, meta.hook, [meta.in_if, meta.out_if], *flow),
+            (true, opposite(meta.hook), [meta.out_if, meta.in_if], flow.reversed()),
+        ];
+        ways.into_iter().find_map(|(reversed, hook, path, flow)| {
+            let (action, id, rule) = self.decide(&self.new_flow(hook, path, &flow, None));
+            let mode = rule.and_then(|rule| rule.pickup).unwrap_or(self.policy.settings.pickup.mode);
+            (action == Action::Accept).then_some(Pickup { rule: id, mode, reversed, hook, path })
+        })
+    }
+}
+
+/// How a packet of an unknown connection would be let in.
+pub(super) struct Pickup {
+    pub(super) rule: RuleId,
+    pub(super) mode: PickupMode,
+    /// The packet goes in the reply direction.
+    pub(super) reversed: bool,
+    pub(super) hook: Hook,
+    pub(super) path: [IfIndex; 2],
+}
+
+/// The hook that the answers to a packet at this hook run through.
+pub(super) const fn opposite(hook: Hook) -> Hook {
+    match hook {
+        Hook::Forward => Hook::Forward,
+        Hook::Input => Hook::Output,
+        Hook::Output => Hook::Input,
+    }
+}

@@ -1,0 +1,75 @@
+//! One piece of the connection table behind its lock.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::conntrack::{Address, Instant, Phase, Table};
+
+/// The connections whose hash falls here.
+#[derive(Debug)]
+pub(super) struct Shard {
+    pub(super) ipv4: Table<Ipv4Addr>,
+    pub(super) ipv6: Table<Ipv6Addr>,
+    phases: [u32; Phase::ALL.len()],
+    /// Where a walk that makes the wheel agree with shorter timers has come to.
+    pub(super) walk: Option<Walk>,
+}
+
+/// A walk over all slots of both tables.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Walk {
+    pub(super) ipv6: bool,
+    pub(super) slot: u32,
+}
+
+impl Shard {
+    pub(super) fn new(capacity: usize, now: Instant) -> Self {
+        Self {
+            ipv4: Table::new(capacity, now),
+            ipv6: Table::new(capacity, now),
+            phases: [0; Phase::ALL.len()],
+            walk: None,
+        }
+    }
+
+    pub(super) fn count_phase(&mut self, from: Option<Phase>, to: Option<Phase>) {
+        if let Some(count) = from.and_then(|phase| self.phases.get_mut(phase as usize)) {
+            *count = count.saturating_sub(1);
+        }
+        if let Some(count) = to.and_then(|phase| self.phases.get_mut(phase as usize)) {
+            *count = count.saturating_add(1);
+        }
+    }
+
+    pub(super) fn phase_count(&self, phase: Phase) -> u32 {
+        self.phases.get(phase as usize).copied().unwrap_or(0)
+    }
+
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        match (self.ipv4.next_due(), self.ipv6.next_due()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+}
+
+/// An address family with its table in a shard.
+pub(super) trait Family: Address {
+    const IPV6: bool;
+    fn table(shard: &mut Shard) -> &mut Table<Self>;
+}
+
+impl Family for Ipv4Addr {
+    const IPV6: bool = false;
+
+    fn table(shard: &mut Shard) -> &mut Table<Self> {
+        &mut shard.ipv4
+    }
+}
+
+impl Family for Ipv6Addr {
+    const IPV6: bool = true;
+
+    fn table(shard: &mut Shard) -> &mut Table<Self> {
+        &mut shard.ipv6
+    }
+}

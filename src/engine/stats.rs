@@ -1,0 +1,79 @@
+//! Counters: each worker counts for itself, whoever asks adds them up.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{DropReason, Verdict};
+use crate::policy::Limit;
+
+/// One worker's counters. Written by that worker only, so nothing is contended.
+#[derive(Debug)]
+pub(super) struct Stats {
+    pub(super) packets: AtomicU64,
+    pub(super) bytes: AtomicU64,
+    pub(super) accepted: AtomicU64,
+    pub(super) reset: AtomicU64,
+    pub(super) rst_suppressed: AtomicU64,
+    pub(super) opened: AtomicU64,
+    pub(super) closed: AtomicU64,
+    pub(super) events_lost: AtomicU64,
+    dropped: [AtomicU64; DropReason::COUNT],
+    limits_passed: [AtomicU64; Limit::ALL.len()],
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            packets: zero(),
+            bytes: zero(),
+            accepted: zero(),
+            reset: zero(),
+            rst_suppressed: zero(),
+            opened: zero(),
+            closed: zero(),
+            events_lost: zero(),
+            dropped: std::array::from_fn(|_| zero()),
+            limits_passed: std::array::from_fn(|_| zero()),
+        }
+    }
+}
+
+/// Adds to a counter that only this thread writes.
+pub(super) fn add(counter: &AtomicU64, count: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+}
+
+impl Stats {
+    pub(super) fn count(&self, verdict: Verdict, bytes: u32) {
+        add(&self.packets, 1);
+        add(&self.bytes, u64::from(bytes));
+        match verdict {
+            Verdict::Accept => add(&self.accepted, 1),
+            Verdict::Drop(reason) => self.count_drop(reason),
+            Verdict::Reset(reason) => {
+                self.count_drop(reason);
+                add(&self.reset, 1);
+            }
+        }
+    }
+
+    fn count_drop(&self, reason: DropReason) {
+        if let Some(counter) = self.dropped.get(reason.index()) {
+            add(counter, 1);
+        }
+    }
+
+    pub(super) fn count_limit(&self, limit: Limit) {
+        if let Some(counter) = self.limits_passed.get(limit as usize) {
+            add(counter, 1);
+        }
+    }
+
+    pub(super) fn dropped(&self, reason: DropReason) -> u64 {
+        self.dropped.get(reason.index()).map_or(0, |counter| counter.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn limit_passed(&self, limit: Limit) -> u64 {
+        self.limits_passed.get(limit as usize).map_or(0, |counter| counter.load(Ordering::Relaxed))
+    }
+}

@@ -1,0 +1,164 @@
+//! What the engine shows of itself: counters, connections, timers.
+
+use std::{collections::BTreeMap, sync::atomic::Ordering};
+
+use super::{
+    Change, Counters, DropReason, Engine, Stats, TimerRow, View,
+    context::counts_of,
+    ruling::{Ruling, Shrink},
+};
+use crate::{
+    conntrack::{Address, Connection, Instant, Phase, Table, Timer, embryonic::Scope},
+    policy::{Limit, Live, RuleId},
+};
+
+/// Slots visited under one lock.
+const PIECE: u32 = 512;
+
+fn view<A: Address>(
+    table: &Table<A>,
+    slot: u32,
+    ruling: &Ruling,
+    shrink: Shrink,
+    now: Instant,
+) -> Option<(View, Connection)> {
+    let entry = table.get(slot)?;
+    let connection = &entry.connection;
+    let deadline = ruling.deadline(connection, shrink, now);
+    let view = View {
+        flow: entry.key.flow(connection.opener),
+        phase: connection.phase,
+        rule: RuleId(connection.rule),
+        age: connection.age(now),
+        idle: connection.last_seen.elapsed(now),
+        expires_in: deadline.at.since(now),
+        timer: deadline.timer,
+        original: counts_of(connection.original_tally),
+        reply: counts_of(connection.reply_tally),
+        fast_path: false,
+    };
+    Some((view, entry.connection))
+}
+
+impl Engine {
+    /// Calls `each` for every connection that has not run out, a bounded piece of a
+    /// shard at a time; `each` runs under the shard's lock and must be quick. Stops
+    /// on `false`.
+    pub fn connections(&self, now: Instant, each: &mut dyn FnMut(&View) -> bool) {
+        self.visit(now, &mut |view, _| each(view));
+    }
+
+    fn visit(&self, now: Instant, each: &mut dyn FnMut(&View, &Connection) -> bool) {
+        let ruling = self.ruling();
+        let shrink = ruling.shrink(self.connections_now());
+        for mutex in &self.shards {
+            for ipv6 in [false, true] {
+                let mut slot = 0_u32;
+                loop {
+                    let shard = mutex.lock();
+                    let bound = if ipv6 { shard.ipv6.bound() } else { shard.ipv4.bound() };
+                    let end = bound.min(slot.saturating_add(PIECE));
+                    for slot in slot..end {
+                        let seen = if ipv6 {
+                            view(&shard.ipv6, slot, &ruling, shrink, now)
+                        } else {
+                            view(&shard.ipv4, slot, &ruling, shrink, now)
+                        };
+                        if let Some((view, connection)) = seen
+                            && !view.expires_in.is_zero()
+                            && !each(&view, &connection)
+                        {
+                            return;
+                        }
+                    }
+                    slot = end;
+                    if slot >= bound {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// How many connections are under each timer, by rule.
+    #[must_use]
+    pub fn timers(&self, now: Instant) -> Vec<TimerRow> {
+        let mut rows: BTreeMap<(RuleId, Timer), u64> = BTreeMap::new();
+        self.connections(now, &mut |view| {
+            let count = rows.entry((view.rule, view.timer)).or_default();
+            *count = count.saturating_add(1);
+            true
+        });
+        rows.into_iter().map(|((rule, timer), connections)| TimerRow { rule, timer, connections }).collect()
+    }
+
+    /// What would happen to existing connections if `live` were in force.
+    #[must_use]
+    pub fn preview(&self, live: &Live, now: Instant) -> Change {
+        let then = self.ruling().with_live(live.clone());
+        let shrink = then.shrink(self.connections_now());
+        let mut change = Change::default();
+        self.visit(now, &mut |view, connection| {
+            let deadline = then.deadline(connection, shrink, now);
+            if deadline.at.since(now) != view.expires_in {
+                change.affected = change.affected.saturating_add(1);
+            }
+            if deadline.at <= now {
+                change.ended = change.ended.saturating_add(1);
+            }
+            true
+        });
+        change
+    }
+
+    /// Counters since the start.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let stats = self.stats.lock();
+        let sum = |pick: fn(&Stats) -> u64| stats.iter().fold(0_u64, |sum, s| sum.saturating_add(pick(s)));
+        let dropped = DropReason::all()
+            .map(|reason| {
+                (reason.name(), stats.iter().fold(0_u64, |n, s| n.saturating_add(s.dropped(reason))))
+            })
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        let limits_passed = Limit::ALL
+            .into_iter()
+            .map(|limit| {
+                (limit.name(), stats.iter().fold(0_u64, |n, s| n.saturating_add(s.limit_passed(limit))))
+            })
+            .collect();
+        let mut by_phase = [0_u64; Phase::ALL.len()];
+        for shard in &self.shards {
+            let shard = shard.lock();
+            for (count, phase) in by_phase.iter_mut().zip(Phase::ALL) {
+                *count = count.saturating_add(u64::from(shard.phase_count(phase)));
+            }
+        }
+        let embryonic = self.embryonic.lock();
+        let mut embryonic_by_rule: Vec<_> = embryonic
+            .counts()
+            .filter_map(|(scope, count)| match scope {
+                Scope::Total { group } if *group != 0 => Some((RuleId(*group), u64::from(count))),
+                Scope::Total { .. } | Scope::Source { .. } | Scope::Destination { .. } => None,
+            })
+            .collect();
+        embryonic_by_rule.sort_unstable();
+        Counters {
+            packets: sum(|s| s.packets.load(Ordering::Relaxed)),
+            bytes: sum(|s| s.bytes.load(Ordering::Relaxed)),
+            accepted: sum(|s| s.accepted.load(Ordering::Relaxed)),
+            dropped,
+            reset: sum(|s| s.reset.load(Ordering::Relaxed)),
+            rst_suppressed: sum(|s| s.rst_suppressed.load(Ordering::Relaxed)),
+            connections: u64::from(self.connections_now()),
+            phases: Phase::ALL.into_iter().map(Phase::name).zip(by_phase).collect(),
+            embryonic: u64::from(embryonic.len()),
+            embryonic_by_rule,
+            opened: sum(|s| s.opened.load(Ordering::Relaxed)),
+            closed: sum(|s| s.closed.load(Ordering::Relaxed)),
+            events_lost: sum(|s| s.events_lost.load(Ordering::Relaxed)),
+            limits_passed,
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! What happens without a packet: timers, kills, evictions, rules that changed.
+//!
+//! Every piece of work under a shard's lock is bounded.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::atomic::Ordering,
+};
+
+use super::{
+    CloseReason, Engine, Worker,
+    context::{Context, Eviction, Held, hook_of, path_of},
+    shard::{Family, Walk},
+};
+use crate::{
+    conntrack::{Flow, Instant, Key, Slot},
+    policy::{Action, RuleId},
+};
+
+/// Connections looked at under one lock.
+const PIECE: u32 = 256;
+
+/// A change of the adaptive timers, in thousandths, that is worth a walk.
+const WORTH_A_WALK: u32 = 50;
+
+impl Engine {
+    /// Makes every wheel agree with shorter timers, piece by piece, in the coming
+    /// calls of `handle_timeout`.
+    pub(super) fn start_walk(&self) {
+        for shard in &self.shards {
+            shard.lock().walk = Some(Walk::default());
+        }
+    }
+}
+
+impl Worker {
+    /// Ends what is over; a bounded amount of work a call. `true`: there is more
+    /// to do right now.
+    pub fn handle_timeout(&mut self, now: Instant) -> bool {
+        let engine = std::sync::Arc::clone(&self.engine);
+        let more = self.with(now, |context| {
+            let tended = engine.tended_shrink.load(Ordering::Relaxed);
+            if context.shrink.0.saturating_add(WORTH_A_WALK) <= tended
+                || (context.shrink.0 == 1000 && tended != 1000)
+            {
+                engine.tended_shrink.store(context.shrink.0, Ordering::Relaxed);
+                engine.start_walk();
+            }
+            let mut more = false;
+            for (number, mutex) in (0_u16..).zip(&engine.shards) {
+                let mut shard = mutex.lock();
+                let mut held = Held { shard: &mut shard, number };
+                more |= context.walk(&mut held);
+                more |= context.fire::<Ipv4Addr>(&mut held);
+                more |= context.fire::<Ipv6Addr>(&mut held);
+            }
+            more
+        });
+        self.finish_evictions(now);
+        more
+    }
+
+    /// When `handle_timeout` should be called next; `None` while there is nothing
+    /// to wait for.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.engine.shards.iter().filter_map(|shard| shard.lock().next_due()).min()
+    }
+
+    /// Ends the half-open connections that had to make room. Done when no shard is
+    /// held, because they may lie in any.
+    pub(super) fn finish_evictions(&mut self, now: Instant) {
+        while let Some(eviction) = self.out.evictions.pop() {
+            self.with(now, |context| {
+                if eviction.at.ipv6 {
+                    context.finish_eviction::<Ipv6Addr>(eviction);
+                } else {
+                    context.finish_eviction::<Ipv4Addr>(eviction);
+                }
+            });
+        }
+    }
+
+    /// Judges every connection again by the rules in force.
+    pub(super) fn rejudge(&mut self, now: Instant) {
+        let engine = std::sync::Arc::clone(&self.engine);
+        for (number, mutex) in (0_u16..).zip(&engine.shards) {
+            let mut from = Some(Walk::default());
+            while let Some(walk) = from {
+                let mut shard = mutex.lock();
+                let mut held = Held { shard: &mut shard, number };
+                from = self.with(now, |context| {
+                    context.piece(&mut held, walk, |context, held, walk| {
+                        if walk.ipv6 {
+                            context.rejudge::<Ipv6Addr>(held, walk.slot);
+                        } else {
+                            context.rejudge::<Ipv4Addr>(held, walk.slot);
+                        }
+                    })
+                });
+            }
+        }
+    }
+}
+
+impl Context<'_> {
+    /// Looks at what the wheel says is due. `true`: more is.
+    fn fire<A: Family>(&mut self, held: &mut Held<'_>) -> bool {
+        for _ in 0..PIECE {
+            let Some(slot) = A::table(held.shard).pop_due(self.now) else { return false };
+            let Some(connection) = A::table(held.shard).get(slot).map(|entry| entry.connection) else {
+                continue;
+            };
+            let deadline = self.deadline(&connection);
+            if deadline.at <= self.now {
+                let reason = self.expired(&connection, deadline.timer);
+                self.end::<A>(held, slot, true, reason, false);
+            } else {
+                A::table(held.shard).put_back(slot, deadline.at);
+            }
+        }
+        true
+    }
+
+    /// One piece of the walk that follows a change of timers. `true`: more to walk.
+    fn walk(&mut self, held: &mut Held<'_>) -> bool {
+        let Some(walk) = held.shard.walk else { return false };
+        held.shard.walk = self.piece(held, walk, |context, held, walk| {
+            if walk.ipv6 {
+                context.hasten::<Ipv6Addr>(held, walk.slot);
+            } else {
+                context.hasten::<Ipv4Addr>(held, walk.slot);
+            }
+        });
+        held.shard.walk.is_some()
+    }
+
+    /// Visits up to [`PIECE`] slots from `from` on; where to go on.
+    fn piece(
+        &mut self,
+        held: &mut Held<'_>,
+        from: Walk,
+        mut visit: impl FnMut(&mut Self, &mut Held<'_>, Walk),
+    ) -> Option<Walk> {
+        let Walk { ipv6, slot } = from;
+        let bound = if ipv6 { held.shard.ipv6.bound() } else { held.shard.ipv4.bound() };
+        let end = bound.min(slot.saturating_add(PIECE));
+        for slot in slot..end {
+            visit(self, held, Walk { ipv6, slot });
+        }
+        if end < bound {
+            Some(Walk { ipv6, slot: end })
+        } else if ipv6 {
+            None
+        } else {
+            Some(Walk { ipv6: true, slot: 0 })
+        }
+    }
+
+    fn hasten<A: Family>(&mut self, held: &mut Held<'_>, slot: Slot) {
+        let Some(entry) = A::table(held.shard).get(slot) else { return };
+        let at = self.deadline(&entry.connection).at;
+        A::table(held.shard).hasten(slot, at);
+    }
+
+    pub(super) fn kill(&mut self, flow: &Flow, silent: bool) -> bool {
+        match flow.src {
+            IpAddr::V4(_) => self.kill_in::<Ipv4Addr>(flow, silent),
+            IpAddr::V6(_) => self.kill_in::<Ipv6Addr>(flow, silent),
+        }
+    }
+
+    fn kill_in<A: Family>(&mut self, flow: &Flow, silent: bool) -> bool {
+        let Some((key, _)) = Key::<A>::of(flow) else { return false };
+        let hash = key.hash(self.engine.seed);
+        let (number, mutex) = self.engine.shard_of(hash);
+        let mut shard = mutex.lock();
+        let mut held = Held { shard: &mut shard, number };
+        let Some(slot) = A::table(held.shard).find(&key, hash) else { return false };
+        self.end::<A>(&mut held, slot, false, CloseReason::Killed, silent);
+        true
+    }
+
+    fn finish_eviction<A: Family>(&mut self, eviction: Eviction) {
+        let Eviction { at, id, limit } = eviction;
+        let Some(mutex) = self.engine.shards.get(usize::from(at.shard)) else { return };
+        let mut shard = mutex.lock();
+        let mut held = Held { shard: &mut shard, number: at.shard };
+        // It may have finished its handshake, or ended, in the meantime.
+        let still =
+            A::table(held.shard).get(at.slot).is_some_and(|entry| entry.connection.embryo == Some(id));
+        if still {
+            self.end::<A>(&mut held, at.slot, false, CloseReason::Evicted(limit), false);
+        }
+    }
+
+    fn rejudge<A: Family>(&mut self, held: &mut Held<'_>, slot: Slot) {
+        let ruling = self.ruling;
+        let Some(entry) = A::table(held.shard).get_mut(slot) else { return };
+        let flow = entry.key.flow(entry.connection.opener);
+        let connection = &mut entry.connection;
+        let icmp = (connection.phase == crate::conntrack::Phase::Icmp).then(|| {
+            let v6 = flow.protocol == crate::wire::Protocol::ICMPV6;
+            (if v6 { 128 } else { 8 }, 0)
+        });
+        let new = ruling.new_flow(hook_of(connection.tag), path_of(connection), &flow, icmp);
+        let (action, RuleId(id), _) = ruling.decide(&new);
+        if action == Action::Accept {
+            connection.rule = id;
+        } else {
+            self.end::<A>(held, slot, false, CloseReason::Rejudged, false);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Limits on half-open connections.
+
+use super::*;
+use crate::policy::{EmbryonicLimits, Limit, LiveLimit, OnExcess};
+
+fn limited(limits: EmbryonicLimits) -> Lab {
+    let mut settings = open_settings();
+    settings.limits = limits;
+    Lab::with(settings, Vec::new())
+}
+
+fn from(lab: &mut Lab, address: &str, port: u16) {
+    lab.client = (address.parse().unwrap(), port);
+}
+
+fn limits(set: impl FnOnce(&mut EmbryonicLimits)) -> EmbryonicLimits {
+    let mut limits = EmbryonicLimits::default();
+    set(&mut limits);
+    limits
+}
+
+#[test]
+fn per_source_holds_while_others_connect() {
+    let mut lab = limited(limits(|l| l.per_source = Some(3)));
+    for port in 0..3 {
+        from(&mut lab, "198.51.100.7", 5000 + port);
+        lab.pass(&[client("S", 0), client("S", 0)]);
+    }
+    from(&mut lab, "198.51.100.7", 5003);
+    lab.dropped(client("S", 0), DropReason::Limit);
+    from(&mut lab, "198.51.100.8", 5003);
+    lab.handshake();
+    // A finished handshake gives its count back.
+    from(&mut lab, "198.51.100.7", 5000);
+    lab.pass(&[server("S.", 0).ack(1), client(".", 1).ack(1)]);
+    from(&mut lab, "198.51.100.7", 5003);
+    lab.pass(&[client("S", 0)]);
+    assert_eq!(lab.engine.counters().limits_passed[Limit::PerSource as usize].1, 1);
+}
+
+#[test]
+fn every_way_out_gives_the_count_back() {
+    type WayOut = fn(&mut Lab);
+    let ways: [(&str, WayOut); 6] = [
+        ("established", |lab| lab.pass(&[server("S.", 0).ack(1), client(".", 1).ack(1)])),
+        ("rst of the server", |lab| lab.pass(&[server("R.", 0).ack(1)])),
+        ("rst of the client", |lab| lab.pass(&[client("R", 1)])),
+        ("expiry", |lab| lab.seconds(31)),
+        ("expiry of the other half", |lab| {
+            lab.pass(&[server("S.", 0).ack(1)]);
+            lab.seconds(31);
+        }),
+        ("kill", |lab| {
+            let flow = lab.flow();
+            assert!(lab.worker.kill(&flow, false, lab.now));
+        }),
+    ];
+    for (name, way) in ways {
+        let mut lab = limited(limits(|l| l.total = Some(1)));
+        lab.pass(&[client("S", 0)]);
+        lab.client.1 += 1;
+        lab.dropped(client("S", 0), DropReason::Limit);
+        lab.client.1 -= 1;
+        way(&mut lab);
+        assert_eq!(lab.engine.counters().embryonic, 0, "{name}");
+        lab.client.1 += 1;
+        lab.pass(&[client("S", 0)]);
+    }
+}
+
+#[test]
+fn per_destination_counts_address_and_port() {
+    let mut lab = limited(limits(|l| l.per_destination = Some(1)));
+    lab.pass(&[client("S", 0)]);
+    from(&mut lab, "198.51.100.8", 4000);
+    lab.dropped(client("S", 0), DropReason::Limit);
+    lab.server.1 = 81;
+    lab.pass(&[client("S", 0)]);
+}
+
+#[test]
+fn reset_answers_with_the_rst_of_a_closed_port() {
+    let mut lab = limited(limits(|l| {
+        l.total = Some(1);
+        l.on_excess = Some(OnExcess::Reset);
+    }));
+    lab.pass(&[client("S", 0)]);
+    lab.client.1 += 1;
+    assert_eq!(lab.send(client("S", 0)), Verdict::Reset(DropReason::Limit));
+    assert_eq!(lab.resets(), [(From::Client, 0u32.wrapping_sub(SERVER_ISS), Some(1))]);
+}
+
+#[test]
+fn evict_lets_the_newest_in_and_tells_the_server_of_the_stalest() {
+    let mut lab = limited(limits(|l| {
+        l.total = Some(2);
+        l.on_excess = Some(OnExcess::Evict);
+    }));
+    for port in [5000, 5001, 5002] {
+        from(&mut lab, "198.51.100.7", port);
+        lab.pass(&[client("S", 0)]);
+        lab.pass(&[server("S.", 0).ack(1)]);
+        lab.seconds(1);
+    }
+    assert_eq!(lab.engine.counters().embryonic, 2);
+    from(&mut lab, "198.51.100.7", 5000);
+    assert_eq!(lab.phase(), None, "the stalest went");
+    assert_eq!(lab.resets(), [(From::Server, 1, None)]);
+    assert_eq!(lab.closed(), [CloseReason::Evicted(Limit::Total)]);
+    from(&mut lab, "198.51.100.7", 5002);
+    lab.pass(&[client(".", 1).ack(1)]);
+}
+
+#[test]
+fn a_rules_own_limits_and_the_global_ones_both_hold() {
+    let mut web = rule("web", 1);
+    web.services =
+        vec![crate::policy::ServiceKind::Ports(Protocol::TCP, crate::policy::Ports { first: 80, last: 80 })];
+    web.limits = limits(|l| l.total = Some(2));
+    let rest = rule("rest", 2);
+    let mut settings = open_settings();
+    settings.limits = limits(|l| l.total = Some(3));
+    let mut lab = Lab::with(settings, vec![web, rest]);
+    for port in 0..2 {
+        lab.client.1 = 5000 + port;
+        lab.pass(&[client("S", 0)]);
+    }
+    lab.client.1 = 5002;
+    lab.dropped(client("S", 0), DropReason::Limit);
+    lab.server.1 = 22;
+    lab.pass(&[client("S", 0)]);
+    lab.client.1 = 5003;
+    lab.dropped(client("S", 0), DropReason::Limit);
+    assert_eq!(lab.engine.counters().embryonic_by_rule, [(RuleId(1), 2), (RuleId(2), 1)]);
+}
+
+#[test]
+fn shadow_counts_and_reports_but_does_not_act() {
+    let mut lab = limited(limits(|l| {
+        l.total = Some(1);
+        l.shadow = true;
+    }));
+    for port in 5000..5003 {
+        lab.client.1 = port;
+        lab.pass(&[client("S", 0)]);
+    }
+    let reported = std::iter::from_fn(|| lab.worker.poll_event())
+        .filter(|event| matches!(event, Event::LimitPassed { answer: None, .. }))
+        .count();
+    assert_eq!(reported, 2);
+}
+
+#[test]
+fn a_limit_set_live_finds_true_numbers() {
+    let mut lab = Lab::new();
+    for port in 5000..5003 {
+        lab.client.1 = port;
+        lab.pass(&[client("S", 0)]);
+    }
+    let mut live = lab.engine.live();
+    live.set_limit(LiveLimit { limit: Limit::PerSource, rule: None, value: Some(3), until: None }).unwrap();
+    lab.engine.set_live(live);
+    lab.client.1 = 5003;
+    lab.dropped(client("S", 0), DropReason::Limit);
+}
+
+#[test]
+fn a_full_table_makes_room_among_the_half_open_only() {
+    let mut settings = open_settings();
+    settings.max_connections = 3;
+    settings.adaptive = crate::policy::Adaptive { start: 200, end: 300 };
+    let mut lab = Lab::with(settings, Vec::new());
+    lab.client.1 = 5000;
+    lab.handshake();
+    for port in [5001, 5002, 5003] {
+        lab.client.1 = port;
+        lab.pass(&[client("S", 0)]);
+    }
+    assert_eq!(lab.engine.counters().connections, 3);
+    for port in [5002, 5003] {
+        lab.client.1 = port;
+        lab.pass(&[server("S.", 0).ack(1), client(".", 1).ack(1)]);
+    }
+    lab.client.1 = 5004;
+    lab.dropped(client("S", 0), DropReason::TableFull);
+    lab.client.1 = 5000;
+    assert_eq!(lab.phase(), Some(Phase::Established));
+}

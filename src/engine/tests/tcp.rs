@@ -1,0 +1,402 @@
+//! TCP's phases, numbers and RSTs.
+
+use super::*;
+use crate::{
+    conntrack::{
+        Direction,
+        tcp::{Kind, Meaning, meaning},
+    },
+    engine::Peer,
+};
+
+const TCP_PHASES: [Phase; 8] = [
+    Phase::SynSent,
+    Phase::SynReceived,
+    Phase::Established,
+    Phase::FinWait,
+    Phase::HalfClosed,
+    Phase::Closing,
+    Phase::TimeWait,
+    Phase::Reset,
+];
+
+#[test]
+fn a_life_from_syn_to_time_wait() {
+    for mut lab in [Lab::new(), Lab::ipv6()] {
+        for phase in [Phase::SynSent, Phase::SynReceived, Phase::Established] {
+            let mut one = if lab.client.0.is_ipv4() { Lab::new() } else { Lab::ipv6() };
+            one.bring_to(phase);
+        }
+        lab.handshake();
+        lab.pass(&[
+            client("P.", 1).ack(1).len(100),
+            server(".", 1).ack(101),
+            server("P.", 1).ack(101).len(1000),
+        ]);
+        lab.pass(&[client("F.", 101).ack(1001)]);
+        assert_eq!(lab.phase(), Some(Phase::FinWait));
+        lab.pass(&[server(".", 1001).ack(102)]);
+        assert_eq!(lab.phase(), Some(Phase::HalfClosed));
+        lab.pass(&[server("P.", 1001).ack(102).len(500), client(".", 102).ack(1501)]);
+        assert_eq!(lab.phase(), Some(Phase::HalfClosed), "the server may still send");
+        lab.pass(&[server("F.", 1501).ack(102)]);
+        assert_eq!(lab.phase(), Some(Phase::Closing));
+        lab.pass(&[client(".", 102).ack(1502)]);
+        assert_eq!(lab.phase(), Some(Phase::TimeWait));
+        lab.seconds(61);
+        assert_eq!(lab.phase(), None);
+        assert_eq!(lab.closed(), [CloseReason::Finished]);
+        assert!(lab.resets().is_empty());
+    }
+}
+
+#[test]
+fn the_ack_must_cover_the_fin() {
+    let mut lab = Lab::in_phase(Phase::Established);
+    lab.pass(&[client("F.", 1).ack(1), server(".", 1).ack(1)]);
+    assert_eq!(lab.phase(), Some(Phase::FinWait), "an ACK below the FIN does not close");
+    lab.pass(&[server("P.", 1).ack(1).len(10)]);
+    assert_eq!(lab.phase(), Some(Phase::FinWait));
+    lab.pass(&[server(".", 11).ack(2)]);
+    assert_eq!(lab.phase(), Some(Phase::HalfClosed));
+}
+
+#[test]
+fn both_fins_cross() {
+    let mut lab = Lab::in_phase(Phase::Established);
+    lab.pass(&[client("F.", 1).ack(1), server("F.", 1).ack(1)]);
+    assert_eq!(lab.phase(), Some(Phase::Closing));
+    lab.pass(&[client(".", 2).ack(2)]);
+    assert_eq!(lab.phase(), Some(Phase::Closing));
+    lab.pass(&[server(".", 2).ack(2)]);
+    assert_eq!(lab.phase(), Some(Phase::TimeWait));
+}
+
+#[test]
+fn data_behind_a_fin_is_dropped_but_its_retransmission_passes() {
+    let mut lab = Lab::in_phase(Phase::HalfClosed);
+    lab.dropped(client("P.", 2).ack(1).len(10), DropReason::AfterFin);
+    lab.pass(&[client("F.", 1).ack(1)]);
+    assert_eq!(lab.phase(), Some(Phase::HalfClosed));
+}
+
+#[test]
+fn simultaneous_open() {
+    let mut lab = Lab::new();
+    lab.pass(&[client("S", 0), server("S", 0)]);
+    assert_eq!(lab.phase(), Some(Phase::SynReceived));
+    lab.pass(&[client("S.", 0).ack(1)]);
+    assert_eq!(lab.phase(), Some(Phase::SynReceived));
+    lab.pass(&[server("S.", 0).ack(1)]);
+    assert_eq!(lab.phase(), Some(Phase::Established));
+    lab.pass(&[client("P.", 1).ack(1).len(5), server(".", 1).ack(6)]);
+}
+
+#[test]
+fn retransmissions_of_the_handshake_pass_and_buy_no_time() {
+    let mut lab = Lab::new();
+    lab.pass(&[client("S", 0)]);
+    lab.seconds(10);
+    lab.pass(&[client("S", 0)]);
+    assert_eq!(lab.view().unwrap().expires_in, Duration::from_secs(20));
+    lab.pass(&[server("S.", 0).ack(1)]);
+    lab.seconds(10);
+    lab.pass(&[server("S.", 0).ack(1), client("S", 0)]);
+    assert_eq!(lab.view().unwrap().expires_in, Duration::from_secs(20));
+    lab.pass(&[client(".", 1).ack(1), server("S.", 0).ack(1)]);
+    assert_eq!(lab.phase(), Some(Phase::Established));
+}
+
+#[test]
+fn a_syn_ack_for_another_syn_opens_nothing_but_may_be_refused() {
+    let mut lab = Lab::in_phase(Phase::SynSent);
+    lab.pass(&[server("S.", 0).ack(77)]);
+    assert_eq!(lab.phase(), Some(Phase::SynSent));
+    // The client's RST to it passes and does not end its own attempt.
+    lab.pass(&[client("R", 77)]);
+    assert_eq!(lab.phase(), Some(Phase::SynSent));
+    lab.pass(&[server("S.", 0).ack(1)]);
+    assert_eq!(lab.phase(), Some(Phase::SynReceived));
+    lab.dropped(client(".", 1).ack(9), DropReason::BadAck);
+}
+
+/// RFC 9293 §3.5.1, figure 10: the client crashed and opens again.
+#[test]
+fn a_crashed_end_recovers_through_the_challenge_ack() {
+    let mut lab = Lab::in_phase(Phase::Established);
+    lab.pass(&[server("P.", 1).ack(1).len(100), client(".", 1).ack(101)]);
+    let again = 500_000;
+    lab.pass(&[client("S", again)]);
+    assert_eq!(lab.phase(), Some(Phase::Established), "a SYN ends nothing by itself");
+    lab.pass(&[server(".", 101).ack(1)]);
+    lab.pass(&[client("R", 1)]);
+    assert_eq!(lab.phase(), Some(Phase::Reset));
+    lab.pass(&[client("S", again)]);
+    assert_eq!(lab.phase(), Some(Phase::SynSent));
+    assert!(lab.closed().contains(&CloseReason::Replaced));
+}
+
+#[test]
+fn rst_three_ways() {
+    // Exact: closes. The test is what the receiver has acknowledged or may expect.
+    let mut lab = Lab::in_phase(Phase::Established);
+    lab.pass(&[client("R", 1)]);
+    assert_eq!(lab.phase(), Some(Phase::Reset));
+    lab.seconds(11);
+    assert_eq!(lab.closed(), [CloseReason::Rst(Peer::Client)]);
+
+    // In window: passes, the connection is kept, the timer is short.
+    let mut lab = Lab::in_phase(Phase::Established);
+    lab.pass(&[client("R", 500)]);
+    let view = lab.view().unwrap();
+    assert_eq!((view.phase, view.timer), (Phase::Established, Timer::UnverifiedRst));
+    assert_eq!(view.expires_in, Duration::from_secs(30));
+    // The challenge ACK shows that the other end lives.
+    lab.pass(&[server(".", 1).ack(1)]);
+    assert_eq!(lab.view().unwrap().timer, Timer::Established);
+    // Without an answer it ends.
+    lab.pass(&[client("R", 500)]);
+    lab.seconds(31);
+    assert_eq!(lab.phase(), None);
+
+    // Outside: dropped.
+    let mut lab = Lab::in_phase(Phase::Established);
+    lab.dropped(client("R", 70_000), DropReason::BadRst);
+    lab.dropped(client("R", 0), DropReason::BadRst);
+    lab.dropped(client("R", 1 << 31), DropReason::BadRst);
+}
+
+#[test]
+fn a_refused_syn_needs_an_rst_that_acknowledges_it() {
+    let mut lab = Lab::in_phase(Phase::SynSent);
+    lab.dropped(server("R", 0), DropReason::BadRst);
+    lab.dropped(server("R.", 0).ack(2), DropReason::BadRst);
+    lab.pass(&[server("R.", 0).ack(1)]);
+    assert_eq!(lab.phase(), Some(Phase::Reset));
+    lab.seconds(11);
+    assert_eq!(lab.closed(), [CloseReason::Rst(Peer::Server)]);
+}
+
+#[test]
+fn the_four_inequalities() {
+    let mut lab = Lab::new();
+    lab.pass(&[
+        client("S", 0).window(1000),
+        server("S.", 0).ack(1).window(2000),
+        client(".", 1).ack(1).window(1000),
+    ]);
+    // 1: the server's window ends at 2001.
+    lab.dropped(client(".", 2002).ack(1).window(1000), DropReason::SeqBeyond);
+    lab.pass(&[
+        client(".", 1).ack(1).len(1000).window(1000),
+        client(".", 1001).ack(1).len(1000).window(1000),
+    ]);
+    // 2: more than the server's window behind what was sent.
+    lab.dropped(client(".", 0u32.wrapping_sub(10)).ack(1).window(1000), DropReason::SeqOld);
+    // 3: the server acknowledges what was never sent.
+    lab.dropped(server(".", 1).ack(2002).window(2000), DropReason::AckBeyond);
+    // 4: and what is long past.
+    lab.dropped(server(".", 1).ack(2001u32.wrapping_sub(66_001)).window(2000), DropReason::AckOld);
+    lab.pass(&[server(".", 1).ack(2001).window(2000)]);
+}
+
+#[test]
+fn windows_scale_only_if_both_ends_offer_it() {
+    for (server_scale, reach) in [(Some(7), 1000 << 7), (None, 1000)] {
+        let mut lab = Lab::new();
+        let mut answer = server("S.", 0).ack(1).window(1000);
+        answer.scale = server_scale;
+        lab.pass(&[client("S", 0).scale(5), answer, client(".", 1).ack(1)]);
+        lab.pass(&[server(".", 1).ack(1).window(1000)]);
+        lab.dropped(client(".", 1 + reach + 1).ack(1), DropReason::SeqBeyond);
+        lab.pass(&[client(".", 1 + reach).ack(1)]);
+    }
+}
+
+#[test]
+fn keepalives_and_zero_window_probes_pass() {
+    let mut lab = Lab::in_phase(Phase::Established);
+    lab.pass(&[client(".", 0).ack(1), server(".", 1).ack(1)]);
+    lab.pass(&[client(".", 0).ack(1).len(1), server(".", 1).ack(1)]);
+    lab.pass(&[
+        server(".", 1).ack(1).window(0),
+        client("P.", 1).ack(1).len(1),
+        server(".", 1).ack(1).window(0),
+    ]);
+}
+
+#[test]
+fn fast_open_data_in_the_syn_and_before_the_last_ack() {
+    let mut lab = Lab::new();
+    lab.pass(&[client("S", 0).len(100), server("S.", 0).ack(101), server("P.", 1).ack(101).len(500)]);
+    assert_eq!(lab.phase(), Some(Phase::SynReceived));
+    lab.pass(&[client(".", 101).ack(501)]);
+    assert_eq!(lab.phase(), Some(Phase::Established));
+    // The server may also take only the SYN.
+    let mut lab = Lab::new();
+    lab.pass(&[client("S", 0).len(100), server("S.", 0).ack(1), client("P.", 1).ack(1).len(100)]);
+    assert_eq!(lab.phase(), Some(Phase::Established));
+}
+
+#[test]
+fn time_wait_is_left_by_a_newer_syn_only() {
+    let mut lab = Lab::in_phase(Phase::TimeWait);
+    lab.pass(&[client("S", 1)]);
+    assert_eq!(lab.phase(), Some(Phase::TimeWait), "an old duplicate");
+    lab.pass(&[client("S", 100_000)]);
+    assert_eq!(lab.phase(), Some(Phase::SynSent));
+
+    let mut lab = Lab::new();
+    let stamped = |mut say: Say, value| {
+        say.timestamp = Some(value);
+        say
+    };
+    lab.pass(&[
+        client("S", 0).timestamp(10),
+        stamped(server("S.", 0).ack(1), 20),
+        stamped(client(".", 1).ack(1), 11),
+        stamped(client("F.", 1).ack(1), 12),
+        stamped(server("F.", 1).ack(2), 22),
+        stamped(client(".", 2).ack(2), 13),
+    ]);
+    assert_eq!(lab.phase(), Some(Phase::TimeWait));
+    lab.pass(&[client("S", 0u32.wrapping_sub(1000)).timestamp(14)]);
+    assert_eq!(lab.phase(), Some(Phase::SynSent), "a newer timestamp (RFC 6191)");
+}
+
+#[test]
+fn an_rst_does_not_end_time_wait() {
+    let mut lab = Lab::in_phase(Phase::TimeWait);
+    lab.pass(&[client("R", 2)]);
+    assert_eq!(lab.phase(), Some(Phase::TimeWait));
+}
+
+#[test]
+fn impossible_flags_are_dropped_everywhere() {
+    for flags in ["", "SF", "SR", "SF.", "FR", "FR.", "F", "SFRPU.", "FPU", "P", "U"] {
+        let mut lab = Lab::in_phase(Phase::Established);
+        let mut say = client(flags, 1);
+        if flags.contains('.') {
+            say = say.ack(1);
+        }
+        lab.dropped(say, DropReason::ImpossibleFlags);
+        let mut fresh = Lab::new();
+        fresh.dropped(client(flags, 0), DropReason::ImpossibleFlags);
+        assert_eq!(fresh.phase(), None);
+    }
+}
+
+/// Every cell of the table, against what the engine does with a segment that is
+/// right in every other respect.
+#[test]
+fn every_cell_does_what_the_table_says() {
+    let mut cells = 0;
+    for phase in TCP_PHASES {
+        for (from, direction) in [(From::Client, Direction::Original), (From::Server, Direction::Reply)] {
+            for kind in Kind::ALL {
+                cells += 1;
+                let mut lab = Lab::in_phase(phase);
+                let segment = fitting(phase, from, kind);
+                let verdict = lab.send(segment);
+                let after = lab.phase();
+                let what = meaning(direction, kind, phase).unwrap();
+                let place = format!("{phase} {from:?} {}: {what:?} -> {verdict:?} {after:?}", kind.name());
+                match what {
+                    Meaning::Never => {
+                        assert_eq!(
+                            (verdict, after),
+                            (Verdict::Drop(DropReason::Unexpected), Some(phase)),
+                            "{place}"
+                        );
+                    }
+                    Meaning::Stale => assert_eq!((verdict, after), (Verdict::Accept, Some(phase)), "{place}"),
+                    Meaning::Reopen => {
+                        assert_eq!(verdict, Verdict::Accept, "{place}");
+                        let opened = if from == From::Client { after } else { opened_by_server(&lab) };
+                        assert_eq!(opened, Some(Phase::SynSent), "{place}");
+                    }
+                    Meaning::Cross | Meaning::Answer => {
+                        assert_eq!((verdict, after), (Verdict::Accept, Some(Phase::SynReceived)), "{place}");
+                    }
+                    Meaning::Abort | Meaning::Refuse => {
+                        assert_eq!((verdict, after), (Verdict::Accept, Some(Phase::Reset)), "{place}");
+                    }
+                    Meaning::Rst => {
+                        let expected = if matches!(phase, Phase::TimeWait) { phase } else { Phase::Reset };
+                        assert_eq!((verdict, after), (Verdict::Accept, Some(expected)), "{place}");
+                    }
+                    Meaning::Repeat => assert_eq!(verdict, Verdict::Accept, "{place}"),
+                    Meaning::Data => {
+                        assert_eq!(
+                            (verdict, after),
+                            (Verdict::Accept, Some(data_leads_to(phase, from, kind))),
+                            "{place}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(cells, 80);
+}
+
+fn opened_by_server(lab: &Lab) -> Option<Phase> {
+    let wanted = lab.flow().reversed();
+    let mut found = None;
+    lab.engine.connections(lab.now, &mut |view| {
+        if view.flow == wanted {
+            found = Some(view.phase);
+        }
+        true
+    });
+    found
+}
+
+/// A segment with the numbers that its sender would use in this phase.
+fn fitting(phase: Phase, from: From, kind: Kind) -> Say {
+    // After the closing exchange of `bring_to`: the client has sent its FIN from
+    // fin_wait on, the server from closing on.
+    let client_next = match phase {
+        Phase::SynSent | Phase::SynReceived | Phase::Established | Phase::Reset => 1,
+        _ => 2,
+    };
+    let server_next = match phase {
+        Phase::SynSent => 0,
+        Phase::Closing | Phase::TimeWait => 2,
+        _ => 1,
+    };
+    let (own, other) = match from {
+        From::Client => (client_next, server_next),
+        From::Server => (server_next, client_next),
+    };
+    let newer = 1_000_000;
+    let say = |flags, seq| say(from, flags, seq);
+    match kind {
+        Kind::Syn if matches!(phase, Phase::TimeWait | Phase::Reset) => say("S", newer),
+        Kind::Syn => say("S", 0),
+        Kind::SynAck => say("S.", 0).ack(1),
+        Kind::Ack => say(".", own).ack(other),
+        Kind::Fin => {
+            let sent = matches!(
+                (from, phase),
+                (From::Client, Phase::FinWait | Phase::HalfClosed | Phase::Closing | Phase::TimeWait)
+            ) || matches!((from, phase), (From::Server, Phase::Closing | Phase::TimeWait));
+            say("F.", if sent { own - 1 } else { own }).ack(other)
+        }
+        Kind::Rst if phase == Phase::SynSent && from == From::Server => say("R.", 0).ack(1),
+        Kind::Rst => say("R", own),
+    }
+}
+
+fn data_leads_to(phase: Phase, from: From, kind: Kind) -> Phase {
+    match (phase, from, kind) {
+        (Phase::SynReceived, From::Client, Kind::Ack) => Phase::Established,
+        (Phase::SynReceived, From::Client, Kind::Fin) | (Phase::Established, _, Kind::Fin) => Phase::FinWait,
+        // The server's ACK covers the client's FIN.
+        (Phase::FinWait, From::Server, Kind::Ack) => Phase::HalfClosed,
+        (Phase::FinWait | Phase::HalfClosed, From::Server, Kind::Fin) => Phase::Closing,
+        // The client's segment acknowledges the server's FIN.
+        (Phase::Closing, From::Client, _) => Phase::TimeWait,
+        (phase, _, _) => phase,
+    }
+}
