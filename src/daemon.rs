@@ -30,5 +30,32 @@ mod status;
 pub mod text;
 mod threads;
 
+use crate::sys::sysctl;
+
 pub use saved::STATE_DIRECTORY;
 pub use start::{Options, hold_static, run};
+
+/// Whether a timer may be set to this, so that the command line can say so
+/// without a daemon.
+///
+/// # Errors
+/// A sentence that says what to write.
+pub fn check_timer_change(name: &str, value: &str) -> Result<(), String> {
+    live::timer_named(name).and_then(|timer| live::timer_value(timer, value)).map(|_| ())
+}
+
+/// Whether a limit may be set to this.
+///
+/// # Errors
+/// A sentence that says what to write.
+pub fn check_limit_change(name: &str, value: &str) -> Result<(), String> {
+    live::limit_named(name).and_then(|limit| live::limit_value(limit, value)).map(|_| ())
+}
+
+/// Puts back kernel settings that a killed daemon left. `false`: there were none.
+///
+/// # Errors
+/// The kernel's word.
+pub fn restore_settings() -> std::io::Result<bool> {
+    sysctl::restore_from(&kernel::settings_file()?)
+}

@@ -1,9 +1,107 @@
-//! Choosing what the daemon takes of the kernel: queue numbers.
+//! What the daemon takes of the kernel: queue numbers, and settings that make
+//! conntrack remember as long as we do.
 
-use crate::policy::Queues;
+use std::{path::PathBuf, time::Duration};
+
+use crate::{
+    conntrack::Timer,
+    engine::Engine,
+    policy::{Queues, RuleId},
+    sys::{
+        control::namespace_file,
+        sysctl::{self, Needs, SysctlError},
+    },
+};
 
 /// More workers than this would only wait for each other.
 const MOST_WORKERS: u16 = 64;
+
+/// Where the settings' old values are kept while a daemon runs.
+///
+/// # Errors
+/// If `/proc` can't be read.
+pub fn settings_file() -> std::io::Result<PathBuf> {
+    namespace_file("sysctls.json")
+}
+
+/// Kernel settings that were changed, to be put back.
+#[derive(Debug, Default)]
+pub struct KernelSettings {
+    saved: Option<sysctl::Saved>,
+}
+
+impl KernelSettings {
+    /// Raises what the rules and live changes in force need.
+    ///
+    /// # Errors
+    /// If conntrack is not there, or the old values can't be kept.
+    pub fn adjust(&mut self, engine: &Engine) -> Result<(), SysctlError> {
+        let needs = needs(engine);
+        match &mut self.saved {
+            Some(saved) => saved.raise(&needs),
+            None => {
+                self.saved = Some(sysctl::raise_for(&needs, settings_file().ok().as_deref())?);
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts the old values back.
+    ///
+    /// # Errors
+    /// The kernel's word.
+    pub fn restore(&mut self) -> std::io::Result<()> {
+        self.saved.take().map_or(Ok(()), sysctl::Saved::restore)
+    }
+
+    /// What was changed, in words.
+    #[must_use]
+    pub fn words(&self) -> Vec<String> {
+        let changes = self.saved.iter().flat_map(sysctl::Saved::changes);
+        changes.map(|change| format!("{} = {} (was {})", change.name, change.new, change.old)).collect()
+    }
+
+    /// What should have been changed and could not, in words.
+    #[must_use]
+    pub fn shortfalls(&self) -> Vec<String> {
+        let shortfalls = self.saved.iter().flat_map(sysctl::Saved::shortfalls);
+        let words = shortfalls.map(|short| {
+            format!(
+                "{} is {} and should be {}: the kernel may forget connections before halfgate does ({})",
+                short.name, short.value, short.needed, short.reason
+            )
+        });
+        words.collect()
+    }
+}
+
+/// The longest value of each timer in any rule, and the size of the table.
+fn needs(engine: &Engine) -> Needs {
+    let policy = engine.policy();
+    let longest = |timer: Timer| -> Duration {
+        let rules = std::iter::once(RuleId::DEFAULT).chain(policy.rules.iter().map(|rule| rule.id));
+        rules.filter_map(|rule| engine.timer_value(rule, timer).0).max().unwrap_or_default()
+    };
+    Needs {
+        syn_sent: longest(Timer::SynSent),
+        syn_received: longest(Timer::SynReceived),
+        established: longest(Timer::Established),
+        unacknowledged: longest(Timer::Unacknowledged),
+        fin_wait: longest(Timer::FinWait),
+        half_closed: longest(Timer::HalfClosed),
+        closing: longest(Timer::Closing),
+        time_wait: longest(Timer::TimeWait),
+        reset: longest(Timer::Reset),
+        unverified_rst: longest(Timer::UnverifiedRst),
+        udp_new: longest(Timer::UdpNew),
+        udp_stream: longest(Timer::UdpStream),
+        icmp: longest(Timer::Icmp),
+        other: longest(Timer::Other),
+        connections: u64::from(policy.settings.max_connections),
+        // The kernel's own counts are not read: every packet passes here.
+        accounting: false,
+    }
+}
 
 /// How many queues of each kind.
 #[must_use]

@@ -51,13 +51,11 @@ pub fn timer_value(timer: Timer, text: &str) -> Result<Option<Duration>, String>
 ///
 /// # Errors
 /// A sentence that says what to write.
-pub fn limit_value(text: &str) -> Result<Option<u32>, String> {
-    if text == "off" {
-        return Ok(None);
-    }
-    text.parse().map(Some).map_err(|_| {
-        format!("\"{text}\" is not a limit: write a whole number like 200, or off")
-    })
+pub fn limit_value(limit: Limit, text: &str) -> Result<Option<u32>, String> {
+    let wrong = |_| format!("\"{text}\" is not a limit: write a whole number like 200, or off");
+    let value = if text == "off" { None } else { Some(text.parse().map_err(wrong)?) };
+    crate::policy::live::check_limit(limit, value).map_err(|error| error.to_string())?;
+    Ok(value)
 }
 
 /// How far a change reaches, once its words were checked.
@@ -89,7 +87,7 @@ impl Daemon {
     /// If there is no such rule, or the client left.
     pub fn timers(&self, rule: Option<&str>, out: &mut dyn Outlet) -> Result<(), Refusal> {
         let engine = &self.shared.engine;
-        let (policy, live, counts, now) = (engine.policy(), engine.live(), engine.timers(), self.now());
+        let (policy, live, counts, now) = (engine.policy(), engine.live(), engine.timers(self.now()), self.now());
         let only = rule.map(|name| rule_id(&policy, name)).transpose()?;
         let row = |timer: Timer, rule: Option<RuleId>, connections: u64| {
             let (value, origin) = engine.timer_value(rule.unwrap_or(RuleId::DEFAULT), timer);
@@ -239,7 +237,7 @@ impl Daemon {
     /// Why nothing was changed.
     pub fn limit_set(&self, name: &str, value: &str, scope: &Scope, out: &mut dyn Outlet) -> Result<(), Refusal> {
         let limit = limit_named(name)?;
-        let new = limit_value(value)?;
+        let new = limit_value(limit, value)?;
         let policy = self.shared.engine.policy();
         let reach = self.reach(&policy, scope)?;
         let mut state = self.state();
@@ -354,10 +352,10 @@ mod tests {
         assert!(timer_value(Timer::Icmp, "10ms").is_err());
         assert!(timer_value(Timer::Icmp, "30").is_err());
         assert_eq!(timer_value(Timer::Icmp, "1m30s"), Ok(Some(Duration::from_secs(90))));
-        assert_eq!(limit_value("off"), Ok(None));
-        assert_eq!(limit_value("200"), Ok(Some(200)));
-        for text in ["-1", "2.5", "", "many", "99999999999"] {
-            assert!(limit_value(text).is_err(), "{text}");
+        assert_eq!(limit_value(Limit::Total, "off"), Ok(None));
+        assert_eq!(limit_value(Limit::Total, "200"), Ok(Some(200)));
+        for text in ["0", "-1", "2.5", "", "many", "99999999999"] {
+            assert!(limit_value(Limit::Total, text).is_err(), "{text}");
         }
     }
 }

@@ -95,7 +95,7 @@ impl Saved {
         for entry in &self.contents.limits {
             let fail = |why| wrong(entry, why);
             let limit = live::limit_named(&entry.name).map_err(fail)?;
-            let value = live::limit_value(&entry.value).map_err(fail)?;
+            let value = live::limit_value(limit, &entry.value).map_err(fail)?;
             let rule = entry.rule.as_deref().map(Arc::from);
             let change = LiveLimit { limit, rule, value, until: None };
             all.set_limit(change).map_err(|error| fail(error.to_string()))?;

@@ -89,23 +89,27 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         .context("can't open the raw and ctnetlink sockets (they need CAP_NET_RAW and CAP_NET_ADMIN)")?;
     let seed = random::seed().context("no random numbers")?;
     let shared = share(policy, seed, &live)?;
-    let mut settings = KernelSettings::default();
-    settings.adjust(&shared.engine.policy(), &live).map_err(|error| anyhow!(error))?;
-
     let mut crew = Crew::new();
-    let (outbox, orders) = match crew.start(&shared, queues, watch, kernel) {
+    let mut settings = KernelSettings::default();
+    let started = crew.start(&shared, queues, watch, kernel).and_then(|started| {
+        table::install(&spec, diversion)?;
+        Ok(started)
+    });
+    // Conntrack is there now: the table asks for it.
+    let started = started.and_then(|started| match settings.adjust(&shared.engine) {
+        Ok(()) => Ok(started),
+        Err(error) => {
+            give_up_table(&spec, options.service);
+            Err(error.into())
+        }
+    });
+    let (outbox, orders) = match started {
         Ok(started) => started,
         Err(error) => {
             crew.send_home(&shared);
-            settings.restore();
             return Err(error);
         }
     };
-    if let Err(error) = table::install(&spec, diversion) {
-        crew.send_home(&shared);
-        settings.restore();
-        return Err(error.into());
-    }
     let state = State {
         source,
         since: Clock::wall(Duration::ZERO),
@@ -146,6 +150,14 @@ pub fn hold_static(rules: Option<&PathBuf>) -> Result<()> {
         status::hook_names(settings.hooks).join(" "),
     ));
     Ok(())
+}
+
+/// The table of a start that failed after it was installed.
+fn give_up_table(spec: &TableSpec, service: bool) {
+    let result = if service { table::install_static(spec) } else { table::unload().map(|_| ()) };
+    if let Err(error) = result {
+        log::error(format_args!("the table could not be taken back: {error}"));
+    }
 }
 
 fn source_of(rules: Option<&PathBuf>) -> Result<Source> {
@@ -243,7 +255,7 @@ fn share(policy: Policy, seed: [u64; 2], live: &Live) -> Result<Arc<Shared>> {
     let clock = Clock::start();
     let marks = policy.settings.marks;
     let engine = Engine::new(policy, seed, clock.now());
-    engine.set_live(live.clone(), clock.now());
+    engine.set_live(live.clone());
     engine.set_interfaces(&interfaces::list().context("can't list interfaces")?);
     Ok(Arc::new(Shared {
         engine,
@@ -363,6 +375,9 @@ fn ready(daemon: &Daemon, socket: &ControlSocket, warnings: usize) {
     for words in state.settings.words() {
         log::info(format_args!("kernel setting: {words}"));
     }
+    for words in state.settings.shortfalls() {
+        log::warning(words);
+    }
     drop(state);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }
@@ -392,7 +407,9 @@ fn finish(daemon: &Arc<Daemon>, crew: &mut Crew, lock: &mut Lock, ending: &Resul
     let result = if hold { table::install_static(&held) } else { table::unload().map(|_| ()) };
     crew.send_home(&daemon.shared);
     if let Some(mut state) = daemon.try_state_for(LAST_WORDS) {
-        state.settings.restore();
+        if let Err(error) = state.settings.restore() {
+            log::warning(format_args!("a kernel setting could not be put back: {error}"));
+        }
     }
     if result.is_ok() {
         lock.set_note("")?;

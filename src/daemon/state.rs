@@ -151,8 +151,7 @@ impl Daemon {
 
     /// Puts live changes in force, and has the kernel remember as long.
     pub fn set_live(&self, state: &mut State, live: Live) {
-        self.shared.engine.set_live(live, self.now());
-        self.with_worker(|_| ());
+        self.shared.engine.set_live(live);
         self.adjust_sysctls(state);
     }
 
@@ -300,13 +299,13 @@ impl Daemon {
             table::install(&current, self.diversion)?;
         }
         let before = engine.policy();
-        engine.install(policy, existing, self.now());
-        self.with_worker(|_| ());
+        self.with_worker(|worker| engine.install(policy, existing, worker, self.now()));
         if current != spec
             && let Err(error) = table::install(&spec, self.diversion)
         {
             let names = engine.policy().names.clone();
-            engine.install(Policy { names, ..(*before).clone() }, Existing::Keep, self.now());
+            let back = Policy { names, ..(*before).clone() };
+            self.with_worker(|worker| engine.install(back, Existing::Keep, worker, self.now()));
             if current != old_spec
                 && let Err(error) = table::install(&old_spec, self.diversion)
             {
@@ -320,7 +319,7 @@ impl Daemon {
     }
 
     fn adjust_sysctls(&self, state: &mut State) {
-        if let Err(error) = state.settings.adjust(&self.shared.engine.policy(), &self.shared.engine.live()) {
+        if let Err(error) = state.settings.adjust(&self.shared.engine) {
             log::warning(error);
         }
     }

@@ -47,7 +47,8 @@ impl Daemon {
             Ok(drops) => warnings.extend(drops),
             Err(error) => warnings.push(format!("can't ask for other tables: {error}")),
         }
-        let events_lost = load(&tally.events_lost);
+        warnings.extend(state.settings.shortfalls());
+        let events_lost = load(&tally.events_lost) + counters.events_lost;
         if events_lost > 0 {
             warnings.push(format!("{events_lost} events were not written down: more happened than could be"));
         }

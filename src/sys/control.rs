@@ -239,11 +239,19 @@ impl Lock {
 /// # Errors
 /// [`ControlError::Guarded`] if another daemon has it.
 pub fn lock_namespace() -> Result<Lock, ControlError> {
-    let own = Path::new("/proc/self/ns/net");
-    let inode = fs::metadata(own).map_err(|error| ControlError::io(own, error))?.ino();
-    let path = Path::new(RUN_DIRECTORY).join(format!("netns-{inode}.lock"));
+    let path = namespace_file("lock").map_err(|error| ControlError::io(Path::new("/proc/self/ns/net"), error))?;
     make_directory_of(&path)?;
     Lock::take(&path)
+}
+
+/// The name of a file that belongs to this network namespace, under
+/// [`RUN_DIRECTORY`].
+///
+/// # Errors
+/// If `/proc` can't be read.
+pub fn namespace_file(kind: &str) -> io::Result<PathBuf> {
+    let inode = fs::metadata("/proc/self/ns/net")?.ino();
+    Ok(Path::new(RUN_DIRECTORY).join(format!("netns-{inode}.{kind}")))
 }
 
 /// Who is at the other end of a control connection.
