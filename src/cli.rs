@@ -3,21 +3,21 @@
 //!
 //! Exit codes: 0 done, 1 refused or found wanting, 2 wrong usage.
 
-mod check;
+pub mod check;
 mod client;
 mod confirm;
 mod connections;
 mod events;
 mod explain;
-mod init;
+pub mod init;
 mod kill;
-mod lab;
+pub mod lab;
 mod limits;
 mod output;
 mod reload;
 mod run;
 mod status;
-mod test;
+pub mod test;
 mod timers;
 mod unload;
 

@@ -9,26 +9,26 @@
 //!
 //! Knows the engine by its grammar only, and the kernel by `sys`.
 
-mod backend;
-mod control;
+pub mod backend;
+pub mod control;
 pub mod events;
 pub mod explain;
 pub mod filter;
-mod kernel;
-mod live;
-mod log;
-mod outlet;
+pub mod kernel;
+pub mod live;
+pub mod log;
+pub mod outlet;
 pub mod protocol;
 pub mod rules;
-mod saved;
-mod sender;
-mod session;
-mod shared;
-mod start;
-mod state;
-mod status;
+pub mod saved;
+pub mod sender;
+pub mod session;
+pub mod shared;
+pub mod start;
+pub mod state;
+pub mod status;
 pub mod text;
-mod threads;
+pub mod threads;
 
 use crate::sys::sysctl;
 

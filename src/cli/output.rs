@@ -43,11 +43,6 @@ impl Output {
         Self { colour: stdout.is_terminal() && !no_colour, to: BufWriter::new(stdout.lock()) }
     }
 
-    /// Whether words may be dressed.
-    pub(super) const fn is_colourful(&self) -> bool {
-        self.colour
-    }
-
     /// One line of text.
     pub(super) fn line(&mut self, text: &str) -> io::Result<()> {
         writeln!(self.to, "{text}")

@@ -136,8 +136,11 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
             sent.rst, sent.suppressed, sent.icmp, sent.failed, sent.lost
         ),
     ));
-    for setting in &status.sysctls {
-        rows.push(("kernel setting", setting.clone()));
+    if !status.sysctls.is_empty() {
+        // The part that all of them share says nothing.
+        let short = |words: &String| words.trim_start_matches("net.netfilter.nf_").to_owned();
+        let settings: Vec<String> = status.sysctls.iter().map(short).collect();
+        rows.push(("sysctls set", settings.join(", ")));
     }
     rows
 }

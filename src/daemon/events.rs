@@ -269,12 +269,7 @@ mod tests {
     };
 
     fn policy() -> Policy {
-        Policy {
-            settings: Settings::default(),
-            zones: Vec::new(),
-            rules: Vec::new(),
-            names: vec!["default".into(), "web".into()],
-        }
+        Policy::new(Settings::default(), Vec::new(), Vec::new(), vec!["default".into(), "web".into()])
     }
 
     fn flow(src: &str, dst: &str) -> Flow {

@@ -230,12 +230,7 @@ mod tests {
     }
 
     fn policy() -> Policy {
-        Policy {
-            settings: Settings::default(),
-            zones: Vec::new(),
-            rules: Vec::new(),
-            names: vec!["default".into(), "web".into(), "dns".into()],
-        }
+        Policy::new(Settings::default(), Vec::new(), Vec::new(), vec!["default".into(), "web".into(), "dns".into()])
     }
 
     fn passes(terms: &[&str]) -> bool {

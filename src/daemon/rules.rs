@@ -55,10 +55,10 @@ pub enum LoadError {
     #[error("interfaces: {0}")]
     Interfaces(io::Error),
     /// It has errors.
-    #[error("{source} has {}", errors(.diagnostics))]
+    #[error("{from} has {}", errors(.diagnostics))]
     Refused {
         /// Which.
-        source: Source,
+        from: Source,
         /// All of them, warnings too.
         diagnostics: Vec<Diagnostic>,
     },
@@ -98,7 +98,7 @@ pub fn load(source: &Source, previous: Option<&Policy>) -> Result<Compiled, Load
     };
     let mut read = |name: &str| read_text(&directory.join(name));
     config::compile(&source.to_string(), &text, &mut read, previous)
-        .map_err(|diagnostics| LoadError::Refused { source: source.clone(), diagnostics })
+        .map_err(|diagnostics| LoadError::Refused { from: source.clone(), diagnostics })
 }
 
 fn embedded() -> Result<String, LoadError> {

@@ -140,7 +140,7 @@ pub(crate) mod tests {
     pub(crate) fn shared() -> Shared {
         let settings = Settings::default();
         let policy =
-            Policy { settings, zones: Vec::new(), rules: Vec::new(), names: vec!["default".into()] };
+            Policy::new(settings, Vec::new(), Vec::new(), vec!["default".into()]);
         let clock = Clock::start();
         Shared {
             engine: Engine::new(policy, [1, 2], clock.now()),

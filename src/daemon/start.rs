@@ -372,8 +372,9 @@ fn ready(daemon: &Daemon, socket: &ControlSocket, warnings: usize) {
         let rule = change.rule.map(|rule| format!(" of rule {rule}")).unwrap_or_default();
         log::notice(format_args!("saved live change: {}{rule} is {}", change.name, change.value));
     }
-    for words in state.settings.words() {
-        log::info(format_args!("kernel setting: {words}"));
+    let raised = state.settings.words();
+    if !raised.is_empty() {
+        log::info(format_args!("raised until the end: {}", raised.join(", ")));
     }
     for words in state.settings.shortfalls() {
         log::warning(words);

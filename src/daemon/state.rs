@@ -303,8 +303,7 @@ impl Daemon {
         if current != spec
             && let Err(error) = table::install(&spec, self.diversion)
         {
-            let names = engine.policy().names.clone();
-            let back = Policy { names, ..(*before).clone() };
+            let back = with_names_of(&before, &engine.policy());
             self.with_worker(|worker| engine.install(back, Existing::Keep, worker, self.now()));
             if current != old_spec
                 && let Err(error) = table::install(&old_spec, self.diversion)
@@ -358,9 +357,7 @@ impl Daemon {
     }
 
     fn go_back(&self, state: &mut State, pending: Pending) {
-        // Rule numbers that the unconfirmed rules got stay given.
-        let names = self.shared.engine.policy().names.clone();
-        let policy = Policy { names, ..(*pending.before).clone() };
+        let policy = with_names_of(&pending.before, &self.shared.engine.policy());
         match self.switch(state, policy, pending.spec, pending.existing) {
             Ok(()) => {
                 self.tell(format!(
@@ -388,6 +385,14 @@ impl Daemon {
 
 /// When a way back that failed is tried again.
 const RETRY: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Former rules, to be installed again: rule numbers that were given since stay
+/// given.
+fn with_names_of(before: &Policy, now: &Policy) -> Policy {
+    let mut policy = before.clone();
+    policy.names.clone_from(&now.names);
+    policy
+}
 
 /// Sends what is wrong in the file, and gives the sentence that ends it.
 fn refuse(error: &LoadError, out: &mut dyn Outlet) -> Result<Refusal, Refusal> {
@@ -421,7 +426,7 @@ mod tests {
     use crate::policy::{Marks, Queues, Settings};
 
     fn policy(settings: Settings) -> Policy {
-        Policy { settings, zones: Vec::new(), rules: Vec::new(), names: vec!["default".into()] }
+        Policy::new(settings, Vec::new(), Vec::new(), vec!["default".into()])
     }
 
     #[test]

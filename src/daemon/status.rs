@@ -12,7 +12,6 @@ use super::{
 use crate::{
     policy::{Fail, Hooks},
     sys::{
-        clock::Clock,
         interfaces::{self, Forwarding},
         queue,
         table::{self, TableState},
@@ -101,8 +100,10 @@ impl Daemon {
     }
 }
 
+/// Those that happened.
 fn named(counts: &[(&'static str, u64)]) -> Vec<Named> {
-    counts.iter().map(|(name, count)| Named { name: (*name).to_owned(), count: *count }).collect()
+    let some = counts.iter().filter(|(_, count)| *count > 0);
+    some.map(|(name, count)| Named { name: (*name).to_owned(), count: *count }).collect()
 }
 
 fn queues(state: &State, warnings: &mut Vec<String>) -> Vec<QueueRow> {

@@ -90,9 +90,11 @@ pub fn serve(shared: &Shared, mut queue: Queue, outbox: &Outbox, pulse: &Pulse) 
         pulse.beat();
         let served = queue.serve(TURN, &mut |packet| {
             let verdict = worker.handle_packet(&meta(packet, marks), packet.bytes, shared.clock.now());
+            // Before the verdict leaves: the packet's answer may come by another
+            // queue, and its events must not be told first.
+            outbox.drain(&mut worker, &shared.tally);
             answer(verdict, packet.mark, marks)
         });
-        outbox.drain(&mut worker, &shared.tally);
         served.map_err(|error| error.to_string())?;
     }
     Ok(())
