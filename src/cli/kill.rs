@@ -36,7 +36,9 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args, socket: &Path) -> Result<ExitCode> {
     if Filter::parse(&args.filter).map_err(Usage)?.is_empty() && !args.all {
-        return Err(Usage("an empty filter means every connection: say --all if you mean it".to_owned()).into());
+        return Err(
+            Usage("an empty filter means every connection: say --all if you mean it".to_owned()).into()
+        );
     }
     let request =
         Request::Kill { filter: args.filter, dry_run: args.dry_run, silent: args.silent, all: args.all };

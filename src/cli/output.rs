@@ -157,6 +157,9 @@ mod tests {
         let mut table = Table::new(&[("NAME", Align::Left), ("COUNT", Align::Right), ("X", Align::Left)]);
         table.widths = vec![6, 5, 3];
         assert_eq!(table.render(&["a".into(), "17".into(), "b".into()]), "a          17  b");
-        assert_eq!(table.render(&["longer than that".into(), "1".into(), String::new()]), "longer than that      1");
+        assert_eq!(
+            table.render(&["longer than that".into(), "1".into(), String::new()]),
+            "longer than that      1"
+        );
     }
 }

@@ -59,10 +59,7 @@ fn show(output: &mut Output, reloaded: &Reloaded) -> Result<()> {
         output.line(&format!("live change stays: {}", told(change)))?;
     }
     if let Some(time) = reloaded.confirm_within {
-        output.line(&format!(
-            "goes back in {} unless you run: halfgate confirm",
-            text::duration(time)
-        ))?;
+        output.line(&format!("goes back in {} unless you run: halfgate confirm", text::duration(time)))?;
     }
     Ok(())
 }

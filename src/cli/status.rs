@@ -175,7 +175,12 @@ mod tests {
             diversion: "xtables NFQUEUE".to_owned(),
             fail: "closed".to_owned(),
             table: "installed".to_owned(),
-            queues: vec![QueueRow { number: 1, carries: "syn".to_owned(), lost_full: 2, ..QueueRow::default() }],
+            queues: vec![QueueRow {
+                number: 1,
+                carries: "syn".to_owned(),
+                lost_full: 2,
+                ..QueueRow::default()
+            }],
             connections: 7,
             max_connections: 1_000_000,
             half_open: 1,
@@ -186,7 +191,8 @@ mod tests {
             sent: Sent { rst: 4, ..Sent::default() },
             ..Status::default()
         };
-        let text: Vec<String> = rows(&status).iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        let text: Vec<String> =
+            rows(&status).iter().map(|(name, value)| format!("{name}: {value}")).collect();
         insta::assert_snapshot!(text.join("\n"), @r"
         daemon: halfgate 0.1.0, process 42, up 1h1m1s
         rules: /etc/halfgate/rules.yaml (3 rules, default drop) since 2026-01-01T00:00:00.000Z

@@ -172,10 +172,16 @@ fn told(changed: &Changed, timers: bool) -> String {
     let saved = if changed.saved { ", saved" } else { "" };
     match (timers, changed.dry_run) {
         (true, true) => {
-            format!("nothing changed; {} connections would be affected, {} would end at once", changed.affected, changed.ended)
+            format!(
+                "nothing changed; {} connections would be affected, {} would end at once",
+                changed.affected, changed.ended
+            )
         }
         (true, false) => {
-            format!("done{saved}: {} connections affected, {} of them end at once", changed.affected, changed.ended)
+            format!(
+                "done{saved}: {} connections affected, {} of them end at once",
+                changed.affected, changed.ended
+            )
         }
         (false, true) => "nothing changed; it would be possible".to_owned(),
         (false, false) => format!("done{saved}"),
@@ -191,7 +197,10 @@ mod tests {
         let changed = Changed { affected: 12, ended: 3, dry_run: false, saved: true };
         assert_eq!(told(&changed, true), "done, saved: 12 connections affected, 3 of them end at once");
         let dry = Changed { dry_run: true, saved: false, ..changed };
-        assert_eq!(told(&dry, true), "nothing changed; 12 connections would be affected, 3 would end at once");
+        assert_eq!(
+            told(&dry, true),
+            "nothing changed; 12 connections would be affected, 3 would end at once"
+        );
         assert_eq!(told(&Changed::default(), false), "done");
     }
 }

@@ -102,7 +102,10 @@ fn welcome(daemon: &Arc<Daemon>, clients: &Arc<Semaphore>, stream: UnixStream) {
         Ok(who) if who.may_command(group_id()) => {}
         Ok(who) => {
             log::warning(format_args!("control socket: user {} was sent away", who.uid));
-            tokio::spawn(session::send_away(stream, "only root and members of the group halfgate may do this"));
+            tokio::spawn(session::send_away(
+                stream,
+                "only root and members of the group halfgate may do this",
+            ));
             return;
         }
         Err(error) => {

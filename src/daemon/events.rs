@@ -207,7 +207,9 @@ pub fn sentence(event: &protocol::Event) -> String {
             known(&event.action),
             known(&event.rule)
         ),
-        "lost" => format!("{} events lost here: more happened than could be written down", event.lost.unwrap_or(0)),
+        "lost" => {
+            format!("{} events lost here: more happened than could be written down", event.lost.unwrap_or(0))
+        }
         _ => known(&event.message),
     }
 }

@@ -74,9 +74,11 @@ impl Question {
             (_, [word, ..]) => return Err(wrong(&format!("\"{word}\" does not belong there"))),
         }
         if in_if.is_none() && out_if.is_none() {
-            return Err("say where the packet comes in and where it leaves: --in ppp0 --out eth1; only --in for a \
+            return Err(
+                "say where the packet comes in and where it leaves: --in ppp0 --out eth1; only --in for a \
                         packet to the gateway itself, only --out for one of its own"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         Ok(Self { flow: Flow { protocol, src, src_port, dst, dst_port }, flags, icmp, in_if, out_if })
     }
@@ -102,7 +104,8 @@ fn with_port(text: &str) -> Result<(IpAddr, u16), String> {
 
 fn without_port(text: &str) -> Result<(IpAddr, u16), String> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    let address = bare.parse().map_err(|_| format!("\"{text}\" is not an address: this protocol has no ports"))?;
+    let address =
+        bare.parse().map_err(|_| format!("\"{text}\" is not an address: this protocol has no ports"))?;
     Ok((address, 0))
 }
 
@@ -128,7 +131,8 @@ fn icmp_kind(word: &str, protocol: Protocol) -> Result<(u8, u8), String> {
         _ => {}
     }
     let (kind, code) = word.split_once('/').unwrap_or((word, "0"));
-    let wrong = |_| format!("\"{word}\" is no ICMP type: write echo-request, echo-reply, or numbers like 3/1");
+    let wrong =
+        |_| format!("\"{word}\" is no ICMP type: write echo-request, echo-reply, or numbers like 3/1");
     Ok((kind.parse().map_err(wrong)?, code.parse().map_err(wrong)?))
 }
 
@@ -224,9 +228,10 @@ fn mid_stream(
         (Action::Accept, PickupMode::Strict) if question.flags.contains(Flags::RST) => {
             ("drop", "pickup is strict, and an RST is never answered with RST")
         }
-        (Action::Accept, PickupMode::Strict) => {
-            ("reset", "pickup is strict: a rule would accept its SYN, so the sender learns that there is no connection")
-        }
+        (Action::Accept, PickupMode::Strict) => (
+            "reset",
+            "pickup is strict: a rule would accept its SYN, so the sender learns that there is no connection",
+        ),
         (Action::Drop | Action::Reset, _) => ("drop", "no rule would accept its SYN, so there is no answer"),
     };
     told.verdict = verdict.to_owned();
@@ -316,9 +321,7 @@ fn timer_rows(
     let theirs = |timer: &Timer| match timer {
         Timer::UdpNew | Timer::UdpStream => protocol == Protocol::UDP,
         Timer::Icmp => protocol == Protocol::ICMP || protocol == Protocol::ICMPV6,
-        Timer::Other => {
-            ![Protocol::TCP, Protocol::UDP, Protocol::ICMP, Protocol::ICMPV6].contains(&protocol)
-        }
+        Timer::Other => ![Protocol::TCP, Protocol::UDP, Protocol::ICMP, Protocol::ICMPV6].contains(&protocol),
         _ => protocol == Protocol::TCP,
     };
     let row = |timer: Timer| {

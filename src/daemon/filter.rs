@@ -160,11 +160,9 @@ fn proto(text: &str) -> Result<Proto, String> {
         "icmp" => Proto::Is(Protocol::ICMP),
         "icmpv6" => Proto::Is(Protocol::ICMPV6),
         "other" => Proto::Other,
-        number => Proto::Is(Protocol(
-            number
-                .parse()
-                .map_err(|_| format!("\"{text}\" is no protocol: use tcp, udp, icmp, icmpv6, other or a number"))?,
-        )),
+        number => Proto::Is(Protocol(number.parse().map_err(|_| {
+            format!("\"{text}\" is no protocol: use tcp, udp, icmp, icmpv6, other or a number")
+        })?)),
     })
 }
 
@@ -230,7 +228,12 @@ mod tests {
     }
 
     fn policy() -> Policy {
-        Policy::new(Settings::default(), Vec::new(), Vec::new(), vec!["default".into(), "web".into(), "dns".into()])
+        Policy::new(
+            Settings::default(),
+            Vec::new(),
+            Vec::new(),
+            vec!["default".into(), "web".into(), "dns".into()],
+        )
     }
 
     fn passes(terms: &[&str]) -> bool {

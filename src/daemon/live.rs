@@ -87,7 +87,8 @@ impl Daemon {
     /// If there is no such rule, or the client left.
     pub fn timers(&self, rule: Option<&str>, out: &mut dyn Outlet) -> Result<(), Refusal> {
         let engine = &self.shared.engine;
-        let (policy, live, counts, now) = (engine.policy(), engine.live(), engine.timers(self.now()), self.now());
+        let (policy, live, counts, now) =
+            (engine.policy(), engine.live(), engine.timers(self.now()), self.now());
         let only = rule.map(|name| rule_id(&policy, name)).transpose()?;
         let row = |timer: Timer, rule: Option<RuleId>, connections: u64| {
             let (value, origin) = engine.timer_value(rule.unwrap_or(RuleId::DEFAULT), timer);
@@ -115,9 +116,8 @@ impl Daemon {
                 out.send(Line::Timer(row(timer, Some(rule), under(rule))))?;
                 continue;
             }
-            let is_own = |rule: &RuleId| {
-                matches!(engine.timer_value(*rule, timer).1, Origin::Rule | Origin::LiveRule)
-            };
+            let is_own =
+                |rule: &RuleId| matches!(engine.timer_value(*rule, timer).1, Origin::Rule | Origin::LiveRule);
             let own: Vec<RuleId> = all_rules(&policy).filter(is_own).collect();
             let all: u64 = counts.iter().filter(|row| row.timer == timer).map(|row| row.connections).sum();
             let theirs: u64 = own.iter().map(|rule| under(*rule)).sum();
@@ -133,13 +133,22 @@ impl Daemon {
     ///
     /// # Errors
     /// Why nothing was changed.
-    pub fn timer_set(&self, name: &str, value: &str, scope: &Scope, out: &mut dyn Outlet) -> Result<(), Refusal> {
+    pub fn timer_set(
+        &self,
+        name: &str,
+        value: &str,
+        scope: &Scope,
+        out: &mut dyn Outlet,
+    ) -> Result<(), Refusal> {
         let timer = timer_named(name)?;
         let new = timer_value(timer, value)?;
         let policy = self.shared.engine.policy();
         let reach = self.reach(&policy, scope)?;
         if scope.save && scope.existing == LiveExisting::Keep {
-            return Err("--save and --existing keep exclude each other: after a restart all connections are new".into());
+            return Err(
+                "--save and --existing keep exclude each other: after a restart all connections are new"
+                    .into(),
+            );
         }
         let mut state = self.state();
         let mut live = self.shared.engine.live();
@@ -169,7 +178,11 @@ impl Daemon {
                 state.saved.set_timer(timer, scope.rule.as_deref(), Some(value))?;
             }
             self.set_live(&mut state, live);
-            self.tell(format!("{} set live: {}", subject(timer.name(), scope.rule.as_deref()), told(value, scope)));
+            self.tell(format!(
+                "{} set live: {}",
+                subject(timer.name(), scope.rule.as_deref()),
+                told(value, scope)
+            ));
         }
         say_saved(&state, scope, out)?;
         out.send(Line::Changed(changed(effect, scope)))
@@ -235,7 +248,13 @@ impl Daemon {
     ///
     /// # Errors
     /// Why nothing was changed.
-    pub fn limit_set(&self, name: &str, value: &str, scope: &Scope, out: &mut dyn Outlet) -> Result<(), Refusal> {
+    pub fn limit_set(
+        &self,
+        name: &str,
+        value: &str,
+        scope: &Scope,
+        out: &mut dyn Outlet,
+    ) -> Result<(), Refusal> {
         let limit = limit_named(name)?;
         let new = limit_value(limit, value)?;
         let policy = self.shared.engine.policy();
@@ -251,7 +270,11 @@ impl Daemon {
                 state.saved.set_limit(limit, scope.rule.as_deref(), Some(value))?;
             }
             self.set_live(&mut state, live);
-            self.tell(format!("{} set live: {}", subject(limit.name(), scope.rule.as_deref()), told(value, scope)));
+            self.tell(format!(
+                "{} set live: {}",
+                subject(limit.name(), scope.rule.as_deref()),
+                told(value, scope)
+            ));
         }
         say_saved(&state, scope, out)?;
         out.send(Line::Changed(changed(effect, scope)))
@@ -336,7 +359,10 @@ fn say_saved(state: &State, scope: &Scope, out: &mut dyn Outlet) -> Result<(), R
         return Ok(());
     }
     let verb = if scope.dry_run { "would be saved" } else { "saved" };
-    out.send(Line::Note(format!("{verb} in {}, which is read at the next start", state.saved.path().display())))
+    out.send(Line::Note(format!(
+        "{verb} in {}, which is read at the next start",
+        state.saved.path().display()
+    )))
 }
 
 #[cfg(test)]

@@ -10,11 +10,7 @@ use std::{
 };
 
 use super::text;
-use crate::{
-    conntrack::Instant,
-    policy::RuleId,
-    sys::clock::Clock,
-};
+use crate::{conntrack::Instant, policy::RuleId, sys::clock::Clock};
 
 /// How much a line matters; the numbers are syslog's.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -87,7 +83,8 @@ fn render(style: Style, level: Level, message: &str, now: impl Fn() -> String) -
 /// (systemd.exec(5)).
 fn detect() -> Style {
     let journal = std::env::var("JOURNAL_STREAM").ok();
-    let own = std::fs::metadata("/proc/self/fd/2").ok().map(|meta| format!("{}:{}", meta.st_dev(), meta.st_ino()));
+    let own =
+        std::fs::metadata("/proc/self/fd/2").ok().map(|meta| format!("{}:{}", meta.st_dev(), meta.st_ino()));
     if journal.is_some() && journal == own {
         Style::Journal
     } else if std::io::stderr().is_terminal() {

@@ -661,8 +661,11 @@ mod tests {
 
     #[test]
     fn an_event_leaves_out_what_does_not_apply() {
-        let event =
-            Event { time: "2026-01-01T00:00:00.000Z".to_owned(), event: "daemon".to_owned(), ..Event::default() };
+        let event = Event {
+            time: "2026-01-01T00:00:00.000Z".to_owned(),
+            event: "daemon".to_owned(),
+            ..Event::default()
+        };
         assert_eq!(
             serde_json::to_string(&event).unwrap(),
             r#"{"time":"2026-01-01T00:00:00.000Z","event":"daemon"}"#

@@ -88,8 +88,9 @@ fn errors(diagnostics: &[Diagnostic]) -> String {
 /// [`LoadError`], with everything that is wrong in the file.
 pub fn load(source: &Source, previous: Option<&Policy>) -> Result<Compiled, LoadError> {
     let text = match source {
-        Source::File(path) => read_text(path)
-            .map_err(|reason| LoadError::Unreadable { path: path.clone(), reason })?,
+        Source::File(path) => {
+            read_text(path).map_err(|reason| LoadError::Unreadable { path: path.clone(), reason })?
+        }
         Source::Embedded => embedded()?,
     };
     let directory = match source {

@@ -150,11 +150,7 @@ fn has(entries: &[Entry], name: &str, rule: Option<&str>) -> bool {
 fn put(entries: &mut Vec<Entry>, name: &str, rule: Option<&str>, value: Option<&str>) {
     entries.retain(|entry| entry.name != name || entry.rule.as_deref() != rule);
     if let Some(value) = value {
-        entries.push(Entry {
-            name: name.to_owned(),
-            rule: rule.map(str::to_owned),
-            value: value.to_owned(),
-        });
+        entries.push(Entry { name: name.to_owned(), rule: rule.map(str::to_owned), value: value.to_owned() });
     }
 }
 

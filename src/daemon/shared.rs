@@ -139,8 +139,7 @@ pub(crate) mod tests {
     /// A daemon's shared part without a daemon.
     pub(crate) fn shared() -> Shared {
         let settings = Settings::default();
-        let policy =
-            Policy::new(settings, Vec::new(), Vec::new(), vec!["default".into()]);
+        let policy = Policy::new(settings, Vec::new(), Vec::new(), vec!["default".into()]);
         let clock = Clock::start();
         Shared {
             engine: Engine::new(policy, [1, 2], clock.now()),

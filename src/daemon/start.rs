@@ -196,13 +196,7 @@ fn check_privileges() -> Result<()> {
 
 fn spec(policy: &Policy, queue_base: u16, queue_count: u16) -> TableSpec {
     let settings = &policy.settings;
-    TableSpec {
-        hooks: settings.hooks,
-        fail: settings.fail,
-        marks: settings.marks,
-        queue_base,
-        queue_count,
-    }
+    TableSpec { hooks: settings.hooks, fail: settings.fail, marks: settings.marks, queue_base, queue_count }
 }
 
 /// Opens all queues, before any rule sends packets to them.
@@ -215,8 +209,11 @@ fn open_queues(policy: &Policy, lock: &mut Lock) -> Result<(TableSpec, Vec<Queue
     let mut attempt = 0;
     loop {
         attempt += 1;
-        let taken: Vec<u16> =
-            queue::losses().context("can't see which queues are taken")?.iter().map(|row| row.number).collect();
+        let taken: Vec<u16> = queue::losses()
+            .context("can't see which queues are taken")?
+            .iter()
+            .map(|row| row.number)
+            .collect();
         let base = kernel::free_range(wanted.base, count, &taken, left_over).ok_or_else(|| {
             anyhow!(
                 "there are no {} free queue numbers from {} up: stop other users of NFQUEUE, or set \
@@ -228,7 +225,9 @@ fn open_queues(policy: &Policy, lock: &mut Lock) -> Result<(TableSpec, Vec<Queue
         match open_range(base, count) {
             Ok(queues) => {
                 if base != wanted.base {
-                    let why = if left_over.is_some() { "a killed daemon's rules may still use the ones before" } else {
+                    let why = if left_over.is_some() {
+                        "a killed daemon's rules may still use the ones before"
+                    } else {
                         "the ones before are taken"
                     };
                     log::notice(format_args!("queues start at {base}, not {}: {why}", wanted.base));
@@ -295,7 +294,9 @@ impl Crew {
         let outbox = Outbox::new(events, transmits);
         self.hire("recorder", shared, move |shared, pulse| threads::record(shared, &recorder, pulse))?;
         self.hire("sender", shared, move |shared, pulse| sender::run(shared, &sender, &mut kernel, pulse))?;
-        self.hire("interfaces", shared, move |shared, pulse| threads::watch_interfaces(shared, &watch, pulse))?;
+        self.hire("interfaces", shared, move |shared, pulse| {
+            threads::watch_interfaces(shared, &watch, pulse)
+        })?;
         for queue in queues {
             let outbox = outbox.clone();
             let name = format!("queue-{}", queue.number());
@@ -345,8 +346,7 @@ fn guard(
         .build()
         .context("can't start the control side")?;
     let reports = crew.reports.take().context("the crew's reports are heard already")?;
-    let ears =
-        Ears { listener: socket.listener()?, orders, deaths: reports, pulses: crew.pulses.clone() };
+    let ears = Ears { listener: socket.listener()?, orders, deaths: reports, pulses: crew.pulses.clone() };
     let ending = runtime.block_on(control::run(daemon, ears, || ready(daemon, socket, warnings)));
     // Clients in the middle of an answer get a moment, not a veto.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -386,7 +386,12 @@ fn ready(daemon: &Daemon, socket: &ControlSocket, warnings: usize) {
 /// The table goes first, while the queues are still served: packets in flight
 /// keep their verdicts. After a death what `fail` says stays in force: this is
 /// what it is for.
-fn finish(daemon: &Arc<Daemon>, crew: &mut Crew, lock: &mut Lock, ending: &Result<Ending>) -> Result<ExitCode> {
+fn finish(
+    daemon: &Arc<Daemon>,
+    crew: &mut Crew,
+    lock: &mut Lock,
+    ending: &Result<Ending>,
+) -> Result<ExitCode> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     if let Some(mut state) = daemon.try_state_for(LAST_WORDS) {
         state.closing = true;

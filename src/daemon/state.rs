@@ -11,7 +11,7 @@ use super::{
     kernel::KernelSettings,
     log,
     outlet::{Outlet, Refusal},
-    protocol::{Line, LiveChange, Reloaded, ReloadExisting},
+    protocol::{Line, LiveChange, ReloadExisting, Reloaded},
     rules::{self, LoadError, Source},
     saved::Saved,
     shared::{Outbox, Shared},
@@ -219,7 +219,9 @@ impl Daemon {
         }
         let policy = compiled.policy;
         if let Some(why) = needs_restart(&before, &policy) {
-            return Err(Refusal::Said(format!("{why}: the rules in force stay; restart the daemon for that")));
+            return Err(Refusal::Said(format!(
+                "{why}: the rules in force stay; restart the daemon for that"
+            )));
         }
         let existing = match existing {
             ReloadExisting::Keep => Existing::Keep,
@@ -330,7 +332,9 @@ impl Daemon {
     pub fn confirm(&self) -> Result<(), Refusal> {
         let mut state = self.state();
         if state.pending.take().is_none() {
-            return Err("there is no reload to confirm: it went back already, or was not made with --confirm".into());
+            return Err(
+                "there is no reload to confirm: it went back already, or was not made with --confirm".into(),
+            );
         }
         self.tell(format!("rules of {} are confirmed", state.source));
         Ok(())

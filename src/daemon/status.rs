@@ -52,7 +52,8 @@ impl Daemon {
             warnings.push(format!("{events_lost} events were not written down: more happened than could be"));
         }
         if load(&tally.send_failed) > 0 {
-            warnings.push(format!("the kernel refused to send {} RSTs or ICMP errors", load(&tally.send_failed)));
+            warnings
+                .push(format!("the kernel refused to send {} RSTs or ICMP errors", load(&tally.send_failed)));
         }
         let dropped: u64 = counters.dropped.iter().map(|(_, count)| count).sum();
         Status {
@@ -142,16 +143,20 @@ fn table_words(warnings: &mut Vec<String>) -> String {
         Ok(TableState::Live { intact: true, .. }) => "installed".to_owned(),
         Ok(TableState::Live { intact: false, .. }) => {
             warnings.push(
-                "somebody removed xtables rules of halfgate: packets are not inspected; restart the daemon".to_owned(),
+                "somebody removed xtables rules of halfgate: packets are not inspected; restart the daemon"
+                    .to_owned(),
             );
             "damaged".to_owned()
         }
         Ok(TableState::Static { .. }) => {
-            warnings.push("the table is the static form: no packet is inspected; restart the daemon".to_owned());
+            warnings
+                .push("the table is the static form: no packet is inspected; restart the daemon".to_owned());
             "static".to_owned()
         }
         Ok(TableState::Absent) => {
-            warnings.push("the table inet halfgate is gone: no packet is inspected; restart the daemon".to_owned());
+            warnings.push(
+                "the table inet halfgate is gone: no packet is inspected; restart the daemon".to_owned(),
+            );
             "absent".to_owned()
         }
         Err(error) => {
@@ -163,16 +168,21 @@ fn table_words(warnings: &mut Vec<String>) -> String {
 
 fn warn_of_hooks(hooks: Hooks, warnings: &mut Vec<String>) {
     if !hooks.input {
-        warnings.push("the hook input is not diverted: the gateway itself is not covered by the rules".to_owned());
+        warnings.push(
+            "the hook input is not diverted: the gateway itself is not covered by the rules".to_owned(),
+        );
     }
     if !hooks.forward {
-        warnings.push("the hook forward is not diverted: routed traffic is not covered by the rules".to_owned());
+        warnings
+            .push("the hook forward is not diverted: routed traffic is not covered by the rules".to_owned());
     }
 }
 
 fn warn_of_forwarding(forwarding: Forwarding, warnings: &mut Vec<String>) {
     if !forwarding.v4 {
-        warnings.push("net.ipv4.ip_forward is 0: the kernel routes no IPv4, whatever the rules accept".to_owned());
+        warnings.push(
+            "net.ipv4.ip_forward is 0: the kernel routes no IPv4, whatever the rules accept".to_owned(),
+        );
     }
     if !forwarding.v6 {
         warnings.push("net.ipv6.conf.all.forwarding is 0: the kernel routes no IPv6".to_owned());

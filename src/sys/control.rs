@@ -239,7 +239,8 @@ impl Lock {
 /// # Errors
 /// [`ControlError::Guarded`] if another daemon has it.
 pub fn lock_namespace() -> Result<Lock, ControlError> {
-    let path = namespace_file("lock").map_err(|error| ControlError::io(Path::new("/proc/self/ns/net"), error))?;
+    let path =
+        namespace_file("lock").map_err(|error| ControlError::io(Path::new("/proc/self/ns/net"), error))?;
     make_directory_of(&path)?;
     Lock::take(&path)
 }
@@ -277,13 +278,7 @@ impl PeerCredentials {
         // SAFETY: the option writes at most `len` octets into `who`, which is
         // that long and plain data; the descriptor is borrowed and open.
         let got = unsafe {
-            libc::getsockopt(
-                fd,
-                libc::SOL_SOCKET,
-                libc::SO_PEERCRED,
-                (&raw mut who).cast(),
-                &raw mut len,
-            )
+            libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut who).cast(), &raw mut len)
         };
         if got != 0 {
             return Err(io::Error::last_os_error());
