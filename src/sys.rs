@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 pub mod clock;
+pub mod control;
 pub mod ctnetlink;
 pub mod interfaces;
 mod netlink;

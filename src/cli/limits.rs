@@ -1,0 +1,128 @@
+//! `halfgate limits`
+
+use std::{path::Path, process::ExitCode};
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use super::{
+    Usage, client,
+    output::{Align, Output, Table},
+    timers::{How, change, scope},
+};
+use crate::daemon::{
+    check_limit_change,
+    protocol::{LimitRow, Line, LiveExisting, Request},
+    text,
+};
+
+/// Show limits of half-open connections, or change them while it runs
+///
+/// The rule set's limits and a rule's own both apply. `-` for the count stands
+/// for scopes that have one for each source or destination.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    list: List,
+}
+
+#[derive(Debug, clap::Args)]
+struct List {
+    /// One object per line instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show them, as without a subcommand
+    List(List),
+    /// Set a limit; new connections meet it at once
+    ///
+    /// Live changes survive a reload, and a restart only with --save: then they
+    /// are kept in a file in the daemon's state directory.
+    Set(Set),
+    /// Take a live change back, saved or not
+    Unset(Unset),
+}
+
+#[derive(Debug, clap::Args)]
+struct Set {
+    /// The limit: embryonic.total, embryonic.per_source or embryonic.per_destination
+    name: String,
+    /// How many there may be, or off
+    value: String,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Debug, clap::Args)]
+struct Unset {
+    /// The limit, as embryonic.per_source
+    name: String,
+    /// That of this rule
+    #[arg(long, value_name = "RULE")]
+    rule: Option<String>,
+    /// One object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: Args, socket: &Path) -> Result<ExitCode> {
+    match args.command {
+        None => list(&args.list, socket),
+        Some(Command::List(args)) => list(&args, socket),
+        Some(Command::Set(set)) => {
+            check_limit_change(&set.name, &set.value).map_err(Usage)?;
+            let json = set.how.json;
+            let scope = scope(set.how, LiveExisting::Apply);
+            change(socket, &Request::LimitSet { limit: set.name, value: set.value, scope }, json)
+        }
+        Some(Command::Unset(unset)) => {
+            change(socket, &Request::LimitUnset { limit: unset.name, rule: unset.rule }, unset.json)
+        }
+    }
+}
+
+fn list(args: &List, socket: &Path) -> Result<ExitCode> {
+    let mut output = Output::open();
+    let mut table = Table::new(&[
+        ("LIMIT", Align::Left),
+        ("RULE", Align::Left),
+        ("VALUE", Align::Right),
+        ("FROM", Align::Left),
+        ("NOW", Align::Right),
+        ("PASSED", Align::Right),
+        ("ON EXCESS", Align::Left),
+        ("FOR", Align::Right),
+    ]);
+    client::ask(socket, &Request::Limits {}, &mut |line| {
+        match line {
+            Line::Limit(row) if args.json => output.json(&row)?,
+            Line::Limit(row) => table.row(&mut output, words(&row))?,
+            other => client::aside(&other)?,
+        }
+        Ok(())
+    })?;
+    table.finish(&mut output)?;
+    output.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn words(row: &LimitRow) -> Vec<String> {
+    let count = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
+    let excess = if row.shadow { format!("{} (shadow)", row.on_excess) } else { row.on_excess.clone() };
+    vec![
+        row.limit.clone(),
+        row.rule.clone().unwrap_or_else(|| "-".to_owned()),
+        row.value.map_or_else(|| "off".to_owned(), |value| value.to_string()),
+        row.origin.clone(),
+        count(row.embryonic),
+        count(row.passed),
+        excess,
+        row.ends_in.map(text::rough_duration).unwrap_or_default(),
+    ]
+}

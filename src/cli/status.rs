@@ -1,0 +1,207 @@
+//! `halfgate status`
+
+use std::{path::Path, process::ExitCode};
+
+use anyhow::Result;
+
+use super::{
+    client,
+    output::{Dress, Output},
+    reload,
+};
+use crate::daemon::{
+    protocol::{Line, Named, Request, Status},
+    text,
+};
+
+/// How the daemon is, and what makes the gateway other than the rules say
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// One object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args, socket: &Path) -> Result<ExitCode> {
+    let mut output = Output::open();
+    client::ask(socket, &Request::Status {}, &mut |line| {
+        match line {
+            Line::Status(status) if args.json => output.json(&status)?,
+            Line::Status(status) => show(&mut output, &status)?,
+            other => client::aside(&other)?,
+        }
+        Ok(())
+    })?;
+    output.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(output: &mut Output, status: &Status) -> Result<()> {
+    for (name, value) in rows(status) {
+        let name = output.dressed(Dress::Heading, &format!("{name:<14}"));
+        output.line(&format!("{name} {value}"))?;
+    }
+    for change in &status.live {
+        let name = output.dressed(Dress::Heading, &format!("{:<14}", "live change"));
+        output.line(&format!("{name} {}", reload::told(change)))?;
+    }
+    if let Some(time) = status.confirm_within {
+        let text = format!(
+            "the last reload goes back in {} unless you run: halfgate confirm",
+            text::rough_duration(time)
+        );
+        let text = output.dressed(Dress::Odd, &text);
+        output.line(&text)?;
+    }
+    for warning in &status.warnings {
+        let word = output.dressed(Dress::Odd, "warning:");
+        output.line(&format!("{word} {warning}"))?;
+    }
+    Ok(())
+}
+
+fn rows(status: &Status) -> Vec<(&'static str, String)> {
+    let service = if status.service { ", as a service" } else { "" };
+    let mut rows = vec![
+        (
+            "daemon",
+            format!(
+                "halfgate {}, process {}, up {}{service}",
+                status.version,
+                status.pid,
+                text::rough_duration(status.uptime)
+            ),
+        ),
+        (
+            "rules",
+            format!(
+                "{} ({} rules, default {}) since {}",
+                status.rules, status.rule_count, status.default, status.rules_since
+            ),
+        ),
+        (
+            "table",
+            format!(
+                "{}, hooks {}, diversion {}, fail {}",
+                status.table,
+                status.hooks.join(" "),
+                status.diversion,
+                status.fail
+            ),
+        ),
+    ];
+    for queue in &status.queues {
+        rows.push((
+            "queue",
+            format!(
+                "{} ({}): {} waiting, {} lost when full, {} lost at the socket",
+                queue.number, queue.carries, queue.waiting, queue.lost_full, queue.lost_socket
+            ),
+        ));
+    }
+    rows.push((
+        "connections",
+        format!(
+            "{} of {}, {} half-open; {} opened, {} closed{}",
+            status.connections,
+            status.max_connections,
+            status.half_open,
+            status.opened,
+            status.closed,
+            in_brackets(&status.phases),
+        ),
+    ));
+    rows.push((
+        "packets",
+        format!(
+            "{} ({}): {} accepted, {} dropped, {} reset",
+            status.packets,
+            text::octets(status.bytes),
+            status.accepted,
+            status.dropped,
+            status.reset
+        ),
+    ));
+    if !status.drop_reasons.is_empty() {
+        rows.push(("drops", listed(&status.drop_reasons)));
+    }
+    if !status.limits_passed.is_empty() {
+        rows.push(("limits passed", listed(&status.limits_passed)));
+    }
+    let sent = &status.sent;
+    rows.push((
+        "sent",
+        format!(
+            "{} RSTs ({} kept back by the budget), {} ICMP errors; {} refused by the kernel, {} lost",
+            sent.rst, sent.suppressed, sent.icmp, sent.failed, sent.lost
+        ),
+    ));
+    if !status.sysctls.is_empty() {
+        // The part that all of them share says nothing.
+        let short = |words: &String| words.trim_start_matches("net.netfilter.nf_").to_owned();
+        let settings: Vec<String> = status.sysctls.iter().map(short).collect();
+        rows.push(("sysctls set", settings.join(", ")));
+    }
+    rows
+}
+
+fn listed(counts: &[Named]) -> String {
+    let words: Vec<String> = counts.iter().map(|named| format!("{} {}", named.name, named.count)).collect();
+    words.join(", ")
+}
+
+fn in_brackets(counts: &[Named]) -> String {
+    if counts.is_empty() { String::new() } else { format!(" ({})", listed(counts)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::protocol::{QueueRow, Sent};
+    use std::time::Duration;
+
+    #[test]
+    fn a_status_is_readable() {
+        let named = |name: &str, count| Named { name: name.to_owned(), count };
+        let status = Status {
+            version: "0.1.0".to_owned(),
+            pid: 42,
+            uptime: Duration::from_secs(3661),
+            rules: "/etc/halfgate/rules.yaml".to_owned(),
+            rules_since: "2026-01-01T00:00:00.000Z".to_owned(),
+            rule_count: 3,
+            default: "drop".to_owned(),
+            hooks: vec!["forward".to_owned(), "input".to_owned()],
+            diversion: "xtables NFQUEUE".to_owned(),
+            fail: "closed".to_owned(),
+            table: "installed".to_owned(),
+            queues: vec![QueueRow {
+                number: 1,
+                carries: "syn".to_owned(),
+                lost_full: 2,
+                ..QueueRow::default()
+            }],
+            connections: 7,
+            max_connections: 1_000_000,
+            half_open: 1,
+            phases: vec![named("established", 6), named("syn_sent", 1)],
+            packets: 10,
+            bytes: 2048,
+            drop_reasons: vec![named("rule", 3)],
+            sent: Sent { rst: 4, ..Sent::default() },
+            ..Status::default()
+        };
+        let text: Vec<String> =
+            rows(&status).iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        insta::assert_snapshot!(text.join("\n"), @r"
+        daemon: halfgate 0.1.0, process 42, up 1h1m1s
+        rules: /etc/halfgate/rules.yaml (3 rules, default drop) since 2026-01-01T00:00:00.000Z
+        table: installed, hooks forward input, diversion xtables NFQUEUE, fail closed
+        queue: 1 (syn): 0 waiting, 2 lost when full, 0 lost at the socket
+        connections: 7 of 1000000, 1 half-open; 0 opened, 0 closed (established 6, syn_sent 1)
+        packets: 10 (2.0 KiB): 0 accepted, 0 dropped, 0 reset
+        drops: rule 3
+        sent: 4 RSTs (0 kept back by the budget), 0 ICMP errors; 0 refused by the kernel, 0 lost
+        ");
+    }
+}

@@ -1,0 +1,276 @@
+//! Answers the requests of the control socket.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    net::IpAddr,
+};
+
+use super::{
+    events,
+    events::Ring,
+    explain::{self, Question},
+    filter::Filter,
+    outlet::{Outlet, Refusal},
+    protocol::{Explanation, Killed, Line, Request},
+    session::Backend,
+    state::{Daemon, Order},
+    text,
+};
+use crate::{
+    conntrack::Flow,
+    engine::View,
+    policy::{Limit, RuleId},
+    wire::Protocol,
+};
+
+/// Connections that one pass over the table gathers, about. More are listed in
+/// several passes, each of which takes those of its share of a hash: memory
+/// stays bounded, no connection comes twice, and none that stays is missed.
+const PASS: u64 = 32 * 1024;
+
+/// Connections that are killed between two handings-over to the sender.
+const KILLS: usize = 256;
+
+impl Backend for Daemon {
+    fn handle(&self, request: Request, out: &mut dyn Outlet) -> Result<(), Refusal> {
+        match request {
+            Request::Status {} => out.send(Line::Status(Box::new(self.status()))),
+            Request::Connections { filter } => self.connections(&filter, out),
+            Request::Kill { filter, dry_run, silent, all } => self.kill(&filter, dry_run, silent, all, out),
+            Request::Events { last, follow: _ } => self.events(last, out),
+            Request::Timers { rule } => self.timers(rule.as_deref(), out),
+            Request::TimerSet { timer, value, scope } => self.timer_set(&timer, &value, &scope, out),
+            Request::TimerUnset { timer, rule } => self.timer_unset(&timer, rule.as_deref(), out),
+            Request::Limits {} => self.limits(out),
+            Request::LimitSet { limit, value, scope } => self.limit_set(&limit, &value, &scope, out),
+            Request::LimitUnset { limit, rule } => self.limit_unset(&limit, rule.as_deref(), out),
+            Request::Reload { rules, confirm, existing } => self.reload(rules, confirm, existing, out),
+            Request::Confirm {} => self.confirm(),
+            Request::Unload {} => {
+                self.orders.send(Order::Unload).map_err(|_| Refusal::from("the daemon is ending already"))
+            }
+            Request::Explain { packet, in_if, out_if } => {
+                let question = Question::parse(&packet, in_if, out_if)?;
+                out.send(Line::Explanation(Box::new(self.explain(&question))))
+            }
+        }
+    }
+
+    fn ring(&self) -> &Ring {
+        &self.shared.ring
+    }
+}
+
+impl Daemon {
+    /// Hands over every connection that passes the filter, a bounded number at
+    /// a time, without a lock held meanwhile.
+    fn each_batch(
+        &self,
+        filter: &[String],
+        each: &mut dyn FnMut(Vec<View>) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        let engine = &self.shared.engine;
+        let filter = Filter::parse(filter)?.bind(&engine.policy())?;
+        let passes = engine.counters().connections / PASS + 1;
+        let hasher = RandomState::new();
+        for pass in 0..passes {
+            let mut batch = Vec::new();
+            engine.connections(self.now(), &mut |view| {
+                let mine = passes == 1 || hasher.hash_one(view.flow) % passes == pass;
+                if mine && filter.matches(view) {
+                    batch.push(*view);
+                }
+                true
+            });
+            each(batch)?;
+        }
+        Ok(())
+    }
+
+    fn connections(&self, filter: &[String], out: &mut dyn Outlet) -> Result<(), Refusal> {
+        self.each_batch(filter, &mut |batch| {
+            let policy = self.shared.engine.policy();
+            batch.iter().try_for_each(|view| out.send(Line::Connection(events::connection(view, &policy))))
+        })
+    }
+
+    fn kill(
+        &self,
+        filter: &[String],
+        dry_run: bool,
+        silent: bool,
+        all: bool,
+        out: &mut dyn Outlet,
+    ) -> Result<(), Refusal> {
+        if Filter::parse(filter)?.is_empty() && !all {
+            return Err("this would end every connection: say which, or say --all".into());
+        }
+        let mut killed = Killed { dry_run, ..Killed::default() };
+        self.each_batch(filter, &mut |batch| {
+            killed.matched += batch.len() as u64;
+            if dry_run {
+                return Ok(());
+            }
+            for some in batch.chunks(KILLS) {
+                let now = self.now();
+                let gone = self.with_worker(|worker| {
+                    some.iter().filter(|view| worker.kill(&view.flow, silent, now)).count()
+                });
+                killed.killed += gone as u64;
+            }
+            Ok(())
+        })?;
+        if !dry_run && killed.killed > 0 {
+            let filter = if filter.is_empty() { "--all".to_owned() } else { filter.join(" ") };
+            let how = if silent { " silently" } else { "" };
+            self.tell(format!("killed {} connections{how}: {filter}", killed.killed));
+        }
+        out.send(Line::Killed(killed))
+    }
+
+    fn events(&self, last: Option<usize>, out: &mut dyn Outlet) -> Result<(), Refusal> {
+        let ring = &self.shared.ring;
+        let mut next = ring.start(last);
+        // Those that happen meanwhile are for the next request, so that this
+        // one ends.
+        let end = ring.start(Some(0));
+        while next < end {
+            let most = usize::try_from(end - next).unwrap_or(usize::MAX).min(256);
+            let (_, events, after) = ring.since(next, most);
+            next = after;
+            for event in events {
+                out.send(Line::Event(Box::new((*event).clone())))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn explain(&self, question: &Question) -> Explanation {
+        let engine = &self.shared.engine;
+        let (policy, live) = (engine.policy(), engine.live());
+        let mut told = explain::explain(question, &policy, &live);
+        let (found, counts) = self.look_around(&question.flow, &told.rule);
+        if let Some(view) = found {
+            told.connection = Some(events::connection(&view, &policy));
+            told.rules.clear();
+            told.limits.clear();
+            told.notes.clear();
+            told.rule = policy.name(view.rule).to_owned();
+            told.verdict = "accept".to_owned();
+            told.because = format!(
+                "it belongs to a connection in phase {} that rule {} let in {} ago; its packets must fit that \
+                 phase and its windows",
+                view.phase,
+                told.rule,
+                text::rough_duration(view.age)
+            );
+            for row in &mut told.timers {
+                let timer = crate::conntrack::Timer::from_name(&row.timer);
+                if let Some(timer) = timer {
+                    let (value, origin) = engine.timer_value(view.rule, timer);
+                    (row.value, row.origin) = (value, origin.name().to_owned());
+                }
+            }
+            return told;
+        }
+        let mut notes = Vec::new();
+        for row in &mut told.limits {
+            let scope = Limit::from_name(&row.limit);
+            let own = row.rule.is_some();
+            row.embryonic = scope.map(|scope| counts.of(scope, own));
+            if let (Some(value), Some(now)) = (row.value, row.embryonic)
+                && now >= u64::from(value)
+            {
+                let shadow = if row.shadow { " (shadow: it only counts)" } else { "" };
+                notes.push(format!(
+                    "{} is reached, {now} of {value}: a new connection meets {}{shadow}",
+                    row.limit, row.on_excess
+                ));
+            }
+        }
+        told.notes.extend(notes);
+        told
+    }
+
+    /// The connection that a packet belongs to, and the half-open ones that
+    /// share a limit's scope with it: one pass over the table.
+    fn look_around(&self, flow: &Flow, rule: &str) -> (Option<View>, Embryonic) {
+        let engine = &self.shared.engine;
+        let policy = engine.policy();
+        let rule = policy.names.iter().position(|name| &**name == rule);
+        let rule = rule.and_then(|number| u16::try_from(number).ok()).map(RuleId);
+        let (mut found, mut counts) = (None, Embryonic::default());
+        engine.connections(self.now(), &mut |view| {
+            if view.flow == *flow || view.flow == reply_of(flow) {
+                found = Some(*view);
+            }
+            if view.phase.is_embryonic() {
+                let own = rule == Some(view.rule);
+                let source = same_source(view.flow.src, flow.src);
+                let destination = view.flow.dst == flow.dst && view.flow.dst_port == flow.dst_port;
+                for (is, all, of_rule) in [
+                    (true, &mut counts.total.0, &mut counts.total.1),
+                    (source, &mut counts.source.0, &mut counts.source.1),
+                    (destination, &mut counts.destination.0, &mut counts.destination.1),
+                ] {
+                    *all += u64::from(is);
+                    *of_rule += u64::from(is && own);
+                }
+            }
+            true
+        });
+        (found, counts)
+    }
+}
+
+/// How a connection that this packet answers is written. An echo has its
+/// identifier in front both ways.
+fn reply_of(flow: &Flow) -> Flow {
+    if flow.protocol == Protocol::ICMP || flow.protocol == Protocol::ICMPV6 {
+        Flow { src: flow.dst, dst: flow.src, ..*flow }
+    } else {
+        flow.reversed()
+    }
+}
+
+/// Half-open connections: all, and those of the rule.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Embryonic {
+    total: (u64, u64),
+    source: (u64, u64),
+    destination: (u64, u64),
+}
+
+impl Embryonic {
+    const fn of(&self, limit: Limit, own: bool) -> u64 {
+        let (all, of_rule) = match limit {
+            Limit::Total => self.total,
+            Limit::PerSource => self.source,
+            Limit::PerDestination => self.destination,
+        };
+        if own { of_rule } else { all }
+    }
+}
+
+/// One source, as limits count it: an IPv4 address, an IPv6 /64.
+fn same_source(one: IpAddr, other: IpAddr) -> bool {
+    match (one, other) {
+        (IpAddr::V6(one), IpAddr::V6(other)) => one.octets()[..8] == other.octets()[..8],
+        _ => one == other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_an_address_or_a_64() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert!(same_source(address("10.0.0.1"), address("10.0.0.1")));
+        assert!(!same_source(address("10.0.0.1"), address("10.0.0.2")));
+        assert!(same_source(address("2001:db8::1"), address("2001:db8::2")));
+        assert!(!same_source(address("2001:db8::1"), address("2001:db8:0:1::1")));
+        assert!(!same_source(address("::a00:1"), address("10.0.0.1")));
+    }
+}

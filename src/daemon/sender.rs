@@ -1,0 +1,283 @@
+//! Sends what the engine asks for: RSTs, ICMP errors, and the deletion of
+//! conntrack entries of connections that we ended.
+//!
+//! A raw RST must carry the addresses that its receiver's packets carry before
+//! NAT: then the kernel translates it like any other packet of the connection,
+//! both ends get it, and conntrack closes. The hooks show addresses after DNAT
+//! and before SNAT, so both tuples are asked for over ctnetlink.
+
+use std::{
+    io,
+    sync::mpsc::{Receiver, RecvTimeoutError},
+    time::Duration,
+};
+
+use super::{
+    log,
+    shared::{Pulse, Shared, Tally},
+};
+use crate::{
+    conntrack::Flow,
+    engine::Transmit,
+    sys::{
+        ctnetlink::{Ctnetlink, Tuples},
+        raw::RawSender,
+    },
+    wire::{Flags, FourTuple, RawPacket, build},
+};
+
+/// How long it waits before it looks whether it should go home.
+const TURN: Duration = Duration::from_millis(200);
+
+/// The kernel, as the sender needs it.
+pub trait Kernel {
+    /// Both tuples of a connection.
+    ///
+    /// # Errors
+    /// The kernel's word.
+    fn lookup(&mut self, flow: &Flow) -> io::Result<Option<Tuples>>;
+
+    /// Deletes a connection's entry.
+    ///
+    /// # Errors
+    /// The kernel's word.
+    fn forget(&mut self, flow: &Flow) -> io::Result<bool>;
+
+    /// Sends a packet.
+    ///
+    /// # Errors
+    /// The kernel's word.
+    fn send(&mut self, packet: &RawPacket) -> io::Result<()>;
+}
+
+/// The real one.
+#[derive(Debug)]
+pub struct RealKernel {
+    conntrack: Ctnetlink,
+    raw: RawSender,
+}
+
+impl RealKernel {
+    /// Opens the sockets; packets bear `mark`.
+    ///
+    /// # Errors
+    /// The kernel's word.
+    pub fn open(mark: u32) -> io::Result<Self> {
+        Ok(Self { conntrack: Ctnetlink::open()?, raw: RawSender::open(mark)? })
+    }
+}
+
+impl Kernel for RealKernel {
+    fn lookup(&mut self, flow: &Flow) -> io::Result<Option<Tuples>> {
+        self.conntrack.lookup(flow)
+    }
+
+    fn forget(&mut self, flow: &Flow) -> io::Result<bool> {
+        self.conntrack.forget(flow)
+    }
+
+    fn send(&mut self, packet: &RawPacket) -> io::Result<()> {
+        self.raw.send(packet)
+    }
+}
+
+/// Sends until everybody goes home, and what waits then too: connections that
+/// were killed just before deserve their RST.
+///
+/// # Errors
+/// None; what the kernel refuses is counted.
+pub fn run(
+    shared: &Shared,
+    inbox: &Receiver<Transmit>,
+    kernel: &mut dyn Kernel,
+    pulse: &Pulse,
+) -> Result<(), String> {
+    let mut complained = false;
+    loop {
+        pulse.beat();
+        match inbox.recv_timeout(TURN) {
+            Ok(transmit) => {
+                if let Err(error) = send(&transmit, kernel, &shared.tally) {
+                    Tally::count(&shared.tally.send_failed);
+                    // The first one is worth a line, the rest are counted.
+                    if !std::mem::replace(&mut complained, true) {
+                        log::warning(format_args!("the kernel refused to send {transmit:?}: {error}"));
+                    }
+                }
+            }
+            Err(RecvTimeoutError::Timeout) if shared.stopping() => return Ok(()),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+    }
+}
+
+fn send(transmit: &Transmit, kernel: &mut dyn Kernel, tally: &Tally) -> io::Result<()> {
+    match transmit {
+        Transmit::Reset { flow, tuple, seq, ack, .. } => {
+            let tuples = kernel.lookup(flow).unwrap_or_else(|_| {
+                Tally::count(&tally.lookup_failed);
+                None
+            });
+            let packet = build::tcp(before_nat(flow, *tuple, tuples), *seq, *ack, Flags::RST, 0);
+            kernel.send(&packet)?;
+            Tally::count(&tally.rst_sent);
+        }
+        Transmit::Prohibited { quoted } => {
+            if let Some(packet) = build::prohibited(quoted) {
+                kernel.send(&packet)?;
+                Tally::count(&tally.icmp_sent);
+            }
+        }
+        Transmit::Forget { flow } => {
+            if kernel.forget(flow)? {
+                Tally::count(&tally.forgotten);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The addresses that an RST must carry on its way into the kernel: as the
+/// packets of the end that it speaks for arrive.
+fn before_nat(flow: &Flow, tuple: FourTuple, tuples: Option<Tuples>) -> FourTuple {
+    let Some(tuples) = tuples else { return tuple };
+    // It speaks for the client if its source is the flow's source.
+    let speaks_for_client = tuple.src == flow.src && tuple.src_port == flow.src_port;
+    let from = if speaks_for_client { tuples.original } else { tuples.reply };
+    FourTuple { src: from.src, src_port: from.src_port, dst: from.dst, dst_port: from.dst_port }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::IpAddr,
+        sync::{atomic::Ordering, mpsc::sync_channel},
+    };
+
+    use super::*;
+    use crate::{
+        policy::Hook,
+        wire::{Checksums, Protocol, SeqNum, Transport, parse},
+    };
+
+    const CLIENT: &str = "192.168.10.20";
+    const SERVER: &str = "198.51.100.7";
+    const OUTSIDE: &str = "203.0.113.1";
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn flow(src: &str, src_port: u16, dst: &str, dst_port: u16) -> Flow {
+        Flow { protocol: Protocol::TCP, src: address(src), src_port, dst: address(dst), dst_port }
+    }
+
+    fn tuple(flow: Flow) -> FourTuple {
+        FourTuple { src: flow.src, src_port: flow.src_port, dst: flow.dst, dst_port: flow.dst_port }
+    }
+
+    /// Remembers what it was asked, in order.
+    #[derive(Default)]
+    struct Fake {
+        tuples: Option<Tuples>,
+        refuses: bool,
+        said: Vec<String>,
+    }
+
+    impl Kernel for Fake {
+        fn lookup(&mut self, _: &Flow) -> io::Result<Option<Tuples>> {
+            Ok(self.tuples)
+        }
+
+        fn forget(&mut self, flow: &Flow) -> io::Result<bool> {
+            self.said.push(format!("forget {flow}"));
+            Ok(true)
+        }
+
+        fn send(&mut self, packet: &RawPacket) -> io::Result<()> {
+            if self.refuses {
+                return Err(io::ErrorKind::PermissionDenied.into());
+            }
+            let parsed = parse(&packet.bytes, packet.bytes.len() as u32, Checksums::Verify).unwrap();
+            let Transport::Tcp(segment) = parsed.transport else { panic!("not TCP") };
+            assert!(segment.flags.contains(Flags::RST));
+            self.said.push(format!(
+                "rst {}:{} > {}:{} seq {}",
+                parsed.src, segment.src_port, parsed.dst, segment.dst_port, segment.seq.0
+            ));
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn masquerade_is_undone_on_the_way_to_both_ends() {
+        // Client 192.168.10.20:4000 leaves as 203.0.113.1:61000.
+        let inside = flow(CLIENT, 4000, SERVER, 80);
+        let tuples = Tuples { original: inside, reply: flow(SERVER, 80, OUTSIDE, 61000) };
+        let toward_server = before_nat(&inside, tuple(inside), Some(tuples));
+        assert_eq!(toward_server, tuple(inside));
+        let toward_client = before_nat(&inside, tuple(inside.reversed()), Some(tuples));
+        assert_eq!(toward_client, tuple(flow(SERVER, 80, OUTSIDE, 61000)));
+    }
+
+    #[test]
+    fn a_port_forward_is_undone_on_the_way_to_both_ends() {
+        // A stranger asks 203.0.113.1:8080, the forward hook shows 192.168.10.20:80.
+        let shown = flow(SERVER, 4000, CLIENT, 80);
+        let original = flow(SERVER, 4000, OUTSIDE, 8080);
+        let tuples = Tuples { original, reply: flow(CLIENT, 80, SERVER, 4000) };
+        assert_eq!(before_nat(&shown, tuple(shown), Some(tuples)), tuple(original));
+        assert_eq!(before_nat(&shown, tuple(shown.reversed()), Some(tuples)), tuple(tuples.reply));
+    }
+
+    #[test]
+    fn without_an_entry_the_addresses_stay() {
+        let shown = flow(CLIENT, 4000, SERVER, 80);
+        assert_eq!(before_nat(&shown, tuple(shown.reversed()), None), tuple(shown.reversed()));
+    }
+
+    fn shared() -> Shared {
+        crate::daemon::shared::tests::shared()
+    }
+
+    #[test]
+    fn rsts_go_out_before_the_entry_is_forgotten() {
+        let shared = shared();
+        let (into, inbox) = sync_channel(8);
+        let flow = flow(CLIENT, 4000, SERVER, 80);
+        for tuple in [tuple(flow), tuple(flow.reversed())] {
+            let (seq, hook) = (SeqNum(7), Hook::Forward);
+            into.send(Transmit::Reset { flow, tuple, seq, ack: None, hook }).unwrap();
+        }
+        into.send(Transmit::Forget { flow }).unwrap();
+        drop(into);
+        let mut kernel = Fake::default();
+        run(&shared, &inbox, &mut kernel, &Pulse::new("sender".to_owned())).unwrap();
+        assert_eq!(
+            kernel.said,
+            [
+                "rst 192.168.10.20:4000 > 198.51.100.7:80 seq 7",
+                "rst 198.51.100.7:80 > 192.168.10.20:4000 seq 7",
+                "forget tcp 192.168.10.20:4000 198.51.100.7:80",
+            ]
+        );
+        assert_eq!(shared.tally.rst_sent.load(Ordering::Relaxed), 2);
+        assert_eq!(shared.tally.forgotten.load(Ordering::Relaxed), 1);
+        assert_eq!(shared.tally.send_failed.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_is_counted() {
+        let shared = shared();
+        let (into, inbox) = sync_channel(8);
+        let flow = flow(CLIENT, 4000, SERVER, 80);
+        let (seq, hook) = (SeqNum(7), Hook::Forward);
+        into.send(Transmit::Reset { flow, tuple: tuple(flow), seq, ack: None, hook }).unwrap();
+        drop(into);
+        let mut kernel = Fake { refuses: true, ..Fake::default() };
+        run(&shared, &inbox, &mut kernel, &Pulse::new("sender".to_owned())).unwrap();
+        assert_eq!(shared.tally.rst_sent.load(Ordering::Relaxed), 0);
+        assert_eq!(shared.tally.send_failed.load(Ordering::Relaxed), 1);
+    }
+}

@@ -1,0 +1,167 @@
+//! What all threads of the daemon see.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+    mpsc::{SyncSender, TrySendError},
+};
+
+use super::events::Ring;
+use crate::{
+    engine::{Engine, Event, Transmit, Worker},
+    policy::Marks,
+    sys::clock::Clock,
+};
+
+/// How many transmits may wait for the sender.
+pub const TRANSMITS_WAITING: usize = 8192;
+
+/// How many events may wait for the recorder.
+pub const EVENTS_WAITING: usize = 16384;
+
+/// Counters of the shell, beside the engine's.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Events given up because the recorder was behind.
+    pub events_lost: AtomicU64,
+    /// Transmits given up because the sender was behind.
+    pub transmits_lost: AtomicU64,
+    /// RSTs sent.
+    pub rst_sent: AtomicU64,
+    /// ICMP errors sent.
+    pub icmp_sent: AtomicU64,
+    /// Packets that the kernel did not take.
+    pub send_failed: AtomicU64,
+    /// Conntrack entries deleted.
+    pub forgotten: AtomicU64,
+    /// Conntrack lookups that failed.
+    pub lookup_failed: AtomicU64,
+}
+
+impl Tally {
+    /// One more.
+    pub fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A thread's pulse: it beats at each turn of its loop, and the control thread
+/// looks whether it still does.
+#[derive(Clone, Debug)]
+pub struct Pulse {
+    /// The thread's name.
+    pub name: String,
+    beats: Arc<AtomicU64>,
+}
+
+impl Pulse {
+    /// A pulse that has not beaten yet.
+    #[must_use]
+    pub fn new(name: String) -> Self {
+        Self { name, beats: Arc::default() }
+    }
+
+    /// Beats once.
+    pub fn beat(&self) {
+        self.beats.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often it has beaten.
+    #[must_use]
+    pub fn beats(&self) -> u64 {
+        self.beats.load(Ordering::Relaxed)
+    }
+}
+
+/// What all threads see.
+pub struct Shared {
+    /// The firewall.
+    pub engine: Arc<Engine>,
+    /// The engine's clock.
+    pub clock: Clock,
+    /// Everybody goes home.
+    pub stop: AtomicBool,
+    /// Counters of the shell.
+    pub tally: Tally,
+    /// What happened lately.
+    pub ring: Ring,
+    /// Our mark bits.
+    pub marks: Marks,
+}
+
+impl Shared {
+    /// Whether everybody should go home.
+    #[must_use]
+    pub fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// A worker's way out: what it has to tell and to send, never waited for.
+#[derive(Clone)]
+pub struct Outbox {
+    events: SyncSender<Event>,
+    transmits: SyncSender<Transmit>,
+}
+
+impl Outbox {
+    /// Into these two channels.
+    #[must_use]
+    pub fn new(events: SyncSender<Event>, transmits: SyncSender<Transmit>) -> Self {
+        Self { events, transmits }
+    }
+
+    /// Takes everything out of the worker. What finds no room is counted.
+    pub fn drain(&self, worker: &mut Worker, tally: &Tally) {
+        while let Some(transmit) = worker.poll_transmit() {
+            pass(&self.transmits, transmit, &tally.transmits_lost);
+        }
+        while let Some(event) = worker.poll_event() {
+            pass(&self.events, event, &tally.events_lost);
+        }
+    }
+}
+
+fn pass<T>(channel: &SyncSender<T>, thing: T, lost: &AtomicU64) {
+    match channel.try_send(thing) {
+        Ok(()) => {}
+        // Without a reader the daemon is ending, and says so itself.
+        Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Tally::count(lost),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::policy::{Policy, Settings};
+    use std::sync::mpsc::sync_channel;
+
+    /// A daemon's shared part without a daemon.
+    pub(crate) fn shared() -> Shared {
+        let settings = Settings::default();
+        let policy = Policy::new(settings, Vec::new(), Vec::new(), vec!["default".into()]);
+        let clock = Clock::start();
+        Shared {
+            engine: Engine::new(policy, [1, 2], clock.now()),
+            clock,
+            stop: AtomicBool::new(false),
+            tally: Tally::default(),
+            ring: Ring::new(64),
+            marks: Marks { shift: 24 },
+        }
+    }
+
+    #[test]
+    fn what_finds_no_room_is_counted_not_waited_for() {
+        let (into, out) = sync_channel(2);
+        let lost = AtomicU64::new(0);
+        for number in 0..5 {
+            pass(&into, number, &lost);
+        }
+        assert_eq!(lost.load(Ordering::Relaxed), 3);
+        assert_eq!(out.try_iter().collect::<Vec<i32>>(), [0, 1]);
+        drop(out);
+        pass(&into, 9, &lost);
+        assert_eq!(lost.load(Ordering::Relaxed), 4);
+    }
+}

@@ -1,0 +1,233 @@
+//! `status`: how the daemon is, and what makes the gateway other than the rules
+//! say.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use super::{
+    events,
+    protocol::{Named, QueueRow, Sent, Status},
+    state::{Daemon, State},
+    text,
+};
+use crate::{
+    policy::{Fail, Hooks},
+    sys::{
+        interfaces::{self, Forwarding},
+        queue,
+        table::{self, TableState},
+    },
+};
+
+impl Daemon {
+    /// The daemon's state.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let state = self.state();
+        let engine = &self.shared.engine;
+        let (policy, counters) = (engine.policy(), engine.counters());
+        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let tally = &self.shared.tally;
+        let uptime = self.now().since(crate::conntrack::Instant(0));
+        let mut warnings = Vec::new();
+        let queues = queues(&state, &mut warnings);
+        let table = table_words(&mut warnings);
+        let settings = &policy.settings;
+        warn_of_hooks(settings.hooks, &mut warnings);
+        if settings.fail == Fail::Open {
+            warnings.push("fail: open lets every packet through while no daemon answers".to_owned());
+        }
+        if settings.hooks.forward {
+            match interfaces::forwarding() {
+                Ok(forwarding) => warn_of_forwarding(forwarding, &mut warnings),
+                Err(error) => warnings.push(format!("can't ask whether the kernel forwards: {error}")),
+            }
+        }
+        match table::foreign_drops(settings.hooks) {
+            Ok(drops) => warnings.extend(drops),
+            Err(error) => warnings.push(format!("can't ask for other tables: {error}")),
+        }
+        warnings.extend(state.settings.shortfalls());
+        let events_lost = load(&tally.events_lost) + counters.events_lost;
+        if events_lost > 0 {
+            warnings.push(format!("{events_lost} events were not written down: more happened than could be"));
+        }
+        if load(&tally.send_failed) > 0 {
+            warnings
+                .push(format!("the kernel refused to send {} RSTs or ICMP errors", load(&tally.send_failed)));
+        }
+        let dropped: u64 = counters.dropped.iter().map(|(_, count)| count).sum();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started: text::timestamp(self.started),
+            uptime: Duration::from_secs(uptime.as_secs()),
+            rules: state.source.to_string(),
+            rules_since: text::timestamp(state.since),
+            rule_count: policy.rules.len(),
+            default: events::action_name(settings.default).to_owned(),
+            hooks: hook_names(settings.hooks).into_iter().map(str::to_owned).collect(),
+            diversion: self.diversion.to_string(),
+            fail: fail_name(settings.fail).to_owned(),
+            service: self.service,
+            table,
+            queues,
+            connections: counters.connections,
+            max_connections: u64::from(settings.max_connections),
+            half_open: counters.embryonic,
+            phases: named(&counters.phases),
+            opened: counters.opened,
+            closed: counters.closed,
+            packets: counters.packets,
+            bytes: counters.bytes,
+            accepted: counters.accepted,
+            dropped,
+            reset: counters.reset,
+            drop_reasons: named(&counters.dropped),
+            limits_passed: named(&counters.limits_passed),
+            sent: Sent {
+                rst: load(&tally.rst_sent),
+                icmp: load(&tally.icmp_sent),
+                failed: load(&tally.send_failed),
+                suppressed: counters.rst_suppressed,
+                lost: load(&tally.transmits_lost),
+                forgotten: load(&tally.forgotten),
+            },
+            events_lost,
+            sysctls: state.settings.words(),
+            live: self.live_changes(&state),
+            confirm_within: self.confirm_within(&state),
+            warnings,
+        }
+    }
+}
+
+/// Those that happened.
+fn named(counts: &[(&'static str, u64)]) -> Vec<Named> {
+    let some = counts.iter().filter(|(_, count)| *count > 0);
+    some.map(|(name, count)| Named { name: (*name).to_owned(), count: *count }).collect()
+}
+
+fn queues(state: &State, warnings: &mut Vec<String>) -> Vec<QueueRow> {
+    let all = queue::losses().unwrap_or_else(|error| {
+        warnings.push(format!("can't read the queues' losses: {error}"));
+        Vec::new()
+    });
+    let (base, count) = (state.spec.queue_base, state.spec.queue_count);
+    let mut rows = Vec::new();
+    for offset in 0..count.saturating_mul(2) {
+        let number = base.saturating_add(offset);
+        let carries = if offset < count { "known" } else { "syn" };
+        let Some(loss) = all.iter().find(|loss| loss.number == number) else {
+            warnings.push(format!("queue {number} is gone: nobody judges its packets; restart the daemon"));
+            continue;
+        };
+        if loss.dropped_by_queue + loss.dropped_by_socket > 0 {
+            warnings.push(format!(
+                "queue {number} lost {} packets because it was full and {} because the socket was",
+                loss.dropped_by_queue, loss.dropped_by_socket
+            ));
+        }
+        rows.push(QueueRow {
+            number,
+            carries: carries.to_owned(),
+            waiting: u64::from(loss.waiting),
+            lost_full: loss.dropped_by_queue,
+            lost_socket: loss.dropped_by_socket,
+        });
+    }
+    rows
+}
+
+fn table_words(warnings: &mut Vec<String>) -> String {
+    match table::state() {
+        Ok(TableState::Live { intact: true, .. }) => "installed".to_owned(),
+        Ok(TableState::Live { intact: false, .. }) => {
+            warnings.push(
+                "somebody removed xtables rules of halfgate: packets are not inspected; restart the daemon"
+                    .to_owned(),
+            );
+            "damaged".to_owned()
+        }
+        Ok(TableState::Static { .. }) => {
+            warnings
+                .push("the table is the static form: no packet is inspected; restart the daemon".to_owned());
+            "static".to_owned()
+        }
+        Ok(TableState::Absent) => {
+            warnings.push(
+                "the table inet halfgate is gone: no packet is inspected; restart the daemon".to_owned(),
+            );
+            "absent".to_owned()
+        }
+        Err(error) => {
+            warnings.push(format!("can't ask for the table: {error}"));
+            "unknown".to_owned()
+        }
+    }
+}
+
+fn warn_of_hooks(hooks: Hooks, warnings: &mut Vec<String>) {
+    if !hooks.input {
+        warnings.push(
+            "the hook input is not diverted: the gateway itself is not covered by the rules".to_owned(),
+        );
+    }
+    if !hooks.forward {
+        warnings
+            .push("the hook forward is not diverted: routed traffic is not covered by the rules".to_owned());
+    }
+}
+
+fn warn_of_forwarding(forwarding: Forwarding, warnings: &mut Vec<String>) {
+    if !forwarding.v4 {
+        warnings.push(
+            "net.ipv4.ip_forward is 0: the kernel routes no IPv4, whatever the rules accept".to_owned(),
+        );
+    }
+    if !forwarding.v6 {
+        warnings.push("net.ipv6.conf.all.forwarding is 0: the kernel routes no IPv6".to_owned());
+    }
+}
+
+/// The names of the hooks that are on.
+#[must_use]
+pub fn hook_names(hooks: Hooks) -> Vec<&'static str> {
+    let all = [(hooks.forward, "forward"), (hooks.input, "input"), (hooks.output, "output")];
+    all.into_iter().filter(|(on, _)| *on).map(|(_, name)| name).collect()
+}
+
+/// The word for what happens without a daemon.
+#[must_use]
+pub const fn fail_name(fail: Fail) -> &'static str {
+    match fail {
+        Fail::Closed => "closed",
+        Fail::Open => "open",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_covered_is_said() {
+        let warned = |hooks| {
+            let mut warnings = Vec::new();
+            warn_of_hooks(hooks, &mut warnings);
+            warnings
+        };
+        assert!(warned(Hooks { forward: true, input: true, output: false }).is_empty());
+        assert!(warned(Hooks { forward: true, input: false, output: false })[0].contains("gateway itself"));
+        assert!(warned(Hooks { forward: false, input: true, output: false })[0].contains("routed traffic"));
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_route_is_said() {
+        let warned = |v4, v6| {
+            let mut warnings = Vec::new();
+            warn_of_forwarding(Forwarding { v4, v6 }, &mut warnings);
+            warnings.len()
+        };
+        assert_eq!((warned(true, true), warned(false, true), warned(false, false)), (0, 1, 2));
+    }
+}

@@ -1,0 +1,286 @@
+//! The threads beside the control thread: queue workers, the ticker, the
+//! recorder, the watcher of interfaces; and how a death among them is noticed.
+//! The sender has its own file.
+
+use std::{
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::{
+    events, log,
+    log::{Pass, RateLimiter},
+    shared::{Outbox, Pulse, Shared},
+};
+use crate::{
+    engine::{Event, Meta, Verdict},
+    policy::Marks,
+    sys::{
+        clock::Clock,
+        interfaces,
+        queue::{Answer, Queue, Queued},
+    },
+};
+
+/// How long a thread waits before it looks whether it should go home.
+const TURN: Duration = Duration::from_millis(200);
+
+/// The ticker looks at least this often, so that a deadline that a packet made
+/// sooner is not late by more.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Lines that a rule may write in a second.
+const LINES_PER_SECOND: u32 = 10;
+
+/// Why a thread ended, for the control thread.
+#[derive(Debug)]
+pub struct Death {
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub why: String,
+}
+
+/// Starts a thread whose end is reported, however it comes.
+///
+/// # Errors
+/// If the kernel has no thread left.
+pub fn spawn(
+    name: &str,
+    deaths: &UnboundedSender<Death>,
+    body: impl FnOnce() -> Result<(), String> + Send + 'static,
+) -> std::io::Result<JoinHandle<()>> {
+    let deaths = deaths.clone();
+    let reported = name.to_owned();
+    // The kernel shows 15 octets of it in ps and top.
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+        let why = match result {
+            Ok(Ok(())) => "it ended".to_owned(),
+            Ok(Err(error)) => error,
+            Err(panic) => format!("it panicked: {}", panic_text(panic.as_ref())),
+        };
+        // The control thread decides whether it was time for it.
+        let _ = deaths.send(Death { name: reported, why });
+    })
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+/// Serves one queue until everybody goes home.
+///
+/// # Errors
+/// What made the queue useless.
+pub fn serve(shared: &Shared, mut queue: Queue, outbox: &Outbox, pulse: &Pulse) -> Result<(), String> {
+    let mut worker = shared.engine.worker();
+    let marks = shared.marks;
+    while !shared.stopping() {
+        pulse.beat();
+        let served = queue.serve(TURN, &mut |packet| {
+            let verdict = worker.handle_packet(&meta(packet, marks), packet.bytes, shared.clock.now());
+            // Before the verdict leaves: the packet's answer may come by another
+            // queue, and its events must not be told first.
+            outbox.drain(&mut worker, &shared.tally);
+            answer(verdict, packet.mark, marks)
+        });
+        served.map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+fn meta(packet: &Queued<'_>, marks: Marks) -> Meta {
+    Meta {
+        hook: packet.hook,
+        in_if: packet.in_if,
+        out_if: packet.out_if,
+        wire_len: packet.wire_len,
+        checksums: packet.checksums,
+        kernel_knows: packet.mark & marks.known() != 0,
+    }
+}
+
+/// A verdict's mark replaces the packet's whole mark: the operator's bits stay
+/// as they are, ours say that it was inspected.
+fn answer(verdict: Verdict, mark: u32, marks: Marks) -> Answer {
+    match verdict {
+        Verdict::Accept => Answer::Accept { mark: mark & !marks.mask() | marks.inspected() },
+        Verdict::Drop(_) | Verdict::Reset(_) => Answer::Drop,
+    }
+}
+
+/// Ends what is over, when it is over.
+///
+/// # Errors
+/// None.
+pub fn tick(shared: &Shared, outbox: &Outbox, pulse: &Pulse) -> Result<(), String> {
+    let mut worker = shared.engine.worker();
+    while !shared.stopping() {
+        pulse.beat();
+        while worker.handle_timeout(shared.clock.now()) {
+            outbox.drain(&mut worker, &shared.tally);
+            pulse.beat();
+            if shared.stopping() {
+                break;
+            }
+        }
+        outbox.drain(&mut worker, &shared.tally);
+        let now = shared.clock.now();
+        let wait = worker.poll_timeout().map_or(TICK, |due| due.since(now).min(TICK));
+        // A deadline that is due but bounded work did not reach comes at the
+        // next turn; a millisecond keeps that from spinning.
+        std::thread::sleep(wait.max(Duration::from_millis(1)));
+    }
+    Ok(())
+}
+
+/// Follows interfaces as they come and go.
+///
+/// # Errors
+/// If the kernel no longer tells.
+pub fn watch_interfaces(shared: &Shared, watch: &interfaces::Watch, pulse: &Pulse) -> Result<(), String> {
+    while !shared.stopping() {
+        pulse.beat();
+        if watch.wait(TURN).map_err(|error| format!("interfaces: {error}"))? {
+            let list = interfaces::list().map_err(|error| format!("interfaces: {error}"))?;
+            shared.engine.set_interfaces(&list);
+        }
+    }
+    Ok(())
+}
+
+/// Writes down what happened: into the ring, and lines for rules with `log`.
+///
+/// # Errors
+/// None.
+pub fn record(shared: &Arc<Shared>, inbox: &Receiver<Event>, pulse: &Pulse) -> Result<(), String> {
+    let mut limiter = RateLimiter::new(LINES_PER_SECOND);
+    let mut lost = 0;
+    while !shared.stopping() {
+        pulse.beat();
+        let first = match inbox.recv_timeout(TURN) {
+            Ok(event) => Some(event),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
+        let policy = shared.engine.policy();
+        let wall = Clock::wall(Duration::ZERO);
+        // One wake-up, one lock of the ring: a batch as large as what waits.
+        let batch = first.into_iter().chain(inbox.try_iter()).take(1024);
+        let told: Vec<_> = batch
+            .map(|event| {
+                let row = events::describe(&event, &policy, wall);
+                if let Event::Logged { rule, .. } = event
+                    && let Pass::Write { suppressed } = limiter.ask(rule, shared.clock.now())
+                {
+                    say_suppressed(policy.name(rule), suppressed);
+                    log::notice(events::sentence(&row));
+                }
+                row
+            })
+            .collect();
+        shared.ring.push(told);
+        let lost_now = shared.tally.events_lost.load(std::sync::atomic::Ordering::Relaxed);
+        if lost_now > lost {
+            shared.ring.push([events::of_loss(lost_now - lost, wall)]);
+            lost = lost_now;
+        }
+        for (rule, count) in limiter.overdue(shared.clock.now()) {
+            say_suppressed(policy.name(rule), count);
+        }
+    }
+    Ok(())
+}
+
+fn say_suppressed(rule: &str, count: u64) {
+    if count > 0 {
+        log::notice(format_args!("rule {rule}: suppressed {count} more lines"));
+    }
+}
+
+/// Whether every pulse still beats, asked once a second.
+#[derive(Debug, Default)]
+pub struct Watchman {
+    seen: Vec<(u64, u32)>,
+}
+
+impl Watchman {
+    /// How many questions a thread may leave unanswered. Questions, not time:
+    /// a process that was stopped and goes on is not punished for it.
+    pub const PATIENCE: u32 = 20;
+
+    /// The first thread that no longer beats.
+    pub fn look<'a>(&mut self, pulses: &'a [Pulse]) -> Option<&'a str> {
+        self.seen.resize(pulses.len(), (0, 0));
+        let mut stuck = None;
+        for (pulse, (last, missed)) in pulses.iter().zip(&mut self.seen) {
+            let beats = pulse.beats();
+            if beats == *last {
+                *missed += 1;
+            } else {
+                (*last, *missed) = (beats, 0);
+            }
+            if *missed > Self::PATIENCE {
+                stuck = stuck.or(Some(pulse.name.as_str()));
+            }
+        }
+        stuck
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::DropReason;
+
+    #[test]
+    fn an_accept_keeps_the_operators_bits_and_says_inspected() {
+        let marks = Marks { shift: 24 };
+        let mark = 0x0012_3456 | marks.divert() | marks.known();
+        assert_eq!(
+            answer(Verdict::Accept, mark, marks),
+            Answer::Accept { mark: 0x0012_3456 | marks.inspected() }
+        );
+        assert_eq!(answer(Verdict::Drop(DropReason::Rule), mark, marks), Answer::Drop);
+        assert_eq!(answer(Verdict::Reset(DropReason::Rule), mark, marks), Answer::Drop);
+    }
+
+    #[test]
+    fn a_death_is_reported_with_its_reason() {
+        let (deaths, mut reports) = tokio::sync::mpsc::unbounded_channel();
+        spawn("a", &deaths, || Err("no more packets".to_owned())).unwrap().join().unwrap();
+        spawn("b", &deaths, || panic!("table {}", "broken")).unwrap().join().unwrap();
+        let first = reports.try_recv().unwrap();
+        assert_eq!((first.name.as_str(), first.why.as_str()), ("a", "no more packets"));
+        let second = reports.try_recv().unwrap();
+        assert_eq!((second.name.as_str(), second.why.as_str()), ("b", "it panicked: table broken"));
+    }
+
+    #[test]
+    fn a_silent_pulse_is_found_after_patience_and_not_before() {
+        let pulses = [Pulse::new("one".to_owned()), Pulse::new("two".to_owned())];
+        let mut watchman = Watchman::default();
+        for pulse in &pulses {
+            pulse.beat();
+        }
+        for _ in 0..=Watchman::PATIENCE {
+            pulses[0].beat();
+            assert_eq!(watchman.look(&pulses), None);
+        }
+        pulses[0].beat();
+        assert_eq!(watchman.look(&pulses), Some("two"));
+        pulses[1].beat();
+        assert_eq!(watchman.look(&pulses), None);
+    }
+}
