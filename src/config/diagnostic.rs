@@ -114,7 +114,15 @@ mod tests {
     #[test]
     fn a_picture_points_at_the_word() {
         let picture = picture(&diagnostic(), Some("rules:\n  action: reject, x\n"), false);
-        insta::assert_snapshot!(picture, @"");
+        insta::assert_snapshot!(picture, @r"
+        error: rule web: `reject` is no action
+         --> rules.yaml:2:11
+          |
+        2 |   action: reject, x
+          |           ^^^^^^
+          |
+          = help: did you mean `reset`?
+        ");
     }
 
     #[test]

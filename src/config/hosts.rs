@@ -156,7 +156,7 @@ impl Hosts {
             }
             networks = Some(Arc::new(NetworkSet::new(set)));
         }
-        if fields.get("interfaces").is_none() && fields.get("networks").is_none() {
+        if !["interfaces", "networks"].iter().any(|key| fields.get(key).is_some() || fields.is_meant(key)) {
             report.error(
                 node.place,
                 format!("zone {name} has neither interfaces nor networks"),
@@ -271,9 +271,12 @@ impl Hosts {
             known.sort_unstable();
             known.truncate(12);
             if known.is_empty() {
-                format!("define it under `zones:` or `lists:`, or write an address; no zone or list is defined yet, beside `any` and `gateway` (`{text}` may be meant as one)")
+                "define it under `zones:` or `lists:`, or write an address, `gateway` or `any`".to_owned()
             } else {
-                format!("define it under `zones:` or `lists:`, or use one of: {}, gateway, any", known.join(", "))
+                format!(
+                    "define it under `zones:` or `lists:`, or use one of: {}, gateway, any",
+                    known.join(", ")
+                )
             }
         });
         report.error(place, format!("no zone or list is called `{text}`"), cure);
@@ -376,6 +379,11 @@ fn mapped(address: IpAddr) -> Option<Ipv4Addr> {
     }
 }
 
+/// A network as it is best written: one address without `/32`.
+fn shortest(net: Ipv4Net) -> String {
+    if net.prefix_len() == 32 { net.addr().to_string() } else { net.to_string() }
+}
+
 fn bare_address(text: &str) -> Result<IpNet, BadNetwork> {
     let wrong = |message: String, cure: String| Err(BadNetwork::Wrong(message, cure));
     if let Ok(address) = text.parse::<IpAddr>() {
@@ -399,8 +407,7 @@ fn bare_address(text: &str) -> Result<IpNet, BadNetwork> {
     if let Some((first, last)) = text.split_once('-')
         && let (Ok(first), Ok(last)) = (first.trim().parse::<Ipv4Addr>(), last.trim().parse::<Ipv4Addr>())
     {
-        let networks: Vec<String> =
-            Ipv4Subnets::new(first, last, 0).take(6).map(|net| net.to_string()).collect();
+        let networks: Vec<String> = Ipv4Subnets::new(first, last, 0).take(6).map(shortest).collect();
         let cure = match networks.as_slice() {
             [] => "write networks; and the first address must not be behind the last".to_owned(),
             some if some.len() < 6 => format!("write [{}]", some.join(", ")),

@@ -111,6 +111,8 @@ impl Report {
 pub(super) struct Fields<'n> {
     pub(super) place: Place,
     entries: Vec<(&'static str, &'n Node, Place)>,
+    /// Keys that an unknown one was probably meant to be.
+    meant: Vec<&'static str>,
 }
 
 impl<'n> Fields<'n> {
@@ -126,6 +128,7 @@ impl<'n> Fields<'n> {
             return None;
         };
         let mut entries: Vec<(&'static str, &'n Node, Place)> = Vec::new();
+        let mut meant = Vec::new();
         for (key, value) in map {
             let Some(name) = key_text(key, report) else { continue };
             if let Some(known) = group.keys.iter().find(|known| **known == name) {
@@ -139,10 +142,10 @@ impl<'n> Fields<'n> {
                     entries.push((known, value, key.place));
                 }
             } else {
-                unknown_key(name, key.place, group, report);
+                meant.extend(unknown_key(name, key.place, group, report));
             }
         }
-        Some(Self { place: node.place, entries })
+        Some(Self { place: node.place, entries, meant })
     }
 
     /// The value of a key.
@@ -150,10 +153,16 @@ impl<'n> Fields<'n> {
         self.entries.iter().find(|(name, ..)| *name == key).map(|&(_, node, _)| node)
     }
 
+    /// Whether an unknown key was probably meant to be this one: its absence is
+    /// no second mistake.
+    pub(super) fn is_meant(&self, key: &str) -> bool {
+        self.meant.iter().any(|meant| meant.split(':').next() == Some(key))
+    }
+
     /// The value of a key that must be there.
     pub(super) fn need(&self, key: &'static str, cure: &str, report: &mut Report) -> Option<&'n Node> {
         let found = self.get(key);
-        if found.is_none() {
+        if found.is_none() && !self.is_meant(key) {
             report.error(self.place, format!("`{key}` is missing"), cure);
         }
         found
@@ -185,10 +194,11 @@ pub(super) fn named<'n>(
     for (key, value) in map {
         let Some(name) = key_text(key, report) else { continue };
         if let Some(line) = first.insert(name, key.place.line) {
+            let cure = if title == "timers" { "keep one of them" } else { "give one of them another name" };
             report.error(
                 key.place,
                 format!("the name `{name}` is used twice; the first is on line {line}"),
-                "give one of them another name",
+                cure,
             );
         } else {
             out.push((name, key.place, value));
@@ -209,22 +219,24 @@ fn key_text<'n>(key: &'n Node, report: &mut Report) -> Option<&'n str> {
     None
 }
 
-fn unknown_key(name: &str, place: Place, group: &Group, report: &mut Report) {
+/// Reports an unknown key; gives the one that was probably meant.
+fn unknown_key(name: &str, place: Place, group: &'static Group, report: &mut Report) -> Option<&'static str> {
     if let Some((_, cure)) = group.later.iter().find(|(later, _)| *later == name) {
         report.error(place, format!("this version does not have `{name}`"), *cure);
-        return;
+        return None;
     }
     if name == "<<" {
         report.error(place, "merge keys (`<<`) are not supported", "write the keys out");
-        return;
+        return None;
     }
     let foreign = group.foreign.iter().find(|(word, _)| *word == name).map(|(_, ours)| *ours);
-    let near = words::nearest(name, group.keys.iter().copied());
-    let cure = match foreign.or(near) {
+    let meant = foreign.or_else(|| words::nearest(name, group.keys.iter().copied()));
+    let cure = match meant {
         Some(ours) => format!("did you mean `{ours}`?"),
         None => format!("{} has: {}", group.title, group.keys.join(", ")),
     };
     report.error(place, format!("unknown key `{name}` in {}", group.title), cure);
+    meant
 }
 
 /// A list's nodes, or the one node that stands for a list of one.

@@ -302,10 +302,17 @@ fn icmp(text: &str, family: &str, rest: &str) -> Result<Vec<Service>, Wrong> {
     if let Ok(kind) = kind.parse::<u8>() {
         return match only {
             Some(protocol) => Ok(vec![one(protocol, kind)]),
-            None => wrong(
-                "type numbers differ between IPv4 and IPv6",
-                format!("write icmpv4/{rest} or icmpv6/{rest}, or a name like icmp/echo-request"),
-            ),
+            None => {
+                let named = ICMP_TYPES.into_iter().find(|(_, v4, v6)| *v4 == Some(kind) || *v6 == Some(kind));
+                let cure = match named {
+                    Some((name, Some(v4), _)) if v4 == kind => {
+                        format!("write icmp/{name} for both, or icmpv4/{rest}")
+                    }
+                    Some((name, ..)) => format!("write icmp/{name} for both, or icmpv6/{rest}"),
+                    None => format!("write icmpv4/{rest} or icmpv6/{rest}"),
+                };
+                wrong("type numbers differ between IPv4 and IPv6", cure)
+            }
         };
     }
     let plain = kind.replace('_', "-").replace("neighbor", "neighbour");

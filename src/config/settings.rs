@@ -13,8 +13,7 @@ use crate::{
     conntrack::Timer,
     policy::{
         Action, Adaptive, EmbryonicLimits, Fail, Hooks, Limit, Marks, OnExcess, OnExpire, Pickup, PickupMode,
-        Queues, Settings, duration,
-        live::{check_limit, check_timer},
+        Queues, Settings, duration, live::check_timer,
     },
 };
 
@@ -38,6 +37,7 @@ pub(super) fn read(fields: &Fields<'_>, report: &mut Report) -> Settings {
     }
     match fields.get("hooks") {
         Some(node) => settings.hooks = hooks(node, report).unwrap_or(settings.hooks),
+        None if fields.is_meant("hooks") => {}
         None => report.warning(
             fields.place,
             "`hooks` is left out, so only routed traffic is covered, and not the gateway itself",
@@ -286,12 +286,11 @@ pub(super) fn limits(node: &Node, report: &mut Report) -> EmbryonicLimits {
     let mut count = |key: &'static str, limit: Limit| {
         let node = fields.get(key)?;
         if matches!(&node.kind, Kind::Text(text) if text == "0") {
-            if let Err(error) = check_limit(limit, Some(0)) {
-                let message = error.to_string();
-                let (message, cure) =
-                    message.split_once("; ").unwrap_or((&message, "leave it out for no limit"));
-                report.error(node.place, message, cure);
-            }
+            report.error(
+                node.place,
+                format!("{limit}: a limit of 0 would refuse every new connection"),
+                "leave it out for no limit, or write a rule with `action: drop`",
+            );
             return None;
         }
         reader::number(node, key, 1..=u32::MAX, report)
