@@ -98,7 +98,7 @@ fn time_exceeded_finds_its_way_back(family: Family) {
     gateway.three.server.sysctls(&[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")]).unwrap();
     let (route, kind) = match family {
         Family::V4 => ("route add 198.19.0.0/16 via 192.0.2.77\n", 11),
-        Family::V6 => ("-6 route add 2001:db8:6::/48 via 2001:db8:b::77\n", 3),
+        Family::V6 => ("route add 2001:db8:6::/48 via 2001:db8:b::77\n", 3),
     };
     gateway.three.server.ip_batch(route).unwrap();
     let mut tap = gateway.client_tap();

@@ -1,6 +1,6 @@
 //! What can't work is said in one sentence, with exit code 1.
 
-use std::{fs, os::unix::process::CommandExt as _, path::PathBuf};
+use std::{fs, path::PathBuf};
 
 use crate::harness::{Done, Gateway, HALFGATE, rules, run};
 
@@ -35,9 +35,9 @@ fn without_privileges() {
     fs::copy(HALFGATE, &public).unwrap();
     let rules = public.with_extension("yaml");
     fs::write(&rules, open()).unwrap();
-    let mut command = gateway.three.gateway.command(&public);
-    command.arg("--socket").arg(public.with_extension("sock")).arg("run").arg(&rules);
-    command.uid(NOBODY).gid(NOBODY);
+    let mut command = gateway.three.gateway.command("setpriv");
+    command.args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), "--clear-groups".to_owned()]);
+    command.arg(&public).arg("--socket").arg(public.with_extension("sock")).arg("run").arg(&rules);
     let done = run(&mut command);
     fs::remove_file(&public).unwrap();
     fs::remove_file(&rules).unwrap();

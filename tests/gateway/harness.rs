@@ -39,8 +39,10 @@ pub(crate) const EARLY: Duration = Duration::from_millis(400);
 /// The kernel's number for SYN_RECV (include/net/tcp_states.h).
 pub(crate) const SYN_RECV: u8 = 3;
 
-/// The start of every rule file here; `rest` follows it.
+/// The start of every rule file here; `rest` follows it. Without hooks of its
+/// own it covers what is routed.
 pub(crate) fn rules(rest: &str) -> String {
+    let hooks = if rest.contains("hooks:") { "" } else { "hooks: [forward]\n" };
     format!(
         "version: 1\n\
          zones:\n\
@@ -48,7 +50,7 @@ pub(crate) fn rules(rest: &str) -> String {
          \x20 inside: {{ interfaces: [inside] }}\n\
          default: drop\n\
          pickup: {{ mode: strict, grace: 1s }}\n\
-         {rest}\n"
+         {hooks}{rest}\n"
     )
 }
 

@@ -48,7 +48,8 @@ fn input_guards_the_gateways_own_service(family: Family) {
 }
 
 fn input_leaves_the_gateway_alone_when_it_is_not_hooked(family: Family) {
-    let gateway = Gateway::start(&guarded("forward"));
+    let gateway =
+        Gateway::start(&rules("rules: [{ name: web, from: outside, service: tcp/80, action: accept }]"));
     let at = SocketAddr::new(family.outside(), 2222);
     let listener = listen(&gateway.three.gateway, at);
     let client = connect(&gateway.three.client, at, SOON).expect("nobody guards it");

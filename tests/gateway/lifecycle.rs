@@ -13,7 +13,7 @@ const SIGKILL: i32 = 9;
 
 /// A table of the operator's own that must come out as it went in.
 const FOREIGN: &str = "table inet operators {\n\
-                       chain forward { type filter hook forward priority 10; policy accept; counter }\n\
+                       chain forward { type filter hook forward priority 10; policy accept; counter; }\n\
                        }\n";
 
 fn open() -> String {
@@ -114,7 +114,7 @@ fn an_interface_that_comes_back_with_another_index_is_the_same_zone() {
     connects(&gateway);
     gateway.three.unlink_outside().unwrap();
     // Another link takes the old number's place in line.
-    gateway.three.gateway.ip_batch("link add filler type dummy\n").unwrap();
+    gateway.three.gateway.ip_batch("link add filler type veth peer name filling\n").unwrap();
     gateway.three.link_outside().unwrap();
     connects(&gateway);
 }

@@ -74,16 +74,20 @@ fn a_broken_file_changes_nothing_and_lists_every_mistake(family: Family) {
 
 fn confirm_within_or_the_old_rules_come_back(family: Family) {
     let gateway = Gateway::start(&port(80));
-    let (_old, _new) = (gateway.listen(family, 80), gateway.listen(family, 81));
+    let (old, new) = (gateway.listen(family, 80), gateway.listen(family, 81));
     let next = gateway.directory().join("next.yaml");
     fs::write(&next, port(81)).unwrap();
     gateway.ok(&["reload", next.to_str().unwrap(), "--confirm", "3s"]);
-    drop(gateway.connect(family, 81));
+    drop((gateway.connect(family, 81), accept(&new)));
     gateway.eventually("the old rules are back", s(3) + LATE, || {
-        gateway.try_connect(family, 80, Duration::from_millis(300)).is_ok()
+        gateway
+            .try_connect(family, 80, Duration::from_millis(300))
+            .is_ok_and(|_client| accept(&old).1.ip() == family.client())
     });
     refused(&gateway, family, 81);
     gateway.ok(&["reload", next.to_str().unwrap(), "--confirm", "3s"]);
     gateway.ok(&["confirm"]);
-    gateway.always("what was confirmed stays", s(4), || gateway.try_connect(family, 81, SOON).is_ok());
+    gateway.always("what was confirmed stays", s(4), || {
+        gateway.try_connect(family, 81, SOON).is_ok_and(|_client| accept(&new).1.ip() == family.client())
+    });
 }

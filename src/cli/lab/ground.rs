@@ -191,6 +191,18 @@ impl Ground {
         self.ask(&arguments)?.lines().map(shown).collect()
     }
 
+    /// How many half-open connections the firewall counts. A listing of them
+    /// would not do: while it is made, some go and others come.
+    pub(super) fn half_open(&self) -> anyhow::Result<u64> {
+        let rows = self.ask(&["limits", "--json"])?;
+        let total =
+            rows.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).find_map(|row| {
+                let ours = row.get("limit")? == "embryonic.total" && row.get("rule")?.is_null();
+                if ours { row.get("embryonic")?.as_u64() } else { None }
+            });
+        total.with_context(|| format!("no count of embryonic.total in {rows}"))
+    }
+
     /// The connection that a client opened from this address, if the firewall
     /// has it.
     pub(super) fn connection(&self, from: SocketAddr) -> anyhow::Result<Option<Shown>> {

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::json;
 
-use super::{ground::Lab, print};
+use super::{ground::Lab, print, scenes};
 use crate::sys::netns::Family;
 
 /// What a scene says.
@@ -99,12 +99,14 @@ impl Report {
             return Ok(agrees);
         }
         self.line("")?;
-        self.title("Summary: what was expected, and what was seen")?;
-        let wide = self.results.iter().map(|compared| compared.expected.chars().count()).max().unwrap_or(0);
-        for compared in self.results.clone() {
+        let mut results = self.results.clone();
+        results.sort_by_key(|compared| scenes::place(compared.scene));
+        let wide = results.iter().map(|compared| compared.expected.chars().count()).max().unwrap_or(0);
+        self.title(&format!("Summary {:<22} {:<wide$}  seen", "", "expected"))?;
+        for compared in results {
             let mark = if compared.agrees { self.painted("32", "ok  ") } else { self.painted("31", "FAIL") };
             let Compared { scene, expected, seen, .. } = compared;
-            print(&format!("  {mark} {scene:<22} expected: {expected:<wide$}  seen: {seen}"))?;
+            print(&format!("  {mark}  {scene:<22} {expected:<wide$}  {seen}"))?;
         }
         let failed = self.results.iter().filter(|compared| !compared.agrees).count();
         let verdict = if agrees {

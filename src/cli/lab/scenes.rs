@@ -54,6 +54,12 @@ pub(super) const ACTS: &[Act] = &[
     },
 ];
 
+/// Where in the order of scenes this one stands.
+pub(super) fn place(scene: &str) -> usize {
+    let mut all = ACTS.iter().flat_map(|act| act.scenes);
+    all.position(|known| known.name == scene).unwrap_or(usize::MAX)
+}
+
 /// Where a scene plays, and how it speaks.
 #[derive(Debug)]
 pub(super) struct Stage {
