@@ -210,7 +210,6 @@ impl Worker {
             Err(malformed) => Verdict::Drop(DropReason::Malformed(malformed)),
         };
         self.stats.count(verdict, meta.wire_len);
-        self.finish_evictions(now);
         verdict
     }
 

@@ -82,9 +82,19 @@ struct Membership {
     younger: Index,
 }
 
+/// A place among the half-open ones for a connection that is about to enter the
+/// table: the limits are asked before a shard is held, the slot is known after.
+#[derive(Clone, Copy, Debug)]
+pub struct Reservation {
+    index: Index,
+    serial: u64,
+}
+
 #[derive(Debug)]
 struct Embryo {
-    at: Whereabouts,
+    /// `None` while it is reserved.
+    at: Option<Whereabouts>,
+    serial: u64,
     memberships: [Option<Membership>; MAX_SCOPES],
 }
 
@@ -115,6 +125,7 @@ impl BuildHasher for Seeded {
 /// All half-open connections.
 #[derive(Debug)]
 pub struct Embryonic {
+    serial: u64,
     embryos: Slab<Embryo>,
     queues: HashMap<Scope, Queue, Seeded>,
 }
@@ -123,7 +134,7 @@ impl Embryonic {
     /// None yet.
     #[must_use]
     pub fn new(seed: [u64; 2]) -> Self {
-        Self { embryos: Slab::default(), queues: HashMap::with_hasher(Seeded(seed)) }
+        Self { serial: 0, embryos: Slab::default(), queues: HashMap::with_hasher(Seeded(seed)) }
     }
 
     /// How many there are.
@@ -151,8 +162,10 @@ impl Embryonic {
 
     /// Counts a new one in its scopes, of which no two may be the same and only
     /// the first [`MAX_SCOPES`] are looked at.
-    pub fn admit(&mut self, at: Whereabouts, scopes: &[Scope]) -> Option<EmbryoId> {
-        let index = self.embryos.insert(Embryo { at, memberships: [None; MAX_SCOPES] })?;
+    pub fn reserve(&mut self, scopes: &[Scope]) -> Option<Reservation> {
+        self.serial = self.serial.wrapping_add(1);
+        let serial = self.serial;
+        let index = self.embryos.insert(Embryo { at: None, serial, memberships: [None; MAX_SCOPES] })?;
         for (place, scope) in scopes.iter().take(MAX_SCOPES).enumerate() {
             let queue =
                 self.queues.entry(*scope).or_insert(Queue { count: 0, stalest: NONE, youngest: NONE });
@@ -169,22 +182,39 @@ impl Embryonic {
                 *slot = Some(Membership { scope: *scope, older, younger: NONE });
             }
         }
-        Some(EmbryoId(index))
+        Some(Reservation { index, serial })
+    }
+
+    /// The connection has its slot. `None`: it was evicted meanwhile.
+    pub fn settle(&mut self, reservation: Reservation, at: Whereabouts) -> Option<EmbryoId> {
+        let embryo = self.embryos.get_mut(reservation.index)?;
+        (embryo.serial == reservation.serial).then(|| {
+            embryo.at = Some(at);
+            EmbryoId(reservation.index)
+        })
+    }
+
+    /// The connection did not enter the table after all.
+    pub fn cancel(&mut self, reservation: Reservation) {
+        if self.embryos.get(reservation.index).is_some_and(|embryo| embryo.serial == reservation.serial) {
+            self.take_out(reservation.index);
+        }
     }
 
     /// Gives a connection's counts back. Nothing happens if it was evicted before.
     pub fn release(&mut self, id: EmbryoId, at: Whereabouts) {
-        if self.embryos.get(id.0).is_some_and(|embryo| embryo.at == at) {
+        if self.embryos.get(id.0).is_some_and(|embryo| embryo.at == Some(at)) {
             self.take_out(id.0);
         }
     }
 
-    /// Takes the stalest of a scope out of all its counts.
-    pub fn evict(&mut self, scope: &Scope) -> Option<(EmbryoId, Whereabouts)> {
+    /// Takes the stalest of a scope out of all its counts. `None`: there is none.
+    /// Its whereabouts are `None` if it has not entered the table yet.
+    pub fn evict(&mut self, scope: &Scope) -> Option<Option<(EmbryoId, Whereabouts)>> {
         let index = self.queues.get(scope)?.stalest;
         let at = self.embryos.get(index)?.at;
         self.take_out(index);
-        Some((EmbryoId(index), at))
+        Some(at.map(|at| (EmbryoId(index), at)))
     }
 
     fn take_out(&mut self, index: Index) {
@@ -233,19 +263,39 @@ mod tests {
         ]
     }
 
+    fn admit(all: &mut Embryonic, slot: Slot, scopes: &[Scope]) -> EmbryoId {
+        let reservation = all.reserve(scopes).unwrap();
+        all.settle(reservation, at(slot)).unwrap()
+    }
+
+    #[test]
+    fn a_reservation_that_is_evicted_or_cancelled_leaves_nothing() {
+        let mut all = Embryonic::new([1, 2]);
+        let scopes = scopes(1, 80);
+        let first = all.reserve(&scopes).unwrap();
+        assert_eq!(all.evict(&scopes[0]), Some(None));
+        let second = all.reserve(&scopes).unwrap();
+        assert_eq!(all.settle(first, at(1)), None, "its number may be another's now");
+        all.cancel(first);
+        assert_eq!(all.len(), 1);
+        all.cancel(second);
+        assert!(all.is_empty());
+        assert_eq!(all.evict(&scopes[0]), None);
+    }
+
     #[test]
     fn counts_come_back_on_release_and_the_stalest_goes_first() {
         let mut all = Embryonic::new([1, 2]);
-        let first = all.admit(at(1), &scopes(1, 80)).unwrap();
-        let second = all.admit(at(2), &scopes(1, 81)).unwrap();
-        let third = all.admit(at(3), &scopes(2, 80)).unwrap();
+        let first = admit(&mut all, 1, &scopes(1, 80));
+        let second = admit(&mut all, 2, &scopes(1, 81));
+        let third = admit(&mut all, 3, &scopes(2, 80));
         let source = scopes(1, 80)[1];
         assert_eq!(all.count(&source), 2);
         assert_eq!(all.count(&Scope::Total { group: 0 }), 3);
-        assert_eq!(all.evict(&source).unwrap().1, at(1));
+        assert_eq!(all.evict(&source).unwrap().unwrap().1, at(1));
         all.release(first, at(1));
         assert_eq!(all.count(&source), 1, "an evicted one does not count twice");
-        assert_eq!(all.evict(&scopes(2, 80)[2]).unwrap().1, at(3));
+        assert_eq!(all.evict(&scopes(2, 80)[2]).unwrap().unwrap().1, at(3));
         all.release(second, at(2));
         all.release(third, at(3));
         assert!(all.is_empty());
@@ -272,7 +322,7 @@ mod tests {
                 match op {
                     0 => {
                         let slot = Slot::try_from(n).unwrap();
-                        let id = all.admit(at(slot), &scopes).unwrap();
+                        let id = admit(&mut all, slot, &scopes);
                         model.push((slot, scopes.clone(), id));
                     }
                     1 if !model.is_empty() => {
@@ -281,7 +331,7 @@ mod tests {
                     }
                     _ => {
                         let expected = model.iter().position(|m| m.1.contains(&scopes[1]));
-                        let gone = all.evict(&scopes[1]).map(|(_, at)| at.slot);
+                        let gone = all.evict(&scopes[1]).map(|gone| gone.unwrap().1.slot);
                         assert_eq!(gone, expected.map(|i| model.remove(i).0));
                     }
                 }

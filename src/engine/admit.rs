@@ -1,20 +1,22 @@
 //! A packet without a connection: the rules, the limits, pickup.
 
+use parking_lot::Mutex;
+
 use super::{
-    DropReason, Event, Verdict,
+    CloseReason, DropReason, Event, Verdict,
     context::{Context, Eviction, Held, tag_of},
     judge::{Arrival, Content},
-    shard::Family,
+    shard::{Family, Shard},
     stats::add,
 };
 use crate::{
     conntrack::{
         Connection, Direction, Key, Phase,
-        embryonic::{EmbryoId, MAX_SCOPES, Scope, Whereabouts},
+        embryonic::{MAX_SCOPES, Reservation, Scope, Whereabouts},
         key::Sender,
         tcp::{self, Kind},
     },
-    policy::{Action, Hook, Limit, OnExcess, PickupMode, RuleId, limits::ResolvedLimits},
+    policy::{Action, Hook, Limit, OnExcess, PickupMode, RuleId},
     wire::{Protocol, Segment},
 };
 
@@ -28,8 +30,10 @@ pub(super) struct Newcomer<'p, A> {
 
 /// What the limits say about one more half-open connection.
 enum Admission {
-    In,
+    In(Reservation),
     Refused(OnExcess),
+    /// The table is full of connections that may not be evicted for a SYN.
+    Full,
 }
 
 impl Context<'_> {
@@ -39,7 +43,6 @@ impl Context<'_> {
         new: &Newcomer<'_, A>,
     ) -> Verdict {
         match new.arrival.content {
-            Content::Tcp(Kind::Syn, segment) => self.judge_syn::<A>(held, new, &segment),
             Content::Tcp(kind, segment) => self.judge_mid_stream::<A>(held, new, kind, &segment),
             Content::EchoReply => Verdict::Drop(DropReason::OutOfState),
             Content::Udp => self.judge_simple::<A>(held, new, Phase::UdpNew),
@@ -68,9 +71,11 @@ impl Context<'_> {
         }
     }
 
-    fn judge_syn<A: Family>(
+    /// A SYN without a connection. The rules and limits are asked while no shard is
+    /// held, because whoever must make room may lie in any.
+    pub(super) fn judge_syn<A: Family>(
         &mut self,
-        held: &mut Held<'_>,
+        (number, mutex): (u16, &Mutex<Shard>),
         new: &Newcomer<'_, A>,
         segment: &Segment,
     ) -> Verdict {
@@ -80,29 +85,41 @@ impl Context<'_> {
             Action::Drop => return Verdict::Drop(DropReason::Rule),
             Action::Reset => return self.refuse(&new.arrival, DropReason::Rule),
         }
+        let reservation = match self.admit(&new.arrival, rule) {
+            Admission::In(reservation) => reservation,
+            Admission::Full => return Verdict::Drop(DropReason::TableFull),
+            Admission::Refused(OnExcess::Reset) => return self.refuse(&new.arrival, DropReason::Limit),
+            Admission::Refused(OnExcess::Drop | OnExcess::Evict) => return Verdict::Drop(DropReason::Limit),
+        };
+        self.carry_out_evictions();
         let mut connection = tcp::open(segment, new.sender, self.now);
         self.stamp(&mut connection, &new.arrival, rule);
-        if !self.has_room() {
-            return Verdict::Drop(DropReason::TableFull);
-        }
-        match self.admit(&new.arrival, rule) {
-            Admission::In => {}
-            Admission::Refused(OnExcess::Reset) => {
-                return self.refuse(&new.arrival, DropReason::Limit);
-            }
-            Admission::Refused(OnExcess::Drop | OnExcess::Evict) => return Verdict::Drop(DropReason::Limit),
-        }
         connection.count(Direction::Original, new.arrival.len, self.now);
+        let mut shard = mutex.lock();
+        let mut held = Held { shard: &mut shard, number };
+        if let Some(slot) = A::table(held.shard).find(&new.key, new.hash) {
+            // Another worker was faster with the same SYN.
+            self.engine.embryonic.lock().cancel(reservation);
+            let verdict = self.judge_known::<A>(&mut held, slot, &new.key, new.sender, &new.arrival);
+            return verdict.unwrap_or(Verdict::Drop(DropReason::Unexpected));
+        }
         let deadline = self.deadline(&connection).at;
-        let Some(slot) = A::table(held.shard).insert(new.key, new.hash, connection, deadline) else {
+        let slot = A::table(held.shard).insert(new.key, new.hash, connection, deadline);
+        let Some(slot) = slot else {
+            self.engine.embryonic.lock().cancel(reservation);
             return Verdict::Drop(DropReason::TableFull);
         };
-        let at = Whereabouts { shard: held.number, ipv6: A::IPV6, slot };
-        let embryo = self.count_embryo(&new.arrival, rule, at);
+        self.opened(&mut held, new, Phase::SynSent, rule);
+        let at = Whereabouts { shard: number, ipv6: A::IPV6, slot };
+        let embryo = self.engine.embryonic.lock().settle(reservation, at);
         if let Some(entry) = A::table(held.shard).get_mut(slot) {
             entry.connection.embryo = embryo;
         }
-        self.opened(held, new, Phase::SynSent, rule);
+        if embryo.is_none() {
+            // A later SYN took its place before it had one.
+            self.end::<A>(&mut held, slot, false, CloseReason::Evicted(Limit::Total), true);
+            return Verdict::Drop(DropReason::Limit);
+        }
         Verdict::Accept
     }
 
@@ -195,64 +212,55 @@ impl Context<'_> {
         self.event(Event::Opened { flow: new.arrival.flow, rule });
     }
 
-    /// Whether the table may take one more. When it is full the stalest half-open
-    /// connection goes first.
-    fn has_room(&mut self) -> bool {
-        if self.engine.connections_now() < self.ruling.policy.settings.max_connections {
-            return true;
-        }
-        self.evict(&Scope::Total { group: 0 }, Limit::Total)
+    /// Whether the table may take one more.
+    fn has_room(&self) -> bool {
+        self.engine.connections_now() < self.ruling.policy.settings.max_connections
     }
 
-    /// Makes the stalest of a scope go, after this packet.
-    fn evict(&mut self, scope: &Scope, limit: Limit) -> bool {
-        let Some((id, at)) = self.engine.embryonic.lock().evict(scope) else { return false };
-        self.out.evictions.push(Eviction { at, id, limit });
-        true
-    }
-
-    /// Asks every limit that holds for one more half-open connection.
+    /// Asks every limit that holds for one more half-open connection, and counts it.
     fn admit(&mut self, arrival: &Arrival<'_>, rule: RuleId) -> Admission {
-        let own = self.ruling.limits.of_rule(rule).map(|limits| (rule.0, Some(rule), limits));
-        let global = Some((0, None, self.ruling.limits.global()));
-        for (group, of_rule, limits) in [own, global].into_iter().flatten() {
-            for limit in Limit::ALL {
-                if let Some(answer) = self.ask(arrival, rule, group, of_rule, &limits, limit) {
-                    return Admission::Refused(answer);
-                }
+        let mut tracker = self.engine.embryonic.lock();
+        let own = self.ruling.limits.of_rule(rule).map(|limits| (rule.0, limits));
+        let limits = [own, Some((0, self.ruling.limits.global()))];
+        let mut evict: [Option<(Scope, Limit, u32)>; MAX_SCOPES] = [None; MAX_SCOPES];
+        let asked =
+            limits.into_iter().flatten().flat_map(|(group, limits)| Limit::ALL.map(|l| (group, limits, l)));
+        for (place, (group, limits, limit)) in evict.iter_mut().zip(asked) {
+            let scope = scope_of(limit, group, arrival);
+            let Some(most) = limits.limit(limit).value.filter(|most| tracker.count(&scope) >= *most) else {
+                continue;
+            };
+            let answer = (!limits.shadow).then_some(limits.on_excess);
+            let of_rule = (group != 0).then_some(rule);
+            self.stats.count_limit(limit);
+            self.event(Event::LimitPassed { flow: arrival.flow, rule, limit, of_rule, answer });
+            match answer {
+                None => {}
+                // A limit of zero has nobody to evict.
+                Some(OnExcess::Evict) if most > 0 => *place = Some((scope, limit, most)),
+                Some(refused) => return Admission::Refused(refused),
             }
         }
-        Admission::In
-    }
-
-    /// Asks one limit. `Some`: the connection is refused like this.
-    fn ask(
-        &mut self,
-        arrival: &Arrival<'_>,
-        rule: RuleId,
-        group: u16,
-        of_rule: Option<RuleId>,
-        limits: &ResolvedLimits,
-        limit: Limit,
-    ) -> Option<OnExcess> {
-        let most = limits.limit(limit).value?;
-        let scope = scope_of(limit, group, arrival);
-        if self.engine.embryonic.lock().count(&scope) < most {
-            return None;
+        let full = (!self.has_room()).then_some((Scope::Total { group: 0 }, Limit::Total));
+        for (scope, limit, most) in evict.into_iter().flatten() {
+            // Two for one, so that a limit that was lowered is reached, and no SYN
+            // has to do the work of many. What one scope evicts may serve another.
+            for _ in 0..2 {
+                if tracker.count(&scope) < most {
+                    break;
+                }
+                let Some(gone) = tracker.evict(&scope) else { break };
+                self.out.evictions.extend(gone.map(|(id, at)| Eviction { at, id, limit }));
+            }
         }
-        let answer = (!limits.shadow).then_some(limits.on_excess);
-        self.stats.count_limit(limit);
-        self.event(Event::LimitPassed { flow: arrival.flow, rule, limit, of_rule, answer });
-        match answer? {
-            // A limit of zero has nobody to evict.
-            OnExcess::Evict if self.evict(&scope, limit) => None,
-            refused @ (OnExcess::Evict | OnExcess::Drop | OnExcess::Reset) => Some(refused),
+        if let Some((scope, limit)) = full
+            && self.out.evictions.is_empty()
+        {
+            // When the table is full the stalest half-open connection goes first.
+            let Some(gone) = tracker.evict(&scope) else { return Admission::Full };
+            self.out.evictions.extend(gone.map(|(id, at)| Eviction { at, id, limit }));
         }
-    }
-
-    /// Counts a new half-open connection in all its scopes. They are counted also
-    /// where no limit is set, so that one set live finds true numbers.
-    fn count_embryo(&self, arrival: &Arrival<'_>, rule: RuleId, at: Whereabouts) -> Option<EmbryoId> {
+        // Counted also where no limit is set, so that one set live finds true numbers.
         let mut scopes = [Scope::Total { group: 0 }; MAX_SCOPES];
         let groups = if rule == RuleId::DEFAULT { &[0][..] } else { &[0, rule.0][..] };
         let wanted = groups.iter().flat_map(|&group| Limit::ALL.map(|limit| scope_of(limit, group, arrival)));
@@ -261,8 +269,7 @@ impl Context<'_> {
             *place = scope;
             count = count.saturating_add(1);
         }
-        let scopes = scopes.get(..count)?;
-        self.engine.embryonic.lock().admit(at, scopes)
+        tracker.reserve(scopes.get(..count).unwrap_or(&scopes)).map_or(Admission::Full, Admission::In)
     }
 
     /// Drops a packet and has its sender told: TCP by the RST that RFC 9293 §3.10.7.1

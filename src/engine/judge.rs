@@ -105,7 +105,12 @@ impl Context<'_> {
         {
             return verdict;
         }
-        self.judge_newcomer::<A>(&mut held, &Newcomer { key, hash, sender, arrival: *arrival })
+        let new = Newcomer { key, hash, sender, arrival: *arrival };
+        if let Content::Tcp(Kind::Syn, segment) = arrival.content {
+            drop(shard);
+            return self.judge_syn::<A>((number, mutex), &new, &segment);
+        }
+        self.judge_newcomer::<A>(&mut held, &new)
     }
 
     /// The connection of a key. One whose timer has fired meanwhile is ended first,
@@ -123,7 +128,7 @@ impl Context<'_> {
     }
 
     /// A packet of a known connection. `None`: it opens a new one in its place.
-    fn judge_known<A: Family>(
+    pub(super) fn judge_known<A: Family>(
         &mut self,
         held: &mut Held<'_>,
         slot: Slot,

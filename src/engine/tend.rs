@@ -56,7 +56,6 @@ impl Worker {
             }
             more
         });
-        self.finish_evictions(now);
         more
     }
 
@@ -65,20 +64,6 @@ impl Worker {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.engine.shards.iter().filter_map(|shard| shard.lock().next_due()).min()
-    }
-
-    /// Ends the half-open connections that had to make room. Done when no shard is
-    /// held, because they may lie in any.
-    pub(super) fn finish_evictions(&mut self, now: Instant) {
-        while let Some(eviction) = self.out.evictions.pop() {
-            self.with(now, |context| {
-                if eviction.at.ipv6 {
-                    context.finish_eviction::<Ipv6Addr>(eviction);
-                } else {
-                    context.finish_eviction::<Ipv4Addr>(eviction);
-                }
-            });
-        }
     }
 
     /// Judges every connection again by the rules in force.
@@ -179,6 +164,18 @@ impl Context<'_> {
         let Some(slot) = A::table(held.shard).find(&key, hash) else { return false };
         self.end::<A>(&mut held, slot, false, CloseReason::Killed, silent);
         true
+    }
+
+    /// Ends the half-open connections that had to make room. No shard may be held,
+    /// because they may lie in any.
+    pub(super) fn carry_out_evictions(&mut self) {
+        while let Some(eviction) = self.out.evictions.pop() {
+            if eviction.at.ipv6 {
+                self.finish_eviction::<Ipv6Addr>(eviction);
+            } else {
+                self.finish_eviction::<Ipv4Addr>(eviction);
+            }
+        }
     }
 
     fn finish_eviction<A: Family>(&mut self, eviction: Eviction) {

@@ -120,11 +120,48 @@ fn an_accept_without_the_inspected_bit_is_dropped_unless_open() {
         assert!(!world.client.run(move || connects(address, port, A_WHILE)));
         assert!(consumer.take().iter().any(|packet| packet.syn), "it was queued");
         let dropped = world.gateway.run(|| run("nft", "list chain inet halfgate inspected_forward"));
-        assert!(!dropped.contains("counter packets 0 "), "{dropped}");
+        let drop = dropped.lines().find(|line| line.ends_with("drop")).expect("the rule is there");
+        assert!(!drop.contains("counter packets 0 "), "{dropped}");
     }
     install(&world, "f", Fail::Open);
     for address in World::targets() {
         world.client.run(move || echo(address, port, 1000)).expect("open");
+    }
+}
+
+/// A first packet's conntrack entry is not confirmed: only the kernel can answer it
+/// through a port forward and masquerade.
+#[test]
+fn what_is_refused_is_answered_through_nat() {
+    let world = World::new();
+    world.gateway.run(|| {
+        nft("table inet nat {
+    chain pre { type nat hook prerouting priority -100;
+        meta nfproto ipv4 meta l4proto { tcp, udp } th dport 8080 dnat ip to 10.2.0.2:80
+        meta nfproto ipv6 meta l4proto { tcp, udp } th dport 8080 dnat ip6 to [fd00:2::2]:80
+    }
+    chain post { type nat hook postrouting priority 100; oifname g1 masquerade; }
+}");
+    });
+    let _consumer =
+        world.gateway.run(|| Consumer::start(|mark| Some(mark | MARKS.inspected() | MARKS.refuse())));
+    install(&world, "f", Fail::Closed);
+    for forwarded in ["10.1.0.1", "fd00:1::1"] {
+        let target = SocketAddr::new(forwarded.parse().expect("an address"), 8080);
+        let refused = world.client.run(move || std::net::TcpStream::connect_timeout(&target, PATIENT));
+        let error = refused.expect_err("nobody listens");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{forwarded}");
+        let socket = world.client.run(move || {
+            let socket = udp(PATIENT);
+            socket.connect(target).expect("a route");
+            socket
+        });
+        socket.send(b"there").expect("sent");
+        let error = socket.recv(&mut [0; 16]).expect_err("prohibited");
+        assert!(
+            error.raw_os_error().is_some_and(|e| e == libc::EHOSTUNREACH || e == libc::EACCES),
+            "{error}"
+        );
     }
 }
 

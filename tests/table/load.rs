@@ -106,6 +106,12 @@ fn the_listing_is_the_documented_one() {
     });
 }
 
+/// `input` and `output` named alone cover their connections both ways.
+fn covered(hooks: &str) -> String {
+    let pair = if hooks.contains(['i', 'o']) { "io" } else { "" };
+    format!("{}{pair}", if hooks.contains('f') { "f" } else { "" })
+}
+
 #[test]
 fn a_hook_has_the_same_chains_whatever_the_others_are() {
     Host::new().run(|| {
@@ -120,11 +126,21 @@ fn a_hook_has_the_same_chains_whatever_the_others_are() {
                     .iter()
                     .filter(|(name, _)| {
                         let hook = name.split_once('_').expect("kind and hook").1;
-                        hooks.contains(&hook[..1])
+                        covered(hooks).contains(&hook[..1])
                     })
                     .cloned()
                     .collect();
-                assert_eq!(our_chains(), expected, "{hooks}");
+                let mut chains = our_chains();
+                let alone = hooks.contains('i') != hooks.contains('o');
+                for ((name, body), (_, whole)) in chains.iter_mut().zip(&expected) {
+                    let is_exempt = name.starts_with("exempt_");
+                    assert_eq!(is_exempt && alone, body.contains("ct direction reply"), "{hooks} {name}");
+                    if is_exempt && alone {
+                        assert!(body.starts_with(whole.as_str()), "{hooks} {name}: {body}");
+                        body.clone_from(whole);
+                    }
+                }
+                assert_eq!(chains, expected, "{hooks}");
             }
         }
     });

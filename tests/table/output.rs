@@ -48,6 +48,35 @@ fn our_own_packets_leave_without_the_queue_and_others_do_not() {
     world.gateway.run(|| assert_eq!(crate::world::counted("ours"), 0, "the bit goes no further"));
 }
 
+/// The gateway serves and asks at once; a hook named alone sees its connections both
+/// ways, SYN-ACKs and all, and the other's not at all.
+#[test]
+fn a_hook_named_alone_sees_its_connections_both_ways_and_no_others() {
+    for (hooks, served_is_seen) in [("i", true), ("o", false)] {
+        let world = World::new();
+        let asked = world.server.run(echo_server);
+        let served = world.gateway.run(echo_server);
+        let consumer = world.gateway.run(|| Consumer::start(Consumer::inspect));
+        world.gateway.run(move || {
+            let diversion = table::probe().expect("one way or the other");
+            table::install(&spec(hooks, Fail::Closed), diversion).expect("it loads");
+        });
+        for (address, own) in World::targets().into_iter().zip(["10.1.0.1", "fd00:1::1"]) {
+            let own: std::net::IpAddr = own.parse().expect("an address");
+            world.client.run(move || echo(own, served, 1000)).expect("the gateway serves");
+            let of_served = consumer.take();
+            world.gateway.run(move || echo(address, asked, 1000)).expect("the gateway asks");
+            let of_asked = consumer.take();
+            let (seen, unseen) = if served_is_seen { (of_served, of_asked) } else { (of_asked, of_served) };
+            // The end of the other connection may still be under way.
+            let opened = unseen.iter().any(|packet| packet.syn || packet.syn_ack);
+            assert!(!opened, "{hooks}: {unseen:?}");
+            assert_eq!(seen.iter().filter(|packet| packet.syn).count(), 1, "{hooks}");
+            assert_eq!(seen.iter().filter(|packet| packet.syn_ack).count(), 1, "{hooks}: the answer is seen");
+        }
+    }
+}
+
 #[test]
 fn connections_of_the_gateway_flow_through_the_queue() {
     let world = World::new();

@@ -168,6 +168,8 @@ pub(crate) struct Seen {
     pub(crate) version: u8,
     /// A TCP packet with SYN and without ACK.
     pub(crate) syn: bool,
+    /// A TCP packet with SYN and ACK.
+    pub(crate) syn_ack: bool,
     /// The kernel attached its conntrack entry.
     pub(crate) conntrack: bool,
 }
@@ -225,12 +227,14 @@ fn look(message: &nfq::Message) -> Seen {
     let bytes = message.get_payload();
     let version = bytes.first().map_or(0, |first| first >> 4);
     let (protocol, header) = if version == 4 { (bytes[9], 20) } else { (bytes[6], 40) };
-    let syn = protocol == 6 && bytes.get(header + 13).is_some_and(|flags| flags & 0x12 == 0x02);
+    let flags = bytes.get(header + 13).filter(|_| protocol == 6).map_or(0, |flags| flags & 0x12);
+    let (syn, syn_ack) = (flags == 0x02, flags == 0x12);
     Seen {
         queue: message.get_queue_num(),
         mark: message.get_nfmark(),
         version,
         syn,
+        syn_ack,
         conntrack: message.get_conntrack().is_some(),
     }
 }
