@@ -139,9 +139,11 @@ first_rules() {
     done
     arguments=(--wan "$wan")
     for interface in "${lan[@]}"; do arguments+=(--lan "$interface"); done
+    # `init` looks for the session by itself; what only root's ss can see is told.
     session=$(ssh_session) || true
+    if [ -n "$session" ]; then export SSH_CONNECTION=$session; fi
     say "writing a first rule file: $rules"
-    SSH_CONNECTION=$session "$installed" init "${arguments[@]}" >"$rules.new" ||
+    "$installed" init "${arguments[@]}" >"$rules.new" ||
         die "halfgate init failed; nothing was enabled."
     chmod 0640 "$rules.new"
     mv "$rules.new" "$rules"
