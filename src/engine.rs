@@ -206,7 +206,7 @@ impl Worker {
     pub fn handle_packet(&mut self, meta: &Meta, bytes: &[u8], now: Instant) -> Verdict {
         let parsed = wire::parse(bytes, meta.wire_len, meta.checksums);
         let verdict = match parsed {
-            Ok(packet) => self.with(now, |context| context.judge(meta, bytes, &packet)),
+            Ok(packet) => self.with(now, |context| context.judge(meta, &packet)),
             Err(malformed) => Verdict::Drop(DropReason::Malformed(malformed)),
         };
         self.stats.count(verdict, meta.wire_len);

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod control;
 pub mod ctnetlink;
 pub mod interfaces;
+mod netlink;
 pub mod netns;
 pub mod queue;
 pub mod random;

@@ -21,6 +21,9 @@ pub mod packet;
 pub mod parse;
 pub mod seq;
 
+#[cfg(test)]
+mod tests;
+
 pub use build::{Echo, FourTuple, RawPacket, SegmentBuilder};
 pub use malformed::Malformed;
 pub use packet::{Datagram, Embedded, Flags, IcmpMessage, Packet, Protocol, Segment, TcpOptions, Transport};

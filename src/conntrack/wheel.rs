@@ -16,6 +16,7 @@ pub const TICK_MS: u64 = 160;
 
 const SLOT_BITS: u32 = 6;
 const SLOTS: u64 = 1 << SLOT_BITS;
+const SLOT_MASK: u8 = (1 << SLOT_BITS) - 1;
 const LEVELS: u32 = 4;
 
 /// The wheel's links in an entry.
@@ -115,7 +116,7 @@ impl Wheel {
             prev.links_mut().next = links.next;
             return;
         }
-        let (level, slot) = (usize::from(links.slot >> SLOT_BITS), usize::from(links.slot) % SLOTS as usize);
+        let (level, slot) = (usize::from(links.slot >> SLOT_BITS), usize::from(links.slot & SLOT_MASK));
         if let Some(head) = self.heads.get_mut(level).and_then(|l| l.get_mut(slot)) {
             *head = links.next;
             if links.next == NONE

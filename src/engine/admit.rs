@@ -1,7 +1,7 @@
 //! A packet without a connection: the rules, the limits, pickup.
 
 use super::{
-    DropReason, Event, Transmit, Verdict,
+    DropReason, Event, Verdict,
     context::{Context, Eviction, Held, tag_of},
     judge::{Arrival, Content},
     shard::Family,
@@ -14,12 +14,9 @@ use crate::{
         key::Sender,
         tcp::{self, Kind},
     },
-    policy::{Action, Limit, OnExcess, PickupMode, RuleId, limits::ResolvedLimits},
-    wire::{Flags, FourTuple, Protocol, Segment, SeqNum},
+    policy::{Action, Hook, Limit, OnExcess, PickupMode, RuleId, limits::ResolvedLimits},
+    wire::{Protocol, Segment},
 };
-
-/// The octets of a packet that an ICMP error may quote.
-const QUOTED: usize = 548;
 
 /// A packet without a connection.
 pub(super) struct Newcomer<'p, A> {
@@ -81,7 +78,7 @@ impl Context<'_> {
         match action {
             Action::Accept => {}
             Action::Drop => return Verdict::Drop(DropReason::Rule),
-            Action::Reset => return self.refuse(&new.arrival, segment, DropReason::Rule),
+            Action::Reset => return self.refuse(&new.arrival, DropReason::Rule),
         }
         let mut connection = tcp::open(segment, new.sender, self.now);
         self.stamp(&mut connection, &new.arrival, rule);
@@ -91,7 +88,7 @@ impl Context<'_> {
         match self.admit(&new.arrival, rule) {
             Admission::In => {}
             Admission::Refused(OnExcess::Reset) => {
-                return self.refuse(&new.arrival, segment, DropReason::Limit);
+                return self.refuse(&new.arrival, DropReason::Limit);
             }
             Admission::Refused(OnExcess::Drop | OnExcess::Evict) => return Verdict::Drop(DropReason::Limit),
         }
@@ -119,7 +116,7 @@ impl Context<'_> {
         match action {
             Action::Accept => {}
             Action::Drop => return Verdict::Drop(DropReason::Rule),
-            Action::Reset => return self.prohibit(&new.arrival),
+            Action::Reset => return self.refuse(&new.arrival, DropReason::Rule),
         }
         if !self.has_room() {
             return Verdict::Drop(DropReason::TableFull);
@@ -140,6 +137,10 @@ impl Context<'_> {
         segment: &Segment,
     ) -> Verdict {
         let meta = new.arrival.meta;
+        // The gateway's own kernel refuses what it does not know.
+        if kind == Kind::Rst && meta.hook == Hook::Output {
+            return Verdict::Accept;
+        }
         let Some(pickup) = self.ruling.pickup(meta, &new.arrival.flow) else {
             return Verdict::Drop(DropReason::OutOfState);
         };
@@ -161,7 +162,7 @@ impl Context<'_> {
         if kind == Kind::Rst {
             return Verdict::Drop(DropReason::OutOfState);
         }
-        self.refuse(&new.arrival, segment, DropReason::OutOfState)
+        self.refuse(&new.arrival, DropReason::OutOfState)
     }
 
     fn stamp(&self, connection: &mut Connection, arrival: &Arrival<'_>, rule: RuleId) {
@@ -264,31 +265,12 @@ impl Context<'_> {
         self.engine.embryonic.lock().admit(at, scopes)
     }
 
-    /// Drops a segment and answers with the RST that RFC 9293 §3.10.7.1 gives it.
-    fn refuse(&mut self, arrival: &Arrival<'_>, segment: &Segment, reason: DropReason) -> Verdict {
-        let back = arrival.flow.reversed();
-        let tuple =
-            FourTuple { src: back.src, src_port: back.src_port, dst: back.dst, dst_port: back.dst_port };
-        let (seq, ack) = if segment.flags.contains(Flags::ACK) {
-            (segment.ack, None)
-        } else {
-            (SeqNum(0), Some(segment.end()))
-        };
-        self.transmit_reset(&arrival.flow, tuple, seq, ack, arrival.meta.hook);
-        Verdict::Reset(reason)
-    }
-
-    /// Drops a packet and answers with ICMP administratively prohibited (RFC 1812 §5.2.7.1).
-    fn prohibit(&mut self, arrival: &Arrival<'_>) -> Verdict {
+    /// Drops a packet and has its sender told: TCP by the RST that RFC 9293 §3.10.7.1
+    /// gives it, the rest by ICMP administratively prohibited (RFC 1812 §5.2.7.1).
+    fn refuse(&self, arrival: &Arrival<'_>, reason: DropReason) -> Verdict {
         // Nothing is said about ICMP (RFC 1122 §3.2.2).
-        if matches!(arrival.flow.protocol, Protocol::ICMP | Protocol::ICMPV6) {
-            return Verdict::Drop(DropReason::Rule);
-        }
-        if self.may_send() {
-            let quoted = arrival.bytes.get(..QUOTED).unwrap_or(arrival.bytes).to_vec();
-            self.out.transmits.push_back(Transmit::Prohibited { quoted });
-        }
-        Verdict::Reset(DropReason::Rule)
+        let is_icmp = matches!(arrival.flow.protocol, Protocol::ICMP | Protocol::ICMPV6);
+        if is_icmp || !self.may_send() { Verdict::Drop(reason) } else { Verdict::Reset(reason) }
     }
 }
 

@@ -19,6 +19,9 @@ use crate::{
     wire::{Embedded, IcmpMessage, Packet, Protocol, Segment, Transport},
 };
 
+/// ICMP redirect (RFC 792).
+const REDIRECT: u8 = 5;
+
 /// What of a packet its connection needs to know.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Content {
@@ -33,7 +36,6 @@ pub(super) enum Content {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arrival<'p> {
     pub(super) meta: &'p Meta,
-    pub(super) bytes: &'p [u8],
     pub(super) flow: Flow,
     pub(super) len: u32,
     pub(super) icmp: Option<(u8, u8)>,
@@ -42,7 +44,7 @@ pub(super) struct Arrival<'p> {
 
 impl Context<'_> {
     /// Judges one packet.
-    pub(super) fn judge(&mut self, meta: &Meta, bytes: &[u8], packet: &Packet<'_>) -> Verdict {
+    pub(super) fn judge(&mut self, meta: &Meta, packet: &Packet<'_>) -> Verdict {
         let flow = |src_port, dst_port| Flow {
             protocol: packet.protocol,
             src: packet.src,
@@ -50,7 +52,7 @@ impl Context<'_> {
             dst: packet.dst,
             dst_port,
         };
-        let arrival = |flow, icmp, content| Arrival { meta, bytes, flow, len: packet.len, icmp, content };
+        let arrival = |flow, icmp, content| Arrival { meta, flow, len: packet.len, icmp, content };
         let arrival = match packet.transport {
             Transport::Tcp(segment) => {
                 let Some(kind) = Kind::of(segment.flags) else {
@@ -66,6 +68,13 @@ impl Context<'_> {
             }
             Transport::Icmp(IcmpMessage::EchoReply { id }) => {
                 arrival(flow(0, id), Some((echo_reply(packet.protocol), 0)), Content::EchoReply)
+            }
+            // A redirect changes routes: only a rule may let it in.
+            Transport::Icmp(IcmpMessage::Error { kind: REDIRECT, code, .. })
+                if packet.protocol == Protocol::ICMP =>
+            {
+                let arrival = arrival(flow(0, 0), Some((REDIRECT, code)), Content::Other);
+                return self.judge_untracked(&arrival);
             }
             Transport::Icmp(IcmpMessage::Error { embedded, .. }) => {
                 return self.judge_icmp_error(meta, packet, &embedded);

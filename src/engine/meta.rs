@@ -38,8 +38,10 @@ pub enum Verdict {
     Accept,
     /// Drop it, silently.
     Drop(DropReason),
-    /// Drop it; a RST (or ICMP prohibited) is waiting in `poll_transmit`, unless
-    /// the budget kept it back.
+    /// Drop it and tell its sender: RST for TCP, ICMP prohibited for the rest. The
+    /// kernel does that behind the queue, because only it knows the addresses of a
+    /// packet whose translation is not settled yet. Where the budget for RSTs is
+    /// used up the verdict is `Drop`.
     Reset(DropReason),
 }
 
@@ -112,7 +114,7 @@ impl DropReason {
     #[must_use]
     pub fn index(self) -> usize {
         match self {
-            Self::Malformed(malformed) => malformed as usize,
+            Self::Malformed(malformed) => malformed.index(),
             own @ (Self::Rule
             | Self::Limit
             | Self::TableFull
@@ -176,7 +178,7 @@ impl From<Invalid> for DropReason {
 }
 
 /// Something that halfgate sends itself.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Transmit {
     /// An RST toward one end. Addresses are those that the hook shows; the
     /// sender translates them where the kernel does NAT.
@@ -191,11 +193,6 @@ pub enum Transmit {
         ack: Option<SeqNum>,
         /// The hook by which its connection runs.
         hook: Hook,
-    },
-    /// ICMP administratively prohibited about this packet.
-    Prohibited {
-        /// The packet's first octets, IP header first.
-        quoted: Vec<u8>,
     },
     /// The kernel's conntrack entry of this connection should go: we ended it.
     Forget {

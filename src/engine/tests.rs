@@ -333,7 +333,7 @@ impl Lab {
                     ack.map(|a| a.0.wrapping_sub(SERVER_ISS)),
                 )),
                 Transmit::Reset { tuple, .. } => panic!("an RST for nobody: {tuple:?}"),
-                Transmit::Prohibited { .. } | Transmit::Forget { .. } => None,
+                Transmit::Forget { .. } => None,
             })
             .collect()
     }

@@ -75,6 +75,12 @@ impl NetworkSet {
         self.v4.is_empty() && self.v6.is_empty()
     }
 
+    /// Whether it holds IPv4 addresses, and whether it holds IPv6 addresses.
+    #[must_use]
+    pub fn families(&self) -> (bool, bool) {
+        (!self.v4.is_empty(), !self.v6.is_empty())
+    }
+
     /// How many ranges are searched.
     #[must_use]
     pub fn ranges(&self) -> usize {

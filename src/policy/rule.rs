@@ -294,14 +294,21 @@ impl Hook {
 }
 
 impl fmt::Display for ServiceKind {
-    /// As it is written: `tcp/80`, `tcp/8000-8100`, `udp`, `icmp/8`, `icmp/3/4`.
+    /// As it is written: `tcp/80`, `tcp/8000-8100`, `udp`, `icmpv4/8`, `icmpv6/1/4`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Ports(protocol, Ports { first, last }) if first == last => write!(f, "{protocol}/{first}"),
             Self::Ports(protocol, Ports { first, last }) => write!(f, "{protocol}/{first}-{last}"),
-            Self::Protocol(protocol) => write!(f, "{protocol}"),
-            Self::Icmp { protocol, kind, code: None } => write!(f, "{protocol}/{kind}"),
-            Self::Icmp { protocol, kind, code: Some(code) } => write!(f, "{protocol}/{kind}/{code}"),
+            // `icmp` would mean both families.
+            Self::Protocol(Protocol::ICMP) => f.write_str("icmpv4"),
+            Self::Protocol(protocol @ (Protocol::TCP | Protocol::UDP | Protocol::ICMPV6)) => {
+                write!(f, "{protocol}")
+            }
+            Self::Protocol(Protocol(number)) => write!(f, "ip/{number}"),
+            Self::Icmp { protocol, kind, code } => {
+                write!(f, "{}/{kind}", if protocol == Protocol::ICMP { "icmpv4" } else { "icmpv6" })?;
+                code.map_or(Ok(()), |code| write!(f, "/{code}"))
+            }
         }
     }
 }

@@ -104,6 +104,12 @@ impl Marks {
         self.bit(3)
     }
 
+    /// Set by a verdict: the packet is dropped and its sender told, by RST or ICMP.
+    #[must_use]
+    pub const fn refuse(self) -> u32 {
+        self.bit(5)
+    }
+
     /// Set before the queue: the kernel's conntrack knows this connection both
     /// ways (`ct state established`).
     #[must_use]

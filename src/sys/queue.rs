@@ -1,8 +1,45 @@
 //! NFQUEUE: packets in, verdicts out, in batches.
+//!
+//! The `nfq` crate opens, binds and configures; receiving and answering is our
+//! own, on its socket, because the crate makes two system calls and an
+//! allocation per packet. Nothing here allocates per packet.
+//!
+//! Read first: `linux/netfilter/nfnetlink_queue.h`.
 
-use std::time::Duration;
+mod batch;
+mod message;
+mod proc;
 
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, RawFd},
+    time::Duration,
+};
+
+pub use proc::{QueueLoss, losses};
+
+use self::{
+    batch::Batch,
+    message::{Incoming, MAX_VERDICT, PACKET_OVERHEAD},
+};
+use super::netlink;
 use crate::{engine::IfIndex, policy::Hook, wire::Checksums};
+
+/// Packets that are taken and answered at once.
+const BATCH: usize = 32;
+
+/// The longest copy that the kernel makes (`NFQNL_MAX_COPY_RANGE`).
+const MAX_COPY_RANGE: u32 = 0xffff - 4;
+
+/// A full queue must fit into the socket, or the socket loses what the queue
+/// still had room for; more than this is never asked for.
+const MAX_RECEIVE_BUFFER: u64 = 64 << 20;
+
+/// What the kernel charges a message beside twice its copied octets.
+const CHARGE_PER_MESSAGE: u64 = 2048;
+
+/// How long to leave the kernel alone that had no memory for our verdicts.
+const WITHOUT_MEMORY: Duration = Duration::from_millis(1);
 
 /// How a queue is opened.
 #[derive(Clone, Copy, Debug)]
@@ -48,36 +85,111 @@ pub enum Answer {
     Drop,
 }
 
+/// What a queue met beside packets, since it was opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct QueueTroubles {
+    /// Packets dropped because the kernel's message was cut or of a hook that
+    /// we never divert on.
+    pub unreadable: u64,
+    /// Verdicts that the kernel refused; the packets were dropped instead.
+    pub refused: u64,
+    /// Verdicts for packets that were gone, as when their interface went down.
+    pub gone: u64,
+}
+
 /// An open queue.
 #[derive(Debug)]
-pub struct Queue {}
+pub struct Queue {
+    number: u16,
+    // Keeps the socket open: `fd` is its.
+    _nfq: Nfq,
+    fd: RawFd,
+    batch: Batch,
+    /// Verdicts that are not sent yet; empty between calls unless the kernel
+    /// had no memory for them.
+    verdicts: Vec<u8>,
+    troubles: QueueTroubles,
+}
+
+/// `nfq`'s queue, which has no `Debug`.
+struct Nfq(nfq::Queue);
+
+impl std::fmt::Debug for Nfq {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("nfq::Queue")
+    }
+}
 
 /// Why a queue could not be used. Each says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
+    /// Privileges are missing.
+    #[error("queue {number} needs the capability CAP_NET_ADMIN: run halfgate as root")]
+    NoPrivileges {
+        /// Which queue.
+        number: u16,
+    },
+    /// No NFQUEUE in this kernel.
+    #[error(
+        "queue {number}: this kernel has no NFQUEUE: load the module nfnetlink_queue, or boot a kernel that has it"
+    )]
+    NoNfqueue {
+        /// Which queue.
+        number: u16,
+    },
+    /// Somebody else has it.
+    #[error(
+        "queue {number} is taken by {owner}: stop that, or choose other numbers with `queues: {{ base: N }}`"
+    )]
+    Taken {
+        /// Which queue.
+        number: u16,
+        /// Who.
+        owner: String,
+    },
+    /// The kernel no longer has our queue.
+    #[error("queue {number} is gone from the kernel: start halfgate again")]
+    Gone {
+        /// Which queue.
+        number: u16,
+    },
     /// The kernel refused.
     #[error("queue {number}: {source}")]
     Io {
         /// Which queue.
         number: u16,
         /// The kernel's word.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
 impl Queue {
     /// Opens, binds and configures a queue. Must be done before any rule sends
-    /// packets to it.
+    /// packets to it. The queue belongs to the network namespace of the calling
+    /// thread.
     ///
     /// # Errors
     /// If it is taken, the kernel has no NFQUEUE, or privileges are missing.
     pub fn open(settings: QueueSettings) -> Result<Self, QueueError> {
-        let _ = settings;
-        Ok(Self {})
+        let number = settings.number;
+        let copy_range = settings.copy_range.min(MAX_COPY_RANGE);
+        let (nfq, fd) = open_nfq(number).map_err(|error| explain(number, error))?;
+        let mut nfq = Nfq(nfq);
+        configure(&mut nfq.0, fd, &settings, copy_range)
+            .map_err(|source| QueueError::Io { number, source })?;
+        Ok(Self {
+            number,
+            _nfq: nfq,
+            fd,
+            batch: Batch::new(BATCH, PACKET_OVERHEAD + copy_range as usize),
+            verdicts: Vec::with_capacity(BATCH * MAX_VERDICT),
+            troubles: QueueTroubles::default(),
+        })
     }
 
     /// Waits up to `timeout` for packets, takes a batch, asks `judge` about each
-    /// and sends all answers in one system call. Returns how many there were.
+    /// and sends all answers in one system call. Returns how many there were. A
+    /// signal ends the wait early.
     ///
     /// # Errors
     /// Only what makes the queue useless.
@@ -86,7 +198,182 @@ impl Queue {
         timeout: Duration,
         judge: &mut dyn FnMut(&Queued<'_>) -> Answer,
     ) -> Result<usize, QueueError> {
-        let _ = (timeout, judge);
-        Ok(0)
+        if !self.send_verdicts()? {
+            std::thread::sleep(timeout.min(WITHOUT_MEMORY));
+            return Ok(0);
+        }
+        let mut received = self.receive()?;
+        if received == 0 {
+            if timeout.is_zero() || !netlink::readable(self.fd, timeout).map_err(|error| self.io(error))? {
+                return Ok(0);
+            }
+            received = self.receive()?;
+        }
+        let judged = self.judge(received, judge)?;
+        self.send_verdicts()?;
+        Ok(judged)
+    }
+
+    /// What went wrong with single packets so far.
+    #[must_use]
+    pub fn troubles(&self) -> QueueTroubles {
+        self.troubles
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(&self) -> u16 {
+        self.number
+    }
+
+    fn receive(&mut self) -> Result<usize, QueueError> {
+        match self.batch.receive(self.fd) {
+            Ok(count) => Ok(count),
+            // ENOBUFS: the kernel could not tell us something (an error reply);
+            // packets are not lost by it.
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR | libc::ENOBUFS)) =>
+            {
+                Ok(0)
+            }
+            Err(error) => Err(self.io(error)),
+        }
+    }
+
+    fn judge(
+        &mut self,
+        received: usize,
+        judge: &mut dyn FnMut(&Queued<'_>) -> Answer,
+    ) -> Result<usize, QueueError> {
+        let number = self.number;
+        let mut judged = 0;
+        for message in self.batch.datagrams(received).flat_map(netlink::messages) {
+            match message::read(&message) {
+                Incoming::Packet(id, queued) => {
+                    judged += 1;
+                    message::write_verdict(&mut self.verdicts, number, id, judge(&queued));
+                }
+                Incoming::Unreadable(id) => {
+                    self.troubles.unreadable += 1;
+                    message::write_verdict(&mut self.verdicts, number, id, Answer::Drop);
+                }
+                Incoming::Refused { error: libc::ENOENT, .. } => self.troubles.gone += 1,
+                Incoming::Refused { error: libc::ENODEV | libc::EPERM, .. } => {
+                    return Err(QueueError::Gone { number });
+                }
+                Incoming::Refused { waiting, .. } => {
+                    self.troubles.refused += 1;
+                    if let Some(id) = waiting {
+                        message::write_verdict(&mut self.verdicts, number, id, Answer::Drop);
+                    }
+                }
+                Incoming::Other => {}
+            }
+        }
+        Ok(judged)
+    }
+
+    /// The kernel goes through the messages one by one: a verdict that it
+    /// refuses costs an error reply, which [`Self::judge`] reads, and no other
+    /// verdict. It takes all of a datagram or, without memory, nothing.
+    /// `false`: they are kept, and must be sent before anything else is taken.
+    fn send_verdicts(&mut self) -> Result<bool, QueueError> {
+        if self.verdicts.is_empty() {
+            return Ok(true);
+        }
+        match netlink::send(self.fd, &self.verdicts) {
+            Ok(()) => {
+                self.verdicts.clear();
+                Ok(true)
+            }
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM | libc::EAGAIN)) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(self.io(error)),
+        }
+    }
+
+    fn io(&self, source: io::Error) -> QueueError {
+        QueueError::Io { number: self.number, source }
+    }
+}
+
+impl AsFd for Queue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the socket is open as long as `_nfq` is.
+        unsafe { BorrowedFd::borrow_raw(self.fd) }
+    }
+}
+
+/// Opens and binds through `nfq`, and finds the socket that it does not show:
+/// the only one of its kind that was not there before. All such sockets of this
+/// process are opened under one lock.
+fn open_nfq(number: u16) -> io::Result<(nfq::Queue, RawFd)> {
+    let _guard = netlink::OPENING.lock();
+    let sockets = || {
+        netlink::open_sockets(libc::NETLINK_NETFILTER).map_err(|error| {
+            io::Error::other(format!("/proc/self/fd can't be read, is /proc mounted? {error}"))
+        })
+    };
+    let before = sockets()?;
+    let mut nfq = nfq::Queue::open()?;
+    let mut after = sockets()?;
+    after.retain(|socket| !before.contains(socket));
+    let [(fd, _)] = after[..] else {
+        return Err(io::Error::other(format!("{} new netlink sockets where one was expected", after.len())));
+    };
+    // SAFETY: no pointers are passed; `nfq` keeps the descriptor open.
+    netlink::check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    nfq.bind(number)?;
+    Ok((nfq, fd))
+}
+
+fn configure(nfq: &mut nfq::Queue, fd: RawFd, settings: &QueueSettings, copy_range: u32) -> io::Result<()> {
+    let number = settings.number;
+    nfq.set_copy_range(number, u16::try_from(copy_range).unwrap_or(u16::MAX))?;
+    nfq.set_queue_max_len(number, settings.max_len)?;
+    nfq.set_recv_gso(number, settings.gso)?;
+    // A full queue must not open the gateway; what `fail` says is the table's.
+    nfq.set_fail_open(number, false)?;
+    let wanted = u64::from(settings.max_len) * (2 * u64::from(copy_range) + CHARGE_PER_MESSAGE);
+    let wanted = i32::try_from(wanted.min(MAX_RECEIVE_BUFFER)).unwrap_or(i32::MAX);
+    // SAFETY: `nfq` keeps the descriptor open.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    netlink::set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, wanted)
+}
+
+/// The kernel answers EPERM both when privileges are missing and when another
+/// socket holds the queue, and EINVAL when it has no NFQUEUE at all.
+fn explain(number: u16, source: io::Error) -> QueueError {
+    match source.raw_os_error() {
+        Some(libc::EPERM | libc::EBUSY | libc::EACCES) => match proc::owner(number) {
+            Some(owner) => QueueError::Taken { number, owner },
+            None => QueueError::NoPrivileges { number },
+        },
+        Some(libc::EINVAL | libc::EPROTONOSUPPORT | libc::EOPNOTSUPP) => QueueError::NoNfqueue { number },
+        _ => QueueError::Io { number, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_nfqueue_is_named() {
+        for error in [libc::EINVAL, libc::EPROTONOSUPPORT] {
+            let error = explain(3, io::Error::from_raw_os_error(error)).to_string();
+            assert!(error.contains("no NFQUEUE") && error.contains("nfnetlink_queue"), "{error}");
+        }
+        let error = explain(3, io::Error::from_raw_os_error(libc::ENOMEM)).to_string();
+        assert!(error.starts_with("queue 3: "), "{error}");
+    }
+
+    #[test]
+    fn a_queue_can_move_to_its_thread() {
+        fn check<T: Send>() {}
+        check::<Queue>();
     }
 }

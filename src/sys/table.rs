@@ -1,7 +1,53 @@
-//! The nftables table `inet halfgate` and, where nftables can't queue, the
-//! xtables rules beside it.
+//! The kernel side's rules: the nftables table `inet halfgate` and, where
+//! nftables can't queue, the xtables rules beside it.
+//!
+//! Owns what is loaded, replaced and removed, and that nothing of the operator's
+//! is touched on the way. Knows nothing of the rule file or of single packets.
+//!
+//! What the table does on every hook that is on:
+//!
+//! * `divert_*`, priority -160, after conntrack and before the operator's
+//!   `mangle`: wipes our mark bits (nobody else may set them), lets pass what is
+//!   exempt (`exempt_*`: loopback, our own packets, neighbour discovery, MLD, the
+//!   DHCP client), marks what conntrack knows both ways, and sends the rest to
+//!   the queues, SYNs to queues of their own.
+//! * `inspected_*`, right after the diversion: what is not exempt and does not
+//!   carry the `inspected` bit of an accept is dropped and counted (unless
+//!   `fail: open`); what carries the `refuse` bit is answered by the kernel with
+//!   RST or ICMP prohibited; then our bits are wiped.
+//!
+//! An accept from a queue goes on at the next base chain, hence two of them.
+//! With [`Diversion::Native`] nothing lies between them (-160 and -159), so that
+//! a rule of the operator that sets the whole mark in `mangle` (-150) can't take
+//! the bit away. With [`Diversion::Xtables`] the diverting rule is itself in
+//! `mangle`, and `inspected_*` follows at -140; a rule that overwrites our bits
+//! there makes packets end in the drop, never pass uninspected.
+//!
+//! `inspected_output` is of type `route`: the kernel routes a locally made
+//! packet again when its mark comes back changed from a queue, and must do so
+//! once more with the operator's bits alone.
+//!
+//! Read first: nft(8), libnftables-json(5), iptables-extensions(8) NFQUEUE.
+
+mod empty;
+mod foreign;
+mod probe;
+mod rules;
+mod run;
+mod state;
+mod xtables;
+
+pub use foreign::foreign_drops;
+pub use probe::probe;
+pub use run::ToolError;
+pub use state::{TableState, state};
+
+use std::fmt;
 
 use crate::policy::{Fail, Hooks, Marks};
+
+/// The table's name, in family `inet`; also the comment of the xtables rules.
+pub const NAME: &str = "halfgate";
 
 /// How packets get from our chain into the queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -10,6 +56,15 @@ pub enum Diversion {
     Native,
     /// A mark bit and an NFQUEUE rule in the xtables `mangle` table.
     Xtables,
+}
+
+impl fmt::Display for Diversion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Native => "nftables queue",
+            Self::Xtables => "xtables NFQUEUE",
+        })
+    }
 }
 
 /// What the table must do.
@@ -28,39 +83,117 @@ pub struct TableSpec {
     pub queue_count: u16,
 }
 
+impl TableSpec {
+    /// First and last queue for packets that are not SYNs.
+    ///
+    /// # Errors
+    /// If the numbers leave the range of queue numbers, or there are none.
+    pub fn packet_queues(&self) -> Result<(u16, u16), TableError> {
+        self.queues(0)
+    }
+
+    /// First and last queue for SYNs.
+    ///
+    /// # Errors
+    /// If the numbers leave the range of queue numbers, or there are none.
+    pub fn syn_queues(&self) -> Result<(u16, u16), TableError> {
+        self.queues(self.queue_count)
+    }
+
+    fn queues(&self, skip: u16) -> Result<(u16, u16), TableError> {
+        let wrong = TableError::Queues { base: self.queue_base, count: self.queue_count };
+        let first = self.queue_base.checked_add(skip);
+        let last =
+            first.zip(self.queue_count.checked_sub(1)).and_then(|(first, more)| first.checked_add(more));
+        first.zip(last).ok_or(wrong)
+    }
+}
+
 /// Why the kernel side could not be set up. Each says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
     /// `nft` is not installed.
-    #[error("nft was not found: install the package nftables")]
+    #[error("nft was not found in {}: install the package nftables", run::DIRECTORIES.join(", "))]
     NoNft,
+    /// Not allowed to change the kernel's rules.
+    #[error(
+        "not allowed to change the kernel's rules: run it as root, or with CAP_NET_ADMIN and CAP_NET_RAW"
+    )]
+    NoPrivileges,
+    /// The kernel has no nftables.
+    #[error(
+        "the kernel has no nftables for inet: load the modules nf_tables and nft_ct, or boot a kernel with them ({0})"
+    )]
+    NoNftables(ToolError),
+    /// nftables can't queue, and there is no iptables.
+    #[error(
+        "the kernel's nftables can't queue and iptables was not found: load the module nft_queue, or install the package iptables"
+    )]
+    NoIptables,
+    /// Nothing can queue.
+    #[error(
+        "the kernel can't hand packets to halfgate: load the module nft_queue (or xt_NFQUEUE with nfnetlink_queue), or boot a kernel with it; {family} said: {said}"
+    )]
+    NoQueue {
+        /// `iptables` or `ip6tables`.
+        family: &'static str,
+        /// What it said.
+        said: ToolError,
+    },
+    /// IPv6 is on but ip6tables is missing.
+    #[error(
+        "ip6tables was not found but the kernel has IPv6, whose packets would pass by or be dropped: install the package iptables, or boot with ipv6.disable=1"
+    )]
+    NoIp6tables,
+    /// Queue numbers out of range.
+    #[error(
+        "queues {base} and the following 2 x {count} don't exist: numbers go from 0 to 65535, and one of each kind is the least"
+    )]
+    Queues {
+        /// First one.
+        base: u16,
+        /// Of each kind.
+        count: u16,
+    },
+    /// A tool refused.
+    #[error(transparent)]
+    Tool(ToolError),
+    /// What nft printed is not what it documents.
+    #[error("nft's answer to `{asked}` can't be read: {why}")]
+    Unreadable {
+        /// The command.
+        asked: &'static str,
+        /// What is wrong.
+        why: String,
+    },
 }
 
-/// Asks the kernel which way of diversion it has.
-///
-/// # Errors
-/// If it has none, or nft is missing, or privileges are.
-pub fn probe() -> Result<Diversion, TableError> {
-    Ok(Diversion::Xtables)
+impl From<ToolError> for TableError {
+    fn from(error: ToolError) -> Self {
+        if error.is_permission() { Self::NoPrivileges } else { Self::Tool(error) }
+    }
 }
 
 /// Installs the table in one transaction, replacing whatever a former daemon
 /// or the static form left. The queues must be open.
 ///
 /// # Errors
-/// If nft or iptables refuses; nothing is left behind then.
+/// If nft or iptables refuses; what was there before is there again then.
 pub fn install(spec: &TableSpec, diversion: Diversion) -> Result<(), TableError> {
-    let _ = (spec, diversion);
-    Ok(())
+    let wanted = match diversion {
+        Diversion::Native => xtables::Wanted::default(),
+        Diversion::Xtables => xtables::Wanted::of(spec)?,
+    };
+    replace(&wanted, |notes| rules::live(spec, diversion, notes))
 }
 
 /// Replaces the table by its static form: what `fail` says, without a daemon.
+/// Only `hooks` and `fail` of the specification count.
 ///
 /// # Errors
 /// As [`install`].
 pub fn install_static(spec: &TableSpec) -> Result<(), TableError> {
-    let _ = spec;
-    Ok(())
+    replace(&xtables::Wanted::default(), |notes| Ok(rules::fixed(spec.hooks, spec.fail, notes)))
 }
 
 /// Removes everything that is halfgate's, table and xtables rules. `true` if
@@ -69,15 +202,65 @@ pub fn install_static(spec: &TableSpec) -> Result<(), TableError> {
 /// # Errors
 /// As [`install`].
 pub fn unload() -> Result<bool, TableError> {
-    Ok(false)
+    let (present, notes) = state::notes()?;
+    if present {
+        run::nft_apply(&rules::remove())?;
+    }
+    let removed = xtables::remove_all()?;
+    xtables::tidy(&notes)?;
+    Ok(present || removed)
 }
 
-/// Base chains of others on our hooks whose policy or rules drop: one sentence
-/// each, for `status`.
-///
-/// # Errors
-/// If nft can't be asked.
-pub fn foreign_drops(hooks: Hooks) -> Result<Vec<String>, TableError> {
-    let _ = hooks;
-    Ok(Vec::new())
+/// xtables rules that are new first (nothing bears their mark yet), then the
+/// table in one transaction, then xtables rules that are no longer wanted: no
+/// moment in which a packet passes that neither form would let pass.
+fn replace(
+    wanted: &xtables::Wanted,
+    document: impl Fn(&state::Notes) -> Result<serde_json::Value, TableError>,
+) -> Result<(), TableError> {
+    let (_, mut notes) = state::notes()?;
+    // Everything that can be refused without asking the kernel is refused here.
+    document(&notes)?;
+    let change = xtables::prepare(wanted, &mut notes)?;
+    let loaded = document(&notes).and_then(|document| run::nft_apply(&document));
+    match loaded {
+        Ok(()) => {
+            change.finish()?;
+            if wanted.is_empty() { xtables::tidy(&notes) } else { Ok(()) }
+        }
+        Err(error) => {
+            change.undo(&notes);
+            Err(error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(queue_base: u16, queue_count: u16) -> TableSpec {
+        TableSpec {
+            hooks: Hooks { forward: true, input: false, output: false },
+            fail: Fail::Closed,
+            marks: Marks { shift: 24 },
+            queue_base,
+            queue_count,
+        }
+    }
+
+    #[test]
+    fn syn_queues_follow_the_others() {
+        let spec = spec(10, 4);
+        assert_eq!(spec.packet_queues().expect("in range"), (10, 13));
+        assert_eq!(spec.syn_queues().expect("in range"), (14, 17));
+    }
+
+    #[test]
+    fn the_last_queue_number_is_usable_and_no_more() {
+        assert_eq!(spec(65534, 1).syn_queues().expect("in range"), (65535, 65535));
+        assert!(matches!(spec(65535, 1).syn_queues(), Err(TableError::Queues { base: 65535, count: 1 })));
+        assert!(matches!(spec(0, 0).packet_queues(), Err(TableError::Queues { .. })));
+        assert!(matches!(spec(0, u16::MAX).syn_queues(), Err(TableError::Queues { .. })));
+    }
 }

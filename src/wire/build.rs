@@ -1,8 +1,9 @@
 //! Packets that halfgate makes itself: RST, ICMP prohibited; and the packets of
 //! tests, rule-file tests and simulations.
 //!
-//! What comes out is finished: lengths and checksums are filled in. Reads what
-//! [`super::parse`] reads and nothing else; sends nothing.
+//! What comes out is finished: lengths and checksums are filled in, and
+//! [`super::parse()`] reads it back. Sends nothing, and knows no connection: the
+//! sequence numbers are the caller's. Read first: RFC 9293 §3.1, RFC 1122 §3.2.2.
 
 mod icmp;
 mod segment;
@@ -56,7 +57,7 @@ pub struct RawPacket {
 }
 
 impl RawPacket {
-    /// Octets of the packet: the `wire_len` that [`super::parse`] asks for.
+    /// Octets of the packet: the `wire_len` that [`super::parse()`] asks for.
     #[must_use]
     pub fn wire_len(&self) -> u32 {
         u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
@@ -98,7 +99,7 @@ pub fn udp(tuple: FourTuple, payload: &[u8]) -> RawPacket {
 /// An IP packet around a finished transport header and its data.
 ///
 /// The addresses must be of one family; if they are not, the IPv4 one is written
-/// as an IPv4-mapped IPv6 address, which [`super::parse`] refuses. A packet that
+/// as an IPv4-mapped IPv6 address, which [`super::parse()`] refuses. A packet that
 /// is too long for the length fields gets length 0, like the kernel's own
 /// oversized segments.
 #[must_use]

@@ -92,8 +92,6 @@ reasons! {
     UdpLength = "udp_length",
     /// A wrong UDP checksum.
     UdpChecksum = "udp_checksum",
-    /// UDP over IPv6 without a checksum (RFC 8200 §8.1).
-    UdpNoChecksum = "udp_no_checksum",
     /// Fewer octets than an ICMP header.
     IcmpTooShort = "icmp_too_short",
     /// A wrong ICMP or ICMPv6 checksum.

@@ -24,7 +24,7 @@ impl Protocol {
 }
 
 /// An IP packet with its transport header.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet<'a> {
     /// Source address.
     pub src: IpAddr,
@@ -36,14 +36,14 @@ pub struct Packet<'a> {
     pub hop_limit: u8,
     /// Octets on the wire, IP header included.
     pub len: u32,
-    /// Octets before the transport header.
+    /// Octets before the transport header, or before a fragment's data.
     pub transport_offset: usize,
     /// The transport header. `Transport::Fragment` if it is not in this packet.
     pub transport: Transport<'a>,
 }
 
 /// The transport header of a packet.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport<'a> {
     /// A TCP segment.
     Tcp(Segment),
@@ -185,7 +185,7 @@ pub enum IcmpMessage<'a> {
         kind: u8,
         /// ICMP code.
         code: u8,
-        /// The message behind type, code and checksum.
+        /// The message behind type, code and checksum, as far as it was copied.
         body: &'a [u8],
     },
 }

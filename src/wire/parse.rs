@@ -11,9 +11,6 @@ mod ipv4;
 mod ipv6;
 mod transport;
 
-#[cfg(test)]
-mod tests;
-
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use super::malformed::Malformed;
@@ -163,7 +160,7 @@ fn transport<'a>(bytes: &'a [u8], header: &Header, verify: bool) -> Result<Trans
     let pseudo = (verify && whole && !header.readdressed).then_some((header.src, header.dst));
     match header.protocol {
         Protocol::TCP => transport::tcp(&body, pseudo).map(Transport::Tcp),
-        Protocol::UDP => transport::udp(&body, pseudo, header.src.is_ipv4()).map(Transport::Udp),
+        Protocol::UDP => transport::udp(&body, pseudo).map(Transport::Udp),
         Protocol::ICMP if header.src.is_ipv4() => icmp::v4(&body, pseudo.is_some()).map(Transport::Icmp),
         Protocol::ICMPV6 if header.src.is_ipv6() => icmp::v6(&body, pseudo).map(Transport::Icmp),
         Protocol::ICMP | Protocol::ICMPV6 => Err(Malformed::IcmpFamily),

@@ -352,6 +352,7 @@ fn opened_by_server(lab: &Lab) -> Option<Phase> {
     found
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the phases that are TCP's are few")]
 /// A segment with the numbers that its sender would use in this phase.
 fn fitting(phase: Phase, from: From, kind: Kind) -> Say {
     // After the closing exchange of `bring_to`: the client has sent its FIN from

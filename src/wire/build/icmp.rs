@@ -118,12 +118,14 @@ fn may_be_answered(packet: &Packet<'_>) -> bool {
             // Class E does not define a single host either; multicast and loopback
             // sources never parse.
             let single = !src.is_unspecified() && src.octets()[0] < 240;
-            let many = dst.is_multicast() || dst.is_broadcast();
-            single && !many && about_icmp.is_none_or(|kind| kind <= LAST_KNOWN_V4)
+            // The error will have the destination's address, which must not be one
+            // that leaves no host.
+            let usable = !dst.is_multicast() && !dst.is_broadcast() && !dst.is_loopback();
+            single && usable && about_icmp.is_none_or(|kind| kind <= LAST_KNOWN_V4)
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
             let answerable = about_icmp.is_none_or(|kind| kind >= FIRST_INFORMATIONAL && kind != REDIRECT_V6);
-            !src.is_unspecified() && !dst.is_multicast() && answerable
+            !src.is_unspecified() && !dst.is_multicast() && !dst.is_loopback() && answerable
         }
         (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
     }

@@ -126,7 +126,7 @@ impl SegmentBuilder {
         self.option(34, cookie)
     }
 
-    /// Adds what [`super::super::parse`] would have read these options from; the
+    /// Adds what [`super::super::parse()`] would have read these options from; the
     /// highest SACK edge as one block of one octet.
     pub fn options(mut self, options: &TcpOptions) -> Self {
         if let Some(mss) = options.mss {

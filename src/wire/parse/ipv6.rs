@@ -75,14 +75,9 @@ pub(super) fn header(bytes: &[u8], wire_len: u32) -> Result<Header, Malformed> {
 
 /// Source and destination.
 pub(super) fn addresses(fixed: &[u8; FIXED]) -> (IpAddr, IpAddr) {
-    let address = |from: usize| {
-        let mut octets = [0; 16];
-        for (to, octet) in octets.iter_mut().zip(fixed.iter().skip(from)) {
-            *to = *octet;
-        }
-        IpAddr::V6(Ipv6Addr::from(octets))
-    };
-    (address(8), address(24))
+    let address =
+        |octets: &[u8]| IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(octets).unwrap_or_default()));
+    (address(&fixed[8..24]), address(&fixed[24..40]))
 }
 
 /// Follows the extension headers of a packet of `len` octets, of which `bytes`
@@ -95,6 +90,7 @@ pub(super) fn chain(bytes: &[u8], next: u8, len: u32) -> Result<Chain, Malformed
         readdressed: false,
         jumbo: None,
     };
+    let mut fragmented = false;
     for seen in 0..=MAX_EXTENSIONS {
         let kind = chain.protocol.0;
         if !matches!(kind, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS) {
@@ -118,12 +114,7 @@ pub(super) fn chain(bytes: &[u8], next: u8, len: u32) -> Result<Chain, Malformed
         let Some(&[next, units, third, fourth, ..]) = rest.get(..8) else {
             return Err(Malformed::CutOff);
         };
-        let octets = match kind {
-            FRAGMENT => 8,
-            AUTHENTICATION if units == 0 => return Err(Malformed::ExtensionLength),
-            AUTHENTICATION => u32::from(units).saturating_add(2) << 2,
-            _ => u32::from(units).saturating_add(1) << 3,
-        };
+        let octets = extension_len(kind, units)?;
         let end = chain.offset.saturating_add(octets);
         if end > len {
             return Err(short);
@@ -134,9 +125,10 @@ pub(super) fn chain(bytes: &[u8], next: u8, len: u32) -> Result<Chain, Malformed
             // Segments left: the destination is not the one of the pseudo header.
             ROUTING => chain.readdressed |= fourth != 0,
             FRAGMENT => {
-                if chain.fragment != Fragment::Whole {
+                if fragmented {
                     return Err(Malformed::ExtensionOrder);
                 }
+                fragmented = true;
                 let field = u16::from_be_bytes([third, fourth]);
                 let before = chain.offset.saturating_sub(FIXED as u32);
                 chain.fragment = Fragment::judge(
@@ -160,6 +152,18 @@ pub(super) fn chain(bytes: &[u8], next: u8, len: u32) -> Result<Chain, Malformed
         chain.offset = end;
     }
     Err(Malformed::ExtensionCount)
+}
+
+/// Octets of an extension header, from its length field.
+fn extension_len(kind: u8, units: u8) -> Result<u32, Malformed> {
+    match kind {
+        FRAGMENT => Ok(8),
+        // Counted in four octets, the first two left out (RFC 4302 §2.2); at least
+        // SPI and sequence number are there.
+        AUTHENTICATION if units == 0 => Err(Malformed::ExtensionLength),
+        AUTHENTICATION => Ok(u32::from(units).saturating_add(2) << 2),
+        _ => Ok(u32::from(units).saturating_add(1) << 3),
+    }
 }
 
 /// Reads the options of a hop-by-hop or destination options header.

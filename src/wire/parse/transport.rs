@@ -110,24 +110,20 @@ fn read_option(options: &mut TcpOptions, kind: u8, value: &[u8], syn: bool) {
 ///
 /// The UDP length may be smaller than what IP carries: receivers cut the rest
 /// off (RFC 9868 puts options there). Only a first fragment may be shorter.
-pub(super) fn udp(
-    body: &Body<'_>,
-    pseudo: Option<(IpAddr, IpAddr)>,
-    ipv4: bool,
-) -> Result<Datagram, Malformed> {
+/// Checksum zero means none, over IPv6 too: tunnels may leave it out (RFC 6935
+/// §5), and a middle box must let them (RFC 6936 §5, requirements 8 to 10).
+pub(super) fn udp(body: &Body<'_>, pseudo: Option<(IpAddr, IpAddr)>) -> Result<Datagram, Malformed> {
     let (fixed, _) = body.split::<UDP_HEADER>(Malformed::UdpTooShort)?;
     let len = u32::from(u16::from_be_bytes([fixed[4], fixed[5]]));
     if len < UDP_HEADER as u32 || (len > body.len && body.fragment == Fragment::Whole) {
         return Err(Malformed::UdpLength);
     }
-    if let Some((src, dst)) = pseudo {
-        if [fixed[6], fixed[7]] != [0, 0] {
-            let covered = body.bytes.get(..len as usize).unwrap_or(body.bytes);
-            if !Sum::pseudo(src, dst, Protocol::UDP, len).bytes(covered).is_sound() {
-                return Err(Malformed::UdpChecksum);
-            }
-        } else if !ipv4 {
-            return Err(Malformed::UdpNoChecksum);
+    if let Some((src, dst)) = pseudo
+        && [fixed[6], fixed[7]] != [0, 0]
+    {
+        let covered = body.bytes.get(..len as usize).unwrap_or(body.bytes);
+        if !Sum::pseudo(src, dst, Protocol::UDP, len).bytes(covered).is_sound() {
+            return Err(Malformed::UdpChecksum);
         }
     }
     Ok(Datagram {

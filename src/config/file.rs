@@ -1,0 +1,38 @@
+//! The whole file: its parts in the order in which they need each other.
+
+use super::{
+    hosts::Hosts,
+    reader::{Fields, Report},
+    rules, schema,
+    services::Services,
+    settings,
+    tests::{self, RuleTest},
+    yaml::Node,
+};
+use crate::policy::{Policy, RuleId};
+
+/// Compiles the file; errors go to `report`, and the result counts only if
+/// there were none.
+pub(super) fn compile(
+    node: &Node,
+    read: &mut dyn FnMut(&str) -> Result<String, String>,
+    previous: Option<&Policy>,
+    report: &mut Report,
+) -> Option<(Policy, Vec<RuleTest>)> {
+    let fields = Fields::of(node, &schema::FILE, report)?;
+    let settings = settings::read(&fields, report);
+    let hosts = Hosts::read(fields.get("zones"), fields.get("lists"), read, report);
+    let services = Services::read(fields.get("services"), report);
+    if fields.get("rules").is_none() {
+        report.warning(
+            fields.place,
+            format!("there are no rules, so every new connection meets `default: {}`", settings.default),
+            "write `rules:` with a list below it",
+        );
+    }
+    let (rules, names) =
+        rules::read(fields.get("rules"), &hosts, &services, settings.hooks, previous, report);
+    let tests = fields.get("tests").map_or_else(Vec::new, |node| tests::read(node, report));
+    debug_assert!(rules.iter().all(|rule| rule.id != RuleId::DEFAULT), "`default` can't be a rule's name");
+    Some((Policy::new(settings, hosts.zones, rules, names), tests))
+}

@@ -1,0 +1,81 @@
+//! Many datagrams in one system call (`recvmmsg`), into memory that is
+//! allocated once.
+
+use std::{io, os::fd::RawFd};
+
+/// Buffers for a number of datagrams, and the kernel's lists that point to them.
+pub(super) struct Batch {
+    memory: Box<[u8]>,
+    room: usize,
+    headers: Box<[libc::mmsghdr]>,
+    // Both are only pointed to by `headers`, but must live as long.
+    _vectors: Box<[libc::iovec]>,
+    senders: Box<[libc::sockaddr_nl]>,
+}
+
+// SAFETY: the pointers in `headers` and `_vectors` lead only into the boxes
+// beside them, which move with them and stay where they are on the heap.
+unsafe impl Send for Batch {}
+
+impl Batch {
+    /// Room for `count` datagrams of `room` octets.
+    pub(super) fn new(count: usize, room: usize) -> Self {
+        let room = room.next_multiple_of(64);
+        let mut memory = vec![0_u8; room * count].into_boxed_slice();
+        // SAFETY: sockaddr_nl and mmsghdr are plain data; all zero is valid.
+        let mut senders: Box<[libc::sockaddr_nl]> = vec![unsafe { std::mem::zeroed() }; count].into();
+        let mut vectors: Box<[libc::iovec]> = memory
+            .chunks_exact_mut(room)
+            .map(|chunk| libc::iovec { iov_base: chunk.as_mut_ptr().cast(), iov_len: room })
+            .collect();
+        let headers = vectors
+            .iter_mut()
+            .zip(&mut senders)
+            .map(|(vector, sender)| {
+                // SAFETY: as above.
+                let mut header: libc::mmsghdr = unsafe { std::mem::zeroed() };
+                header.msg_hdr.msg_iov = vector;
+                header.msg_hdr.msg_iovlen = 1;
+                header.msg_hdr.msg_name = std::ptr::from_mut(sender).cast();
+                header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_nl>() as u32;
+                header
+            })
+            .collect();
+        Self { memory, room, headers, _vectors: vectors, senders }
+    }
+
+    /// Takes what waits, without waiting for more. Returns how many datagrams.
+    pub(super) fn receive(&mut self, fd: RawFd) -> io::Result<usize> {
+        // SAFETY: every header points to one iovec and one address of our own,
+        // and each iovec to `room` octets of our own memory; the exclusive
+        // borrow keeps everybody else away from them.
+        let received = unsafe {
+            libc::recvmmsg(
+                fd,
+                self.headers.as_mut_ptr(),
+                self.headers.len() as u32,
+                libc::MSG_DONTWAIT,
+                std::ptr::null_mut(),
+            )
+        };
+        usize::try_from(received).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// The datagrams of the last [`Self::receive`], which returned `count`.
+    /// Those that did not come from the kernel are left out.
+    pub(super) fn datagrams(&self, count: usize) -> impl Iterator<Item = &[u8]> {
+        self.headers
+            .iter()
+            .zip(&self.senders)
+            .zip(self.memory.chunks_exact(self.room))
+            .take(count)
+            .filter(|((_, sender), _)| sender.nl_pid == 0)
+            .map(|((header, _), memory)| memory.get(..header.msg_len as usize).unwrap_or(memory))
+    }
+}
+
+impl std::fmt::Debug for Batch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batch").field("count", &self.headers.len()).field("room", &self.room).finish()
+    }
+}

@@ -1,0 +1,284 @@
+//! The queue's messages: attributes to packet, answer to verdict.
+//!
+//! Pure: bytes in, bytes out. The numbers are those of
+//! `linux/netfilter/nfnetlink_queue.h`.
+
+use super::{Answer, Queued};
+use crate::{
+    engine::IfIndex,
+    policy::Hook,
+    sys::netlink::{self, HEADER, Message, attributes, be32},
+    wire::Checksums,
+};
+
+const SUBSYSTEM: u16 = 3 << 8;
+const PACKET: u16 = SUBSYSTEM;
+const VERDICT: u16 = SUBSYSTEM | 1;
+
+/// Octets of `struct nfgenmsg`.
+const FAMILY_HEADER: usize = 4;
+
+const PACKET_HDR: u16 = 1;
+const VERDICT_HDR: u16 = 2;
+const MARK: u16 = 3;
+const IFINDEX_INDEV: u16 = 5;
+const IFINDEX_OUTDEV: u16 = 6;
+const PAYLOAD: u16 = 10;
+const CAP_LEN: u16 = 13;
+const SKB_INFO: u16 = 14;
+
+const SKB_CSUM_NOT_READY: u32 = 1;
+const SKB_CSUM_NOT_VERIFIED: u32 = 4;
+
+const NF_DROP: u32 = 0;
+const NF_ACCEPT: u32 = 1;
+
+/// Octets of the longest verdict without a payload.
+pub(super) const MAX_VERDICT: usize = HEADER + FAMILY_HEADER + 12 + 8;
+
+/// Octets of everything in a packet's message that is not the packet. The
+/// attributes that we ask for take about 150.
+pub(super) const PACKET_OVERHEAD: usize = 512;
+
+/// A message of the queue's socket.
+#[derive(Debug)]
+pub(super) enum Incoming<'a> {
+    /// A packet, waiting under this id.
+    Packet(u32, Queued<'a>),
+    /// Something waits under this id, but what is unreadable.
+    Unreadable(u32),
+    /// The kernel refused a verdict.
+    Refused {
+        /// Its word, positive.
+        error: i32,
+        /// Which packet is still waiting; `None` if the verdict was to drop it.
+        waiting: Option<u32>,
+    },
+    /// Nothing that matters.
+    Other,
+}
+
+/// Reads one message.
+pub(super) fn read<'a>(message: &Message<'a>) -> Incoming<'a> {
+    if let Some(error) = message.error() {
+        return if error == 0 { Incoming::Other } else { refused(error, message.body) };
+    }
+    if message.kind != PACKET {
+        return Incoming::Other;
+    }
+    packet(message.body.get(FAMILY_HEADER..).unwrap_or_default())
+}
+
+fn packet(body: &[u8]) -> Incoming<'_> {
+    let mut header = None;
+    let mut payload = None;
+    let mut wire_len = None;
+    // Absent: the kernel has verified the checksum, or needn't.
+    let mut skb_info = 0;
+    let (mut mark, mut in_if, mut out_if) = (0, 0, 0);
+    for (kind, value) in attributes(body) {
+        match kind {
+            PACKET_HDR => header = be32(value).map(|id| (id, value.get(6).copied())),
+            MARK => mark = be32(value).unwrap_or_default(),
+            IFINDEX_INDEV => in_if = be32(value).unwrap_or_default(),
+            IFINDEX_OUTDEV => out_if = be32(value).unwrap_or_default(),
+            PAYLOAD => payload = Some(value),
+            CAP_LEN => wire_len = be32(value),
+            SKB_INFO => skb_info = be32(value).unwrap_or_default(),
+            _ => {}
+        }
+    }
+    let Some((id, hook)) = header else { return Incoming::Other };
+    let (Some(hook), Some(bytes)) = (hook.and_then(hook_of), payload) else {
+        return Incoming::Unreadable(id);
+    };
+    let checksums = if skb_info & (SKB_CSUM_NOT_READY | SKB_CSUM_NOT_VERIFIED) == SKB_CSUM_NOT_VERIFIED {
+        Checksums::Verify
+    } else {
+        Checksums::Trust
+    };
+    let wire_len = wire_len.unwrap_or_else(|| u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+    let packet =
+        Queued { hook, in_if: IfIndex(in_if), out_if: IfIndex(out_if), mark, wire_len, checksums, bytes };
+    Incoming::Packet(id, packet)
+}
+
+/// The hook by the kernel's number (`linux/netfilter.h`); we never divert on
+/// the others.
+const fn hook_of(number: u8) -> Option<Hook> {
+    match number {
+        1 => Some(Hook::Input),
+        2 => Some(Hook::Forward),
+        3 => Some(Hook::Output),
+        _ => None,
+    }
+}
+
+/// An error carries the message that it is about.
+fn refused(error: i32, body: &[u8]) -> Incoming<'static> {
+    let verdict = netlink::messages(body.get(4..).unwrap_or_default())
+        .next()
+        .filter(|about| about.kind == VERDICT)
+        .and_then(|about| netlink::find(about.body.get(FAMILY_HEADER..)?, VERDICT_HDR));
+    let waiting = verdict
+        .filter(|verdict| be32(verdict) != Some(NF_DROP))
+        .and_then(|verdict| verdict.get(4..))
+        .and_then(be32);
+    Incoming::Refused { error, waiting }
+}
+
+/// Appends the verdict about packet `id` as a message of its own. The kernel
+/// takes any number of them in one datagram and answers only those it refuses.
+pub(super) fn write_verdict(out: &mut Vec<u8>, queue: u16, id: u32, answer: Answer) {
+    let (verdict, mark) = match answer {
+        Answer::Accept { mark } => (NF_ACCEPT, Some(mark)),
+        Answer::Drop => (NF_DROP, None),
+    };
+    let length = if mark.is_some() { MAX_VERDICT } else { MAX_VERDICT - 8 };
+    let flags = libc::NLM_F_REQUEST as u16;
+    let mut message = [0_u8; MAX_VERDICT];
+    let mut at = 0;
+    let mut put = |octets: &[u8]| {
+        if let Some(place) = message.get_mut(at..at + octets.len()) {
+            place.copy_from_slice(octets);
+        }
+        at += octets.len();
+    };
+    put(&(length as u32).to_ne_bytes());
+    put(&VERDICT.to_ne_bytes());
+    put(&flags.to_ne_bytes());
+    put(&[0; 8]);
+    // Family unspecified, version 0, the queue.
+    put(&[0, 0]);
+    put(&queue.to_be_bytes());
+    put(&12_u16.to_ne_bytes());
+    put(&VERDICT_HDR.to_ne_bytes());
+    put(&verdict.to_be_bytes());
+    put(&id.to_be_bytes());
+    if let Some(mark) = mark {
+        put(&8_u16.to_ne_bytes());
+        put(&MARK.to_ne_bytes());
+        put(&mark.to_be_bytes());
+    }
+    out.extend_from_slice(message.get(..length).unwrap_or_default());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attribute(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
+        out.extend((value.len() as u16 + 4).to_ne_bytes());
+        out.extend(kind.to_ne_bytes());
+        out.extend(value);
+        out.resize(out.len().next_multiple_of(4), 0);
+    }
+
+    fn message(kind: u16, body: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.extend((body.len() as u32 + 16).to_ne_bytes());
+        out.extend(kind.to_ne_bytes());
+        out.extend([0; 10]);
+        out.extend(body);
+        out
+    }
+
+    fn packet_message(hook: u8, skb_info: Option<u32>, cap_len: Option<u32>) -> Vec<u8> {
+        let mut body = vec![2, 0, 0, 9];
+        attribute(&mut body, PACKET_HDR, &[0, 0, 1, 2, 0x08, 0x00, hook]);
+        attribute(&mut body, IFINDEX_INDEV, &7_u32.to_be_bytes());
+        attribute(&mut body, IFINDEX_OUTDEV, &8_u32.to_be_bytes());
+        attribute(&mut body, MARK, &0xab00_0001_u32.to_be_bytes());
+        attribute(&mut body, 9, &[0; 12]);
+        if let Some(info) = skb_info {
+            attribute(&mut body, SKB_INFO, &info.to_be_bytes());
+        }
+        if let Some(length) = cap_len {
+            attribute(&mut body, CAP_LEN, &length.to_be_bytes());
+        }
+        attribute(&mut body, PAYLOAD, &[0x45, 0, 0, 5, 6]);
+        message(PACKET, &body)
+    }
+
+    fn read_one(bytes: &[u8]) -> Incoming<'_> {
+        read(&netlink::messages(bytes).next().unwrap())
+    }
+
+    #[test]
+    fn a_packet_with_everything() {
+        let bytes = packet_message(2, Some(2 | SKB_CSUM_NOT_READY), Some(65_000));
+        let Incoming::Packet(id, queued) = read_one(&bytes) else { panic!("not a packet") };
+        assert_eq!(id, 0x102);
+        assert_eq!(queued.hook, Hook::Forward);
+        assert_eq!((queued.in_if, queued.out_if), (IfIndex(7), IfIndex(8)));
+        assert_eq!(queued.mark, 0xab00_0001);
+        assert_eq!(queued.wire_len, 65_000);
+        assert_eq!(queued.checksums, Checksums::Trust);
+        assert_eq!(queued.bytes, [0x45, 0, 0, 5, 6]);
+    }
+
+    #[test]
+    fn a_packet_copied_whole_has_its_own_length() {
+        let bytes = packet_message(1, None, None);
+        let Incoming::Packet(_, queued) = read_one(&bytes) else { panic!("not a packet") };
+        assert_eq!((queued.wire_len, queued.hook), (5, Hook::Input));
+    }
+
+    #[test]
+    fn only_an_unverified_checksum_is_verified() {
+        for (info, expected) in [
+            (None, Checksums::Trust),
+            (Some(SKB_CSUM_NOT_READY), Checksums::Trust),
+            (Some(2), Checksums::Trust),
+            (Some(SKB_CSUM_NOT_VERIFIED), Checksums::Verify),
+            (Some(2 | SKB_CSUM_NOT_VERIFIED), Checksums::Verify),
+        ] {
+            let bytes = packet_message(3, info, None);
+            let Incoming::Packet(_, queued) = read_one(&bytes) else { panic!("not a packet") };
+            assert_eq!(queued.checksums, expected, "{info:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_unreadable_still_has_an_id() {
+        assert!(matches!(read_one(&packet_message(0, None, None)), Incoming::Unreadable(0x102)));
+        assert!(matches!(read_one(&packet_message(77, None, None)), Incoming::Unreadable(0x102)));
+        let whole = packet_message(2, None, None);
+        // Cut inside the payload, as a buffer that is too small would.
+        assert!(matches!(read_one(&whole[..whole.len() - 6]), Incoming::Unreadable(0x102)));
+        let padding = 3;
+        for cut in 16..whole.len() - padding {
+            assert!(!matches!(read_one(&whole[..cut]), Incoming::Packet(..)), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_refused_verdict_names_the_packet_that_still_waits() {
+        for (answer, expected) in [(Answer::Accept { mark: 5 }, Some(77)), (Answer::Drop, None)] {
+            let mut body = (-libc::EINVAL).to_ne_bytes().to_vec();
+            write_verdict(&mut body, 9, 77, answer);
+            let Incoming::Refused { error, waiting } = read_one(&message(libc::NLMSG_ERROR as u16, &body))
+            else {
+                panic!("not an error")
+            };
+            assert_eq!((error, waiting), (libc::EINVAL, expected));
+        }
+        let acknowledged = message(libc::NLMSG_ERROR as u16, &[0; 20]);
+        assert!(matches!(read_one(&acknowledged), Incoming::Other));
+    }
+
+    #[test]
+    fn verdicts_follow_one_another() {
+        let mut out = Vec::new();
+        write_verdict(&mut out, 0x0102, 1, Answer::Accept { mark: 0xdead_beef });
+        write_verdict(&mut out, 0x0102, 2, Answer::Drop);
+        let read: Vec<_> = netlink::messages(&out).collect();
+        assert_eq!(read.len(), 2);
+        assert_eq!(read[0].kind, VERDICT);
+        assert_eq!(read[0].body[..4], [0, 0, 1, 2]);
+        assert_eq!(netlink::find(&read[0].body[4..], VERDICT_HDR), Some(&[0, 0, 0, 1, 0, 0, 0, 1][..]));
+        assert_eq!(netlink::find(&read[0].body[4..], MARK), Some(&0xdead_beef_u32.to_be_bytes()[..]));
+        assert_eq!(netlink::find(&read[1].body[4..], VERDICT_HDR), Some(&[0, 0, 0, 0, 0, 0, 0, 2][..]));
+        assert_eq!(netlink::find(&read[1].body[4..], MARK), None);
+    }
+}

@@ -1,0 +1,528 @@
+//! The table as nftables documents: what is loaded, not how.
+//!
+//! Pure: a specification in, a JSON document out; one document is one
+//! transaction, and each begins by making sure that the old table is gone.
+
+use std::collections::HashSet;
+
+use nftables::{
+    batch::Batch,
+    expr::{
+        BinaryOperation, CT, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Range,
+        SetItem,
+    },
+    schema::{Chain, NfListObject, Rule, Table},
+    stmt::{Counter, JumpTarget, Mangle, Match, Operator, Queue, QueueFlag, Reject, RejectType, Statement},
+    types::{NfChainPolicy, NfChainType, NfFamily, NfHook, RejectCode},
+};
+use serde_json::Value;
+
+use super::{Diversion, NAME, TableError, TableSpec, state::Notes};
+use crate::policy::{Fail, Hook, Hooks, Marks};
+
+/// Before the operator's `mangle` (-150), after conntrack (-200).
+pub(super) const DIVERT_PRIORITY: i32 = -160;
+
+/// Where packets go on that were diverted.
+pub(super) const fn inspected_priority(diversion: Diversion) -> i32 {
+    match diversion {
+        // Nothing of the operator's may lie between: it could take the bit away.
+        Diversion::Native => DIVERT_PRIORITY + 1,
+        // Behind the diverting rule in `mangle`.
+        Diversion::Xtables => -140,
+    }
+}
+
+/// ICMPv6 types of neighbour discovery that pass, with hop limit 255 (RFC 4861
+/// §6.1, §7.1). Redirects are left to the rules.
+const NEIGHBOUR_DISCOVERY: [&str; 4] =
+    ["nd-router-solicit", "nd-router-advert", "nd-neighbor-solicit", "nd-neighbor-advert"];
+
+/// ICMPv6 types of multicast listener discovery, with hop limit 1 (RFC 3810 §5).
+const LISTENER_DISCOVERY: [&str; 4] =
+    ["mld-listener-query", "mld-listener-report", "mld-listener-done", "mld2-listener-report"];
+
+/// UDP ports of the DHCP client and its server, for each family (RFC 2131 §4.1,
+/// RFC 8415 §7.2).
+const DHCP: [(&str, u32, u32); 2] = [("ipv4", 68, 67), ("ipv6", 546, 547)];
+
+/// The hooks that a table covers, and how much of each. A connection of the
+/// gateway itself runs through `input` and `output`: where the rule file names only
+/// one of them, its connections must be seen both ways, and the others' not at all.
+pub(super) fn on(hooks: Hooks) -> impl Iterator<Item = (Hook, Share)> {
+    let of = |own: bool, other: bool| match (own, other) {
+        (true, true) => Some(Share::All),
+        (true, false) => Some(Share::Originals),
+        (false, true) => Some(Share::Replies),
+        (false, false) => None,
+    };
+    [
+        (Hook::Forward, hooks.forward.then_some(Share::All)),
+        (Hook::Input, of(hooks.input, hooks.output)),
+        (Hook::Output, of(hooks.output, hooks.input)),
+    ]
+    .into_iter()
+    .filter_map(|(hook, share)| share.map(|share| (hook, share)))
+}
+
+/// Which packets of a hook are inspected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Share {
+    /// All of them.
+    All,
+    /// Those of connections that were opened in this direction, and those that
+    /// belong to none: the answers to the other direction's are not ours.
+    Originals,
+    /// Only the answers to connections that the opposite hook lets in.
+    Replies,
+}
+
+/// A hook's name, as nftables spells it.
+pub(super) const fn name(hook: Hook) -> &'static str {
+    match hook {
+        Hook::Forward => "forward",
+        Hook::Input => "input",
+        Hook::Output => "output",
+    }
+}
+
+/// The live table.
+pub(super) fn live(spec: &TableSpec, diversion: Diversion, notes: &Notes) -> Result<Value, TableError> {
+    let (packets, syns) = (spec.packet_queues()?, spec.syn_queues()?);
+    let mut table = Document::begin(notes);
+    for (hook, share) in on(spec.hooks) {
+        table.exempt(hook, share, spec.marks);
+        table.divert(hook, spec, diversion, packets, syns);
+        table.inspected(hook, spec, diversion);
+    }
+    Ok(table.end())
+}
+
+/// The static table: no daemon, no queue.
+pub(super) fn fixed(hooks: Hooks, fail: Fail, notes: &Notes) -> Value {
+    let mut table = Document::begin(notes);
+    // Who answers only needs no holding back where nobody can ask.
+    for (hook, share) in on(hooks).filter(|(_, share)| *share != Share::Replies) {
+        let chain = format!("static_{}", name(hook));
+        match fail {
+            Fail::Open => {
+                table.base(&chain, hook, NfChainType::Filter, DIVERT_PRIORITY, NfChainPolicy::Accept)
+            }
+            Fail::Closed => {
+                table.base(&chain, hook, NfChainType::Filter, DIVERT_PRIORITY, NfChainPolicy::Drop);
+                for exempt in exemptions(hook) {
+                    table.rule(&chain, with(exempt, [Statement::Accept(None)]));
+                }
+                if share == Share::Originals {
+                    table.rule(&chain, vec![is_reply(), Statement::Accept(None)]);
+                }
+                table.rule(&chain, vec![counter(), Statement::Drop(None)]);
+            }
+        }
+    }
+    table.end()
+}
+
+/// No table, whether there is one or not.
+pub(super) fn remove() -> Value {
+    let mut batch = Batch::new();
+    batch.add(table());
+    batch.delete(table());
+    to_value(batch)
+}
+
+/// A table that nobody else has, with the `queue` statement in it: for the
+/// kernel's judgement only.
+pub(super) fn queue_probe(name: &str, queue: bool) -> Value {
+    let family = NfFamily::INet;
+    let mut batch = Batch::new();
+    batch.add(NfListObject::Table(Table { family, name: name.into(), handle: None }));
+    batch.add(NfListObject::Chain(Chain {
+        family,
+        table: name.into(),
+        name: "probe".into(),
+        ..Chain::default()
+    }));
+    let statements = if queue { vec![to_queue((0, 1), Fail::Closed)] } else { vec![known(), counter()] };
+    batch.add(NfListObject::Rule(Rule {
+        family,
+        table: name.into(),
+        chain: "probe".into(),
+        expr: statements.into(),
+        ..Rule::default()
+    }));
+    to_value(batch)
+}
+
+fn table() -> NfListObject<'static> {
+    NfListObject::Table(Table { family: NfFamily::INet, name: NAME.into(), handle: None })
+}
+
+fn to_value(batch: Batch<'_>) -> Value {
+    // The crate's types are structs, strings and numbers; none of them can fail.
+    serde_json::to_value(batch.to_nftables()).unwrap_or_default()
+}
+
+/// A document that replaces the table.
+struct Document {
+    batch: Batch<'static>,
+}
+
+impl Document {
+    fn begin(notes: &Notes) -> Self {
+        let mut batch = Batch::new();
+        batch.add(table());
+        batch.delete(table());
+        batch.add(table());
+        let mut document = Self { batch };
+        for note in notes.chains() {
+            document.chain(&note);
+        }
+        document
+    }
+
+    fn end(self) -> Value {
+        to_value(self.batch)
+    }
+
+    fn chain(&mut self, name: &str) {
+        self.batch.add(NfListObject::Chain(Chain {
+            family: NfFamily::INet,
+            table: NAME.into(),
+            name: name.to_owned().into(),
+            ..Chain::default()
+        }));
+    }
+
+    fn base(&mut self, name: &str, hook: Hook, kind: NfChainType, priority: i32, policy: NfChainPolicy) {
+        self.batch.add(NfListObject::Chain(Chain {
+            family: NfFamily::INet,
+            table: NAME.into(),
+            name: name.to_owned().into(),
+            _type: Some(kind),
+            hook: Some(match hook {
+                Hook::Forward => NfHook::Forward,
+                Hook::Input => NfHook::Input,
+                Hook::Output => NfHook::Output,
+            }),
+            prio: Some(priority),
+            policy: Some(policy),
+            ..Chain::default()
+        }));
+    }
+
+    fn rule(&mut self, chain: &str, statements: Vec<Statement<'static>>) {
+        self.batch.add(NfListObject::Rule(Rule {
+            family: NfFamily::INet,
+            table: NAME.into(),
+            chain: chain.to_owned().into(),
+            expr: statements.into(),
+            ..Rule::default()
+        }));
+    }
+
+    /// What needs no inspection gets the bit of an accept. Both chains of a hook
+    /// ask here, so that they can't disagree.
+    fn exempt(&mut self, hook: Hook, share: Share, marks: Marks) {
+        let chain = format!("exempt_{}", name(hook));
+        let inspected = || set_mark(!0, marks.inspected());
+        match hook {
+            Hook::Forward => return,
+            Hook::Input => self.chain(&chain),
+            Hook::Output => {
+                self.chain(&chain);
+                self.rule(
+                    &chain,
+                    vec![mark_has(marks.own(), Operator::NEQ), inspected(), Statement::Return(None)],
+                );
+            }
+        }
+        for exempt in exemptions(hook) {
+            self.rule(&chain, with(exempt, [inspected(), Statement::Return(None)]));
+        }
+        match share {
+            Share::All => {}
+            Share::Originals => {
+                self.rule(&chain, vec![is_reply(), inspected(), Statement::Return(None)]);
+            }
+            Share::Replies => {
+                self.rule(&chain, vec![is_reply(), Statement::Return(None)]);
+                self.rule(&chain, vec![inspected()]);
+            }
+        }
+    }
+
+    fn jump_to_exempt(&mut self, chain: &str, hook: Hook) {
+        if hook != Hook::Forward {
+            let target = format!("exempt_{}", name(hook)).into();
+            self.rule(chain, vec![Statement::Jump(JumpTarget { target })]);
+        }
+    }
+
+    fn divert(
+        &mut self,
+        hook: Hook,
+        spec: &TableSpec,
+        diversion: Diversion,
+        packets: (u16, u16),
+        syns: (u16, u16),
+    ) {
+        let marks = spec.marks;
+        let chain = format!("divert_{}", name(hook));
+        self.base(&chain, hook, NfChainType::Filter, DIVERT_PRIORITY, NfChainPolicy::Accept);
+        // Bits that an operator's rule saved and restored must not count as ours.
+        // Only what is sent from here can be our own.
+        let keep = if hook == Hook::Output { marks.own() } else { 0 };
+        self.rule(&chain, vec![set_mark(!marks.mask() | keep, 0)]);
+        if hook != Hook::Forward {
+            self.jump_to_exempt(&chain, hook);
+            self.rule(&chain, vec![mark_has(marks.inspected(), Operator::NEQ), Statement::Return(None)]);
+        }
+        self.rule(&chain, vec![known(), set_mark(!0, marks.known())]);
+        match diversion {
+            Diversion::Native => {
+                self.rule(&chain, vec![syn(), to_queue(syns, spec.fail)]);
+                self.rule(&chain, vec![to_queue(packets, spec.fail)]);
+            }
+            Diversion::Xtables => {
+                self.rule(&chain, vec![syn(), set_mark(!0, marks.divert_syn()), Statement::Return(None)]);
+                self.rule(&chain, vec![set_mark(!0, marks.divert())]);
+            }
+        }
+    }
+
+    fn inspected(&mut self, hook: Hook, spec: &TableSpec, diversion: Diversion) {
+        let chain = format!("inspected_{}", name(hook));
+        // `route`: what is sent from here was routed again by its changed mark.
+        let kind = if hook == Hook::Output { NfChainType::Route } else { NfChainType::Filter };
+        self.base(&chain, hook, kind, inspected_priority(diversion), NfChainPolicy::Accept);
+        // The kernel refuses in our name: only it can answer through NAT for a packet
+        // whose conntrack entry is not confirmed.
+        let refuse = || mark_has(spec.marks.refuse(), Operator::NEQ);
+        self.rule(&chain, vec![refuse(), is_tcp(), counter(), reject(RejectType::TCPReset, None)]);
+        let prohibited = Some(RejectCode::AdminProhibited);
+        self.rule(&chain, vec![refuse(), counter(), reject(RejectType::ICMPX, prohibited)]);
+        if spec.fail == Fail::Closed {
+            self.jump_to_exempt(&chain, hook);
+            self.rule(
+                &chain,
+                vec![mark_has(spec.marks.inspected(), Operator::EQ), counter(), Statement::Drop(None)],
+            );
+        }
+        self.rule(&chain, vec![set_mark(!spec.marks.mask(), 0)]);
+    }
+}
+
+/// What passes on a hook without inspection, as matches.
+fn exemptions(hook: Hook) -> Vec<Vec<Statement<'static>>> {
+    let (interface, to_server) = match hook {
+        Hook::Forward => return Vec::new(),
+        Hook::Input => (MetaKey::Iif, false),
+        Hook::Output => (MetaKey::Oif, true),
+    };
+    let mut all = vec![vec![equals(meta(interface), string("lo"))]];
+    for (types, hop_limit) in [(NEIGHBOUR_DISCOVERY, 255), (LISTENER_DISCOVERY, 1)] {
+        let types = types.into_iter().map(|kind| SetItem::Element(string(kind))).collect();
+        all.push(vec![
+            equals(field("ip6", "hoplimit"), Expression::Number(hop_limit)),
+            equals(field("icmpv6", "type"), Expression::Named(NamedExpression::Set(types))),
+        ]);
+    }
+    for (family, client, server) in DHCP {
+        let (source, destination) = if to_server { (client, server) } else { (server, client) };
+        all.push(vec![
+            equals(meta(MetaKey::Nfproto), string(family)),
+            equals(field("udp", "sport"), Expression::Number(source)),
+            equals(field("udp", "dport"), Expression::Number(destination)),
+        ]);
+    }
+    all
+}
+
+fn with<const N: usize>(
+    mut statements: Vec<Statement<'static>>,
+    more: [Statement<'static>; N],
+) -> Vec<Statement<'static>> {
+    statements.extend(more);
+    statements
+}
+
+fn string(text: &'static str) -> Expression<'static> {
+    Expression::String(text.into())
+}
+
+fn meta(key: MetaKey) -> Expression<'static> {
+    Expression::Named(NamedExpression::Meta(Meta { key }))
+}
+
+fn field(protocol: &'static str, field: &'static str) -> Expression<'static> {
+    Expression::Named(NamedExpression::Payload(Payload::PayloadField(PayloadField {
+        protocol: protocol.into(),
+        field: field.into(),
+    })))
+}
+
+fn and(left: Expression<'static>, right: Expression<'static>) -> Expression<'static> {
+    Expression::BinaryOperation(Box::new(BinaryOperation::AND(left, right)))
+}
+
+fn or(left: Expression<'static>, right: Expression<'static>) -> Expression<'static> {
+    Expression::BinaryOperation(Box::new(BinaryOperation::OR(vec![left, right])))
+}
+
+fn equals(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
+    Statement::Match(Match { left, right, op: Operator::EQ })
+}
+
+/// `NEQ`: the bit is set; `EQ`: it is not.
+fn mark_has(bit: u32, op: Operator) -> Statement<'static> {
+    let left = and(meta(MetaKey::Mark), Expression::Number(bit));
+    Statement::Match(Match { left, right: Expression::Number(0), op })
+}
+
+/// The mark becomes `(mark & keep) | set`.
+fn set_mark(keep: u32, set: u32) -> Statement<'static> {
+    let mark = || meta(MetaKey::Mark);
+    let value = match (keep, set) {
+        (u32::MAX, set) => or(mark(), Expression::Number(set)),
+        (keep, 0) => and(mark(), Expression::Number(keep)),
+        (keep, set) => or(and(mark(), Expression::Number(keep)), Expression::Number(set)),
+    };
+    Statement::Mangle(Mangle { key: mark(), value })
+}
+
+/// The kernel's conntrack knows the connection both ways.
+fn known() -> Statement<'static> {
+    let state = Expression::Named(NamedExpression::CT(CT { key: "state".into(), family: None, dir: None }));
+    Statement::Match(Match { left: state, right: string("established"), op: Operator::IN })
+}
+
+fn is_tcp() -> Statement<'static> {
+    equals(meta(MetaKey::L4proto), string("tcp"))
+}
+
+fn reject(how: RejectType, code: Option<RejectCode>) -> Statement<'static> {
+    Statement::Reject(Some(Reject::new(Some(how), code)))
+}
+
+/// The packet answers the one that opened its connection.
+fn is_reply() -> Statement<'static> {
+    let key = CT { key: "direction".into(), family: None, dir: None };
+    equals(Expression::Named(NamedExpression::CT(key)), string("reply"))
+}
+
+/// A SYN without ACK.
+fn syn() -> Statement<'static> {
+    equals(and(field("tcp", "flags"), or(string("syn"), string("ack"))), string("syn"))
+}
+
+fn counter() -> Statement<'static> {
+    Statement::Counter(Counter::Anonymous(None))
+}
+
+/// Hashed by addresses; without `fanout`, so that both directions of a connection
+/// meet in one queue.
+fn to_queue((first, last): (u16, u16), fail: Fail) -> Statement<'static> {
+    let number = |number: u16| Expression::Number(number.into());
+    let num = if first == last {
+        number(first)
+    } else {
+        Expression::Range(Box::new(Range { range: [number(first), number(last)] }))
+    };
+    let flags = match fail {
+        Fail::Open => Some(HashSet::from([QueueFlag::Bypass])),
+        Fail::Closed => None,
+    };
+    Statement::Queue(Queue { num, flags })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One command a line, without what is the same in all.
+    fn lines(document: &Value) -> String {
+        let commands = document.get("nftables").and_then(Value::as_array).expect("a document");
+        let lines = commands.iter().map(|command| {
+            let text = command.to_string();
+            text.replace(r#""family":"inet","#, "").replace(r#","table":"halfgate""#, "") + "\n"
+        });
+        lines.collect()
+    }
+
+    fn spec(fail: Fail, queue_count: u16) -> TableSpec {
+        TableSpec {
+            hooks: Hooks { forward: true, input: true, output: true },
+            fail,
+            marks: Marks { shift: 24 },
+            queue_base: 10,
+            queue_count,
+        }
+    }
+
+    fn document(diversion: Diversion, fail: Fail, queue_count: u16) -> Value {
+        live(&spec(fail, queue_count), diversion, &Notes::default()).expect("in range")
+    }
+
+    #[test]
+    fn the_native_document_is_the_documented_one() {
+        insta::assert_snapshot!("native_closed", lines(&document(Diversion::Native, Fail::Closed, 2)));
+        insta::assert_snapshot!("native_open_one_queue", lines(&document(Diversion::Native, Fail::Open, 1)));
+    }
+
+    #[test]
+    fn the_xtables_document_is_the_documented_one() {
+        insta::assert_snapshot!("xtables_closed", lines(&document(Diversion::Xtables, Fail::Closed, 2)));
+    }
+
+    #[test]
+    fn the_ways_of_diversion_differ_in_nothing_else() {
+        for fail in [Fail::Closed, Fail::Open] {
+            let [native, xtables] = [Diversion::Native, Diversion::Xtables].map(|diversion| {
+                let text = lines(&document(diversion, fail, 2)).replace(r#""prio":-159"#, r#""prio":-140"#);
+                // The two rules that end each divert chain.
+                let other = |line: &&str| {
+                    !(line.contains(r#""chain":"divert_"#)
+                        && (line.contains(r#""queue":"#)
+                            || line.contains("16777216")
+                            || line.contains("33554432")))
+                };
+                text.lines().filter(other).map(str::to_owned).collect::<Vec<_>>()
+            });
+            assert_eq!(native, xtables);
+        }
+    }
+
+    #[test]
+    fn every_document_begins_by_replacing_the_table() {
+        let documents = [
+            document(Diversion::Native, Fail::Open, 1),
+            fixed(spec(Fail::Closed, 1).hooks, Fail::Closed, &Notes::default()),
+        ];
+        for document in documents {
+            let commands = document.get("nftables").and_then(Value::as_array).expect("a document");
+            let kinds: Vec<_> =
+                commands[..3].iter().map(|c| c.as_object().expect("one").keys().next().cloned()).collect();
+            assert_eq!(kinds, [Some("add".into()), Some("delete".into()), Some("add".into())]);
+            assert!(commands[..3].iter().all(|command| command.to_string().contains(r#""name":"halfgate""#)));
+        }
+    }
+
+    #[test]
+    fn bits_keep_their_place_wherever_the_mask_is() {
+        assert_eq!(lines(&document(Diversion::Native, Fail::Closed, 2)), {
+            let mut moved = spec(Fail::Closed, 2);
+            moved.marks.shift = 0;
+            let text = lines(&live(&moved, Diversion::Native, &Notes::default()).expect("in range"));
+            // own, known and inspected as they are at bit 24; the wiping masks.
+            let at_24 = [
+                (":[{\"meta\":{\"key\":\"mark\"}},8]", ":[{\"meta\":{\"key\":\"mark\"}},134217728]"),
+                (":[{\"meta\":{\"key\":\"mark\"}},16]", ":[{\"meta\":{\"key\":\"mark\"}},268435456]"),
+                (":[{\"meta\":{\"key\":\"mark\"}},4]", ":[{\"meta\":{\"key\":\"mark\"}},67108864]"),
+                (",4294967040]", ",16777215]"),
+                (",4294967048]", ",150994943]"),
+            ];
+            at_24.iter().fold(text, |text, (low, high)| text.replace(low, high))
+        });
+    }
+}

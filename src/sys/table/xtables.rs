@@ -1,0 +1,375 @@
+//! The xtables rules that divert what our chain marked, for kernels whose
+//! nftables can't queue.
+//!
+//! They stand at the end of `mangle`, so that the operator's rules there (MSS
+//! clamping, say) still see each packet: an accept from the queue leaves the
+//! whole `mangle` chain. Ours are known by their comment.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    NAME, TableError, TableSpec,
+    rules::on,
+    run::{self, ToolError},
+    state::Notes,
+};
+use crate::policy::{Fail, Hook};
+
+/// An IP family of xtables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub(super) const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The name of its tool.
+    pub(super) const fn tool(self) -> &'static str {
+        match self {
+            Self::V4 => "iptables",
+            Self::V6 => "ip6tables",
+        }
+    }
+
+    /// nftables' name of it, where iptables-nft keeps its tables.
+    pub(super) const fn nft(self) -> &'static str {
+        match self {
+            Self::V4 => "ip",
+            Self::V6 => "ip6",
+        }
+    }
+
+    /// Whether the kernel has it at all.
+    pub(super) fn in_kernel(self) -> bool {
+        match self {
+            Self::V4 => true,
+            Self::V6 => Path::new("/proc/sys/net/ipv6").is_dir(),
+        }
+    }
+}
+
+/// One implementation of one family's tools.
+#[derive(Clone, Debug)]
+pub(super) struct Tools {
+    pub(super) family: Family,
+    /// Whether it keeps its rules in nftables.
+    pub(super) in_nft: bool,
+    restore: PathBuf,
+    save: PathBuf,
+}
+
+impl Tools {
+    /// All that are installed for a family: first what `iptables` is here.
+    pub(super) fn installed(family: Family) -> Vec<Self> {
+        let mut all: Vec<Self> = Vec::new();
+        for variant in ["", "-nft", "-legacy"] {
+            let name = format!("{}{variant}", family.tool());
+            let (Some(tool), Some(restore), Some(save)) =
+                (run::find(&name), run::find(&format!("{name}-restore")), run::find(&format!("{name}-save")))
+            else {
+                continue;
+            };
+            let Ok(version) = run::run(&tool, &["-V"], "") else { continue };
+            let in_nft = version.contains("nf_tables");
+            if all.iter().all(|known| known.in_nft != in_nft) {
+                all.push(Self { family, in_nft, restore, save });
+            }
+        }
+        all
+    }
+
+    /// Runs commands on `mangle`, all or none.
+    fn apply(&self, commands: &[String]) -> Result<(), ToolError> {
+        if commands.is_empty() {
+            return Ok(());
+        }
+        let input = format!("*mangle\n{}\nCOMMIT\n", commands.join("\n"));
+        // The wait is for others that hold the xtables lock.
+        run::run(&self.restore, &["--noflush", "--wait", "10"], &input).map(drop)
+    }
+
+    /// Tries an NFQUEUE rule in a chain that no packet reaches, and removes it.
+    /// The inner result is the tool's answer.
+    pub(super) fn probe(&self) -> Result<Result<(), ToolError>, TableError> {
+        let chain = format!("halfgate-{}", std::process::id());
+        let had_table = self.has_mangle();
+        let rule = line(&chain, 1, (0, 1), Fail::Open);
+        let tried = self.apply(&[format!(":{chain} - [0:0]"), rule]);
+        if tried.is_ok() {
+            self.apply(&[format!("-F {chain}"), format!("-X {chain}")])?;
+        }
+        if self.in_nft && !had_table {
+            delete_mangle(self.family)?;
+        }
+        Ok(tried)
+    }
+
+    /// Whether `mangle` exists. Asked first, because looking at a table of the
+    /// legacy kind makes the kernel set it up.
+    fn has_mangle(&self) -> bool {
+        if self.in_nft {
+            return super::state::has_table(self.family.nft(), "mangle").unwrap_or(false);
+        }
+        legacy_tables(self.family).lines().any(|table| table == "mangle")
+    }
+
+    /// Our rules as they are in the kernel, each `-A CHAIN ...`.
+    fn ours(&self) -> Result<Vec<String>, ToolError> {
+        if !self.has_mangle() {
+            return Ok(Vec::new());
+        }
+        let text = run::run(&self.save, &["-t", "mangle"], "")?;
+        Ok(text.lines().filter(|line| is_ours(line)).map(str::to_owned).collect())
+    }
+}
+
+/// Deletes the `mangle` of iptables-nft, if nobody has anything in it.
+fn delete_mangle(family: Family) -> Result<(), TableError> {
+    match super::empty::delete_table(family, "mangle") {
+        Ok(_) => Ok(()),
+        Err(error) => Err(ToolError::new("deleting an empty table mangle", &error.to_string()).into()),
+    }
+}
+
+/// Names of the legacy tables in this network namespace; empty if the kernel has
+/// none.
+pub(super) fn legacy_tables(family: Family) -> String {
+    std::fs::read_to_string(format!("/proc/thread-self/net/{}_tables_names", family.nft()))
+        .unwrap_or_default()
+}
+
+fn is_ours(line: &str) -> bool {
+    line.starts_with("-A ")
+        && line.contains(&format!("--comment {NAME} "))
+        && line.split_whitespace().any(|word| word == "NFQUEUE")
+}
+
+fn chain_of(line: &str) -> &str {
+    line.split_whitespace().nth(1).unwrap_or_default()
+}
+
+fn deletion(line: &str) -> String {
+    line.replacen("-A", "-D", 1)
+}
+
+/// Spelled as iptables-save does, so that one can be compared with the other.
+fn line(chain: &str, bit: u32, (first, last): (u16, u16), fail: Fail) -> String {
+    let queue = if first == last {
+        format!("--queue-num {first}")
+    } else {
+        format!("--queue-balance {first}:{last}")
+    };
+    let bypass = match fail {
+        Fail::Open => " --queue-bypass",
+        Fail::Closed => "",
+    };
+    format!(
+        "-A {chain} -m mark --mark {bit:#x}/{bit:#x} -m comment --comment {NAME} -j NFQUEUE {queue}{bypass}"
+    )
+}
+
+/// The rules that there should be, the same for each family.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Wanted {
+    lines: Vec<String>,
+}
+
+impl Wanted {
+    pub(super) fn of(spec: &TableSpec) -> Result<Self, TableError> {
+        let (packets, syns) = (spec.packet_queues()?, spec.syn_queues()?);
+        let lines = on(spec.hooks)
+            .map(|(hook, _)| hook)
+            .flat_map(|hook| {
+                let chain = match hook {
+                    Hook::Forward => "FORWARD",
+                    Hook::Input => "INPUT",
+                    Hook::Output => "OUTPUT",
+                };
+                [
+                    line(chain, spec.marks.divert_syn(), syns, spec.fail),
+                    line(chain, spec.marks.divert(), packets, spec.fail),
+                ]
+            })
+            .collect();
+        Ok(Self { lines })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+}
+
+/// A change under way: what was done, and what waits until the table is loaded.
+#[derive(Debug, Default)]
+pub(super) struct Change {
+    steps: Vec<Step>,
+}
+
+#[derive(Debug)]
+struct Step {
+    tools: Tools,
+    /// Takes back what was done.
+    undo: Vec<String>,
+    /// Removes rules in chains that are no longer used.
+    finish: Vec<String>,
+}
+
+impl Change {
+    /// Removes what is no longer wanted.
+    pub(super) fn finish(&self) -> Result<(), TableError> {
+        for step in &self.steps {
+            step.tools.apply(&step.finish)?;
+        }
+        Ok(())
+    }
+
+    /// Puts back what was there. The error that made it necessary counts; one on
+    /// the way back leaves rules that match nothing, for the next start to replace.
+    pub(super) fn undo(&self, notes: &Notes) {
+        for step in &self.steps {
+            let _ = step.tools.apply(&step.undo);
+        }
+        let _ = tidy(notes);
+    }
+
+    fn begin(&mut self, wanted: &Wanted, notes: &mut Notes) -> Result<(), TableError> {
+        for family in Family::ALL {
+            let installed = Tools::installed(family);
+            let chosen = if wanted.is_empty() || !family.in_kernel() {
+                None
+            } else {
+                Some(super::probe::working(family, &installed)?.in_nft)
+            };
+            for tools in installed {
+                let target: &[String] = if chosen == Some(tools.in_nft) { &wanted.lines } else { &[] };
+                self.step(tools, target, notes)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, tools: Tools, target: &[String], notes: &mut Notes) -> Result<(), TableError> {
+        let present = tools.ours()?;
+        let missing: Vec<&String> = target.iter().filter(|line| !present.contains(line)).collect();
+        let stale: Vec<&String> = present.iter().filter(|line| !target.contains(line)).collect();
+        let (now, later): (Vec<&String>, Vec<&String>) =
+            stale.into_iter().partition(|old| missing.iter().any(|new| chain_of(new) == chain_of(old)));
+        if tools.in_nft {
+            notes.before(tools.family.nft(), missing.iter().map(|line| chain_of(line)))?;
+        }
+        let replace = |from: &[&String], to: &[&String]| -> Vec<String> {
+            from.iter().map(|line| deletion(line)).chain(to.iter().map(|line| (*line).clone())).collect()
+        };
+        tools.apply(&replace(&now, &missing))?;
+        self.steps.push(Step { undo: replace(&missing, &now), finish: replace(&later, &[]), tools });
+        Ok(())
+    }
+}
+
+/// Adds what is wanted and missing, and in the same transaction takes away what
+/// is in its place. Rules that only lose their chain wait for
+/// [`Change::finish`]. Notes which chains and tables this made.
+pub(super) fn prepare(wanted: &Wanted, notes: &mut Notes) -> Result<Change, TableError> {
+    let mut change = Change::default();
+    match change.begin(wanted, notes) {
+        Ok(()) => Ok(change),
+        Err(error) => {
+            change.undo(notes);
+            Err(error)
+        }
+    }
+}
+
+/// How many of the rules in the kernel are ours, for each family that it has.
+pub(super) fn count(family: Family) -> Result<usize, TableError> {
+    let mut count = 0;
+    for tools in Tools::installed(family) {
+        count += tools.ours()?.len();
+    }
+    Ok(count)
+}
+
+/// Removes all rules that are ours. `true` if there were any.
+pub(super) fn remove_all() -> Result<bool, TableError> {
+    let mut found = false;
+    for family in Family::ALL {
+        for tools in Tools::installed(family) {
+            let present = tools.ours()?;
+            found |= !present.is_empty();
+            tools.apply(&present.iter().map(|line| deletion(line)).collect::<Vec<_>>())?;
+        }
+    }
+    Ok(found)
+}
+
+/// Removes base chains and tables that only our rules brought into being, if
+/// nobody has put anything there since.
+pub(super) fn tidy(notes: &Notes) -> Result<(), TableError> {
+    for family in Family::ALL {
+        let chains = notes.made_in(family.nft());
+        for tools in Tools::installed(family).iter().filter(|tools| tools.in_nft && !chains.is_empty()) {
+            for chain in &chains {
+                // Refused where the operator has rules by now, and that is right.
+                let _ = tools.apply(&[format!("-X {chain}")]);
+            }
+        }
+        if notes.made_table(family.nft()) {
+            delete_mangle(family)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Hooks, Marks};
+
+    fn spec(queue_count: u16, fail: Fail) -> TableSpec {
+        TableSpec {
+            hooks: Hooks { forward: true, input: false, output: true },
+            fail,
+            marks: Marks { shift: 8 },
+            queue_base: 4,
+            queue_count,
+        }
+    }
+
+    #[test]
+    fn two_lines_a_hook_each_kind_to_its_own_queues() {
+        let wanted = Wanted::of(&spec(2, Fail::Closed)).expect("in range");
+        assert_eq!(
+            wanted.lines,
+            [
+                "-A FORWARD -m mark --mark 0x200/0x200 -m comment --comment halfgate -j NFQUEUE --queue-balance 6:7",
+                "-A FORWARD -m mark --mark 0x100/0x100 -m comment --comment halfgate -j NFQUEUE --queue-balance 4:5",
+                "-A OUTPUT -m mark --mark 0x200/0x200 -m comment --comment halfgate -j NFQUEUE --queue-balance 6:7",
+                "-A OUTPUT -m mark --mark 0x100/0x100 -m comment --comment halfgate -j NFQUEUE --queue-balance 4:5",
+            ]
+        );
+    }
+
+    #[test]
+    fn one_queue_is_a_number_and_open_is_bypass() {
+        let wanted = Wanted::of(&spec(1, Fail::Open)).expect("in range");
+        assert!(wanted.lines[0].ends_with("-j NFQUEUE --queue-num 5 --queue-bypass"), "{}", wanted.lines[0]);
+    }
+
+    #[test]
+    fn only_our_own_rules_are_ours() {
+        for line in Wanted::of(&spec(2, Fail::Open)).expect("in range").lines {
+            assert!(is_ours(&line), "{line}");
+        }
+        for other in [
+            "-A FORWARD -m comment --comment halfgate -j ACCEPT",
+            "-A FORWARD -m comment --comment halfgate2 -j NFQUEUE --queue-num 1",
+            "-A FORWARD -m comment --comment \"not halfgate at all\" -j NFQUEUE --queue-num 1",
+            "-A FORWARD -j NFQUEUE --queue-num 1",
+            ":halfgate - [0:0]",
+        ] {
+            assert!(!is_ours(other), "{other}");
+        }
+    }
+}

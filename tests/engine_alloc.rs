@@ -1,0 +1,117 @@
+//! A packet in window costs the engine no allocation, nor does one that is dropped.
+//!
+//! Counts on this thread only, because the test harness has others.
+
+#![allow(unsafe_code)]
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+};
+
+use halfgate::{
+    conntrack::Instant,
+    engine::{Engine, IfIndex, Meta, Verdict, Worker},
+    policy::{Action, Hook, Policy, Settings},
+    wire::{Checksums, Flags, FourTuple, RawPacket, SegmentBuilder, SeqNum},
+};
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: everything is handed to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // A thread that is ending has no counter any more, and no test to fail.
+        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: `pointer` came from `alloc` above with this layout.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const NOW: Instant = Instant(5_000);
+
+fn judge(worker: &mut Worker, packet: &RawPacket) -> Verdict {
+    let meta = Meta {
+        hook: Hook::Forward,
+        in_if: IfIndex(1),
+        out_if: IfIndex(2),
+        wire_len: packet.wire_len(),
+        checksums: Checksums::Verify,
+        kernel_knows: false,
+    };
+    worker.handle_packet(&meta, &packet.bytes, NOW)
+}
+
+fn allocations(work: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.with(Cell::get);
+    work();
+    ALLOCATIONS.with(Cell::get) - before
+}
+
+#[test]
+fn packets_of_a_connection_allocate_nothing() {
+    for (src, dst) in [("192.0.2.1", "198.51.100.2"), ("2001:db8::1", "2001:db8::2")] {
+        let settings = Settings { default: Action::Accept, ..Settings::default() };
+        let policy = Policy::new(settings, Vec::new(), Vec::new(), vec!["default".into()]);
+        let engine = Engine::new(policy, [1, 2], NOW);
+        let mut worker = engine.worker();
+        let there =
+            FourTuple { src: src.parse().unwrap(), src_port: 4000, dst: dst.parse().unwrap(), dst_port: 80 };
+        let segment = |tuple, seq, ack| SegmentBuilder::new(tuple).seq(SeqNum(seq)).ack(SeqNum(ack));
+        let opening = [
+            SegmentBuilder::new(there).flags(Flags::SYN).seq(SeqNum(0)).build(),
+            segment(there.reversed(), 100, 1).flags(Flags::SYN).build(),
+            segment(there, 1, 101).build(),
+        ];
+        for packet in &opening {
+            assert_eq!(judge(&mut worker, packet), Verdict::Accept);
+        }
+        while worker.poll_event().is_some() {}
+        let data = segment(there, 1, 101).payload(&[1; 500]).build();
+        let ack = segment(there.reversed(), 101, 501).build();
+        let outside = segment(there, 1 << 30, 101).build();
+        let mut passed = 0;
+        let count = allocations(|| {
+            for _ in 0..1000 {
+                for packet in [&data, &ack, &outside] {
+                    passed += u32::from(judge(&mut worker, packet) == Verdict::Accept);
+                }
+            }
+        });
+        assert_eq!(passed, 2000);
+        assert_eq!(count, 0, "{src}");
+    }
+}
+
+#[test]
+fn a_forbidden_syn_allocates_nothing() {
+    let policy = Policy::new(Settings::default(), Vec::new(), Vec::new(), vec!["default".into()]);
+    let engine = Engine::new(policy, [1, 2], NOW);
+    let mut worker = engine.worker();
+    let mut tuple =
+        FourTuple { src: [192, 0, 2, 1].into(), src_port: 0, dst: [198, 51, 100, 2].into(), dst_port: 80 };
+    let packets: Vec<_> = (1..1000)
+        .map(|port| {
+            tuple.src_port = port;
+            SegmentBuilder::new(tuple).flags(Flags::SYN).build()
+        })
+        .collect();
+    let count = allocations(|| {
+        for packet in &packets {
+            assert!(matches!(judge(&mut worker, packet), Verdict::Drop(_)));
+        }
+    });
+    assert_eq!(count, 0);
+}

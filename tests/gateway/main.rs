@@ -1,0 +1,40 @@
+//! End to end: the built binary as the firewall of a gateway, the kernel's own
+//! TCP on both sides, IPv4 and IPv6.
+//!
+//! Every test has three network namespaces of its own, so all of them may run
+//! at once. Timers are a few seconds; waits poll a condition until a deadline.
+//! Must run as root.
+
+/// Runs a test for IPv4 and for IPv6.
+macro_rules! both_families {
+    ($($name:ident)*) => {$(
+        mod $name {
+            use halfgate::sys::netns::Family;
+
+            #[test]
+            fn ipv4() {
+                super::$name(Family::V4);
+            }
+
+            #[test]
+            fn ipv6() {
+                super::$name(Family::V6);
+            }
+        }
+    )*};
+}
+
+mod closing;
+mod datagram;
+mod errors;
+mod forbidden;
+mod ground;
+mod handshake;
+mod harness;
+mod hooks;
+mod kill;
+mod lifecycle;
+mod limits;
+mod live;
+mod nat;
+mod reload;

@@ -1,0 +1,127 @@
+#!/usr/bin/env bash
+# The whole suite: style, licences, every test, real hosts in network
+# namespaces, the lab. Installs what it needs (Debian packages) and ends with
+# one line: `N passed, N failed`.
+#
+#   sudo tests/run.sh
+set -uo pipefail
+# shellcheck source=packaging/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../packaging/common.sh"
+
+[ "$(id -u)" = 0 ] || die "network namespaces need root: run it with sudo."
+[ $# -eq 0 ] || die "it takes no arguments."
+cd "$here" || exit 1
+
+mapfile -t packages < <(missing_packages \
+    nft=nftables iptables=iptables ip=iproute2 conntrack=conntrack ping=iputils-ping traceroute=traceroute \
+    tcpdump=tcpdump hping3=hping3 iperf3=iperf3 curl=curl unshare=util-linux sysctl=procps cc=gcc \
+    shellcheck=shellcheck systemd-analyze=systemd qemu-system-x86_64=qemu-system-x86 busybox=busybox-static \
+    cpio=cpio)
+if [ ! -e /usr/include/stdio.h ]; then packages+=(libc6-dev); fi
+install_packages "${packages[@]}"
+find_cargo
+if ! cargo deny --version >/dev/null 2>&1; then
+    say "installing cargo-deny"
+    cargo install --locked cargo-deny >/dev/null 2>&1 || say "cargo-deny could not be installed; its stage will fail"
+fi
+
+logs=$(mktemp -d) || die "could not make a directory for the logs."
+trap 'rm -rf "$logs"' EXIT
+passed=0 failed=0 failures=() targets=()
+
+# One stage: name, command. What it says is shown only if it fails. Tests that
+# cargo counts are counted one by one, any other stage as one.
+stage() {
+    local name=$1 log=$logs/log begin=$SECONDS status=0 good bad
+    shift
+    printf '%-44s' "$name"
+    "$@" >"$log" 2>&1 </dev/null || status=$?
+    good=$(sed -n 's/^test result: .* \([0-9]*\) passed; .*/\1/p' "$log" | paste -sd+ | sum_of)
+    bad=$(sed -n 's/^test result: .* \([0-9]*\) failed; .*/\1/p' "$log" | paste -sd+ | sum_of)
+    if [ "$status" -eq 0 ] && [ $((good + bad)) -eq 0 ]; then good=1; fi
+    if [ "$status" -ne 0 ] && [ "$bad" -eq 0 ]; then bad=1; fi
+    passed=$((passed + good)) failed=$((failed + bad))
+    if [ "$bad" -eq 0 ]; then
+        printf 'ok    %5d passed  %4d s\n' "$good" $((SECONDS - begin))
+    else
+        failures+=("$name")
+        printf 'FAIL  %5d failed  %4d s\n' "$bad" $((SECONDS - begin))
+        sed 's/^/    /' "$log"
+    fi
+}
+
+# The value of a sum on standard input; of nothing, 0.
+sum_of() {
+    local sum
+    read -r sum || true
+    printf '%d\n' $((${sum:-0}))
+}
+
+scripts() {
+    local files=(.ci/run)
+    while IFS= read -r file; do files+=("$file"); done < <(find packaging tests -name '*.sh' | sort)
+    shellcheck -x "${files[@]}"
+}
+
+documentation() { RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked; }
+
+units() {
+    local root
+    root=$(mktemp -d) || return 1
+    mkdir -p "$root/usr/local/sbin" "$root/etc/systemd/system"
+    install -m 0755 target/debug/halfgate "$root/usr/local/sbin/halfgate"
+    cp packaging/*.service "$root/etc/systemd/system/"
+    local status=0
+    # Only what it says of our own units counts: the rest of a system is not there.
+    systemd-analyze verify --root="$root" --man=no halfgate.service halfgate-static.service 2>&1 |
+        tee "$root/said" | grep -E '^halfgate|halfgate[a-z-]*\.service:' && status=1
+    rm -rf "$root"
+    return $status
+}
+
+installing() { tests/install.sh target/debug/halfgate; }
+
+rule_files() {
+    target/debug/halfgate check rules/*.yaml && target/debug/halfgate test rules/*.yaml
+}
+
+lab() { target/debug/halfgate lab; }
+
+say "style"
+stage 'cargo fmt' cargo fmt --check
+stage 'clippy' cargo clippy --locked --all-targets --all-features -- -D warnings
+stage 'documentation' documentation
+stage 'shellcheck' scripts
+stage 'licences, bans, sources' cargo deny check licenses bans sources
+
+say "tests"
+stage 'build' cargo test --locked --no-run
+# Each test of the gateway waits most of its time: more of them than cores.
+for target in tests/*.rs tests/*/main.rs; do
+    [ -e "$target" ] || continue
+    name=${target#tests/} name=${name%/main.rs} name=${name%.rs}
+    targets+=("$name")
+done
+stage 'unit tests' cargo test --locked --no-fail-fast --lib --bins
+for name in "${targets[@]}"; do
+    threads=$(nproc)
+    if [ "$name" = gateway ]; then threads=6; fi
+    stage "tests/$name" cargo test --locked --test "$name" -- --test-threads "$threads"
+done
+stage 'documentation tests' cargo test --locked --doc
+for bench in tests/bench/*.sh; do
+    if [ -x "$bench" ]; then stage "${bench#tests/} (smoke)" "$bench" --smoke; fi
+done
+
+say "the whole"
+stage 'rule files' rule_files
+stage 'systemd units' units
+stage 'install and uninstall' installing
+stage 'halfgate lab' lab
+for test in tests/qemu/*-test.sh; do
+    if [ -x "$test" ]; then stage "${test#tests/}" "$test"; fi
+done
+
+if [ ${#failures[@]} -gt 0 ]; then printf 'failed: %s\n' "${failures[@]}"; fi
+printf '%d passed, %d failed (%d s)\n' "$passed" "$failed" "$SECONDS"
+[ "$failed" -eq 0 ]

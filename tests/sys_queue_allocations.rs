@@ -1,0 +1,76 @@
+//! Serving packets allocates nothing.
+#![allow(unsafe_code, clippy::disallowed_methods)]
+
+#[path = "sys_common/net.rs"]
+mod net;
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    net::UdpSocket,
+    time::Duration,
+};
+
+use halfgate::sys::queue::{Answer, Queue, QueueSettings, losses};
+use net::{CLIENT, Net, SERVER, eventually, inside};
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The system's allocator, counting per thread.
+struct Counting;
+
+// SAFETY: every call goes on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+        // SAFETY: as the caller promised.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as the caller promised.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations() -> u64 {
+    ALLOCATIONS.with(Cell::get)
+}
+
+#[test]
+fn serving_packets_allocates_nothing() {
+    let net = Net::new();
+    let settings = QueueSettings { number: 1, copy_range: 128, max_len: 1000, gso: true };
+    let mut queue = inside(&net.gateway, || Queue::open(settings).unwrap());
+    net.divert("FORWARD", "-p udp", 1);
+    let client = inside(&net.client, || UdpSocket::bind((CLIENT[0], 700)).unwrap());
+    for _ in 0..200 {
+        client.send_to(&[7; 300], (SERVER[0], 700)).unwrap();
+    }
+    eventually("all packets wait", || {
+        (inside(&net.gateway, losses).unwrap()[0].waiting == 200).then_some(())
+    });
+
+    // Drops and accepts of both lengths, from the very first call on.
+    let (mut judged, mut number) = (0, 0_u32);
+    let before = allocations();
+    while judged < 200 {
+        judged += queue
+            .serve(Duration::from_secs(1), &mut |queued| {
+                number += 1;
+                if number % 2 == 0 { Answer::Drop } else { Answer::Accept { mark: queued.mark } }
+            })
+            .unwrap();
+    }
+    assert_eq!(allocations() - before, 0);
+
+    // The counting itself works.
+    let before = allocations();
+    drop(std::hint::black_box(vec![1_u8; 100]));
+    assert_eq!(allocations() - before, 1);
+}
