@@ -58,7 +58,8 @@ pub struct Diagnostic {
     pub line: usize,
     /// Column, from 1.
     pub column: usize,
-    /// The rule (or test) it stands in, if any.
+    /// The name of the rule it stands in, if any; `#3` for the third one if it
+    /// has no name.
     pub rule: Option<String>,
     /// What is wrong, lower case.
     pub message: String,

@@ -152,3 +152,45 @@ pub(super) fn quietly(result: io::Result<ExitCode>) -> anyhow::Result<ExitCode> 
         other => Ok(other?),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_is_told_and_one_bad_one_is_enough() {
+        let directory = std::env::temp_dir().join(format!("halfgate-check-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = |name: &str| directory.join(name);
+        std::fs::write(path("list.txt"), "10.0.0.0/8\n").unwrap();
+        let good = "version: 1\nhooks: [forward]\nlists: { l: { file: list.txt } }\nrules: [{ name: r, from: l, action: drop }]\n";
+        std::fs::write(path("good.yaml"), good).unwrap();
+        std::fs::write(
+            path("bad.yaml"),
+            "version: 1\nhooks: [forward]\nrules: [{ name: r, action: deny }]\n",
+        )
+        .unwrap();
+        std::fs::write(path("octets.yaml"), b"version: \xff").unwrap();
+        let run = |names: &[&str], json| {
+            let mut out = Vec::new();
+            let args = Args { rules: names.iter().map(|name| path(name)).collect(), json };
+            let code = check(&args, &mut out).unwrap();
+            let text = String::from_utf8(out).unwrap().replace(&format!("{}/", directory.display()), "");
+            (code == ExitCode::SUCCESS, text)
+        };
+        assert_eq!(run(&["good.yaml"], false), (true, "good.yaml: ok, 1 rule, 0 warnings\n".to_owned()));
+        let (is_ok, text) = run(&["good.yaml", "bad.yaml", "octets.yaml", "none.yaml", "."], true);
+        assert!(!is_ok);
+        let objects: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(objects.len(), 9, "{text}");
+        assert_eq!(objects[0]["ok"], true);
+        assert_eq!(objects[1]["rule"], "r");
+        assert_eq!((&objects[1]["line"], &objects[1]["severity"]), (&3.into(), &"error".into()));
+        assert_eq!(objects[2]["errors"], 1);
+        assert!(objects[3]["message"].as_str().unwrap().contains("octet 9 is not UTF-8"));
+        assert!(objects[5]["message"].as_str().unwrap().contains("there is no such file"));
+        assert!(objects[7]["message"].as_str().unwrap().contains("it is a directory"));
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}

@@ -133,8 +133,8 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
     rows.push((
         "sent",
         format!(
-            "{} RSTs ({} kept back by the budget), {} ICMP errors; {} refused by the kernel, {} lost",
-            sent.rst, sent.suppressed, sent.icmp, sent.failed, sent.lost
+            "{} RSTs ({} kept back by the budget); {} refused by the kernel, {} lost",
+            sent.rst, sent.suppressed, sent.failed, sent.lost
         ),
     ));
     if !status.sysctls.is_empty() {

@@ -15,7 +15,7 @@ impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}: {}: ", self.file, self.line, self.column, self.severity)?;
         if let Some(rule) = &self.rule {
-            write!(f, "{rule}: ")?;
+            write!(f, "rule {rule}: ")?;
         }
         write!(f, "{} ({})", self.message, self.cure)
     }
@@ -39,7 +39,7 @@ pub fn picture(diagnostic: &Diagnostic, source: Option<&str>, colour: bool) -> S
         Severity::Warning => Level::WARNING,
     };
     let title = match &diagnostic.rule {
-        Some(rule) => format!("{rule}: {}", diagnostic.message),
+        Some(rule) => format!("rule {rule}: {}", diagnostic.message),
         None => diagnostic.message.clone(),
     };
     let line = source.and_then(|text| text.lines().nth(diagnostic.line.saturating_sub(1)));
@@ -94,7 +94,7 @@ mod tests {
             file: "rules.yaml".into(),
             line: 2,
             column: 11,
-            rule: Some("rule web".to_owned()),
+            rule: Some("web".to_owned()),
             message: "`reject` is no action".to_owned(),
             cure: "did you mean `reset`?".to_owned(),
         }

@@ -4,7 +4,10 @@
 //! What is said here is certain: a rule is called unreachable only if no packet
 //! can reach it. Rules that several earlier ones cover together are not found.
 
-use super::{reader::Report, rules::Placed};
+use super::{
+    reader::{Context, Report},
+    rules::Placed,
+};
 use crate::{
     policy::{Hooks, NetworkSet, Rule, Selector, Service, ServiceKind, Term, Zone},
     wire::Protocol,
@@ -177,7 +180,7 @@ pub(super) fn check_order(rules: &[Placed], zones: &[Zone], report: &mut Report)
                 return;
             }
             if covers(&earlier.rule, &later.rule, zones) {
-                report.enter(Some(format!("rule {}", later.rule.name)));
+                report.enter(Context::Rule(later.rule.name.to_string()));
                 report.warning(
                     later.place,
                     format!(
@@ -186,7 +189,7 @@ pub(super) fn check_order(rules: &[Placed], zones: &[Zone], report: &mut Report)
                     ),
                     "move it before that rule, narrow that rule, or remove one of them",
                 );
-                report.enter(None);
+                report.enter(Context::File);
                 break;
             }
         }

@@ -13,19 +13,28 @@ use crate::policy::duration;
 /// More diagnostics than this help nobody.
 const MOST: usize = 1000;
 
+/// What is being read.
+pub(super) enum Context {
+    /// The file's own part.
+    File,
+    /// A rule, by name.
+    Rule(String),
+    /// A test, by name.
+    Test(String),
+}
+
 /// The diagnostics of one file, and the rule that is being read.
 pub(super) struct Report {
     file: Arc<str>,
     diagnostics: Vec<Diagnostic>,
     left_out: usize,
-    /// `rule web`, `test syn flood`.
-    context: Option<String>,
+    context: Context,
     errors: usize,
 }
 
 impl Report {
     pub(super) fn new(file: &str) -> Self {
-        Self { file: file.into(), diagnostics: Vec::new(), left_out: 0, context: None, errors: 0 }
+        Self { file: file.into(), diagnostics: Vec::new(), left_out: 0, context: Context::File, errors: 0 }
     }
 
     /// The file's name.
@@ -39,7 +48,7 @@ impl Report {
     }
 
     /// Says in which rule or test the next diagnostics stand.
-    pub(super) fn enter(&mut self, context: Option<String>) {
+    pub(super) fn enter(&mut self, context: Context) {
         self.context = context;
     }
 
@@ -72,12 +81,17 @@ impl Report {
             self.left_out = self.left_out.saturating_add(1);
             return;
         }
+        let (rule, message) = match &self.context {
+            Context::File => (None, message),
+            Context::Rule(name) => (Some(name.clone()), message),
+            Context::Test(name) => (None, format!("test {name}: {message}")),
+        };
         self.diagnostics.push(Diagnostic {
             severity,
             file,
             line: place.line,
             column: place.column,
-            rule: self.context.clone(),
+            rule,
             message: words::shorten(&message, 300),
             cure: words::shorten(&cure, 300),
         });
@@ -256,7 +270,9 @@ pub(super) fn text<'n>(node: &'n Node, title: &str, report: &mut Report) -> Opti
         Kind::Null | Kind::List(_) | Kind::Map(_) => {
             let cure = match node.kind {
                 Kind::Null => "write a value behind the colon",
-                _ => "write one word, in quotes if it has a `:` or `,` in it",
+                Kind::Bool(_) | Kind::Text(_) | Kind::List(_) | Kind::Map(_) => {
+                    "write one word, in quotes if it has a `:` or `,` in it"
+                }
             };
             report.error(node.place, format!("{title} must be a word, and this is {}", node.what()), cure);
             None

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::{
     hosts::{Hosts, check_name},
     reach,
-    reader::{self, Fields, Report},
+    reader::{self, Context, Fields, Report},
     schema,
     services::Services,
     settings,
@@ -78,7 +78,7 @@ pub(super) fn read(
     let mut lines: HashMap<&str, usize> = HashMap::new();
     for (number, node) in (1_usize..).zip(nodes) {
         if number > MAX_RULES {
-            report.enter(None);
+            report.enter(Context::File);
             report.error(
                 node.place,
                 format!("more than {MAX_RULES} rules"),
@@ -87,8 +87,7 @@ pub(super) fn read(
             break;
         }
         let name = name_of(node);
-        report
-            .enter(Some(name.map_or_else(|| format!("rule number {number}"), |name| format!("rule {name}"))));
+        report.enter(Context::Rule(name.map_or_else(|| format!("#{number}"), str::to_owned)));
         if let Some((name, first)) =
             name.and_then(|name| lines.insert(name, node.place.line).map(|first| (name, first)))
         {
@@ -105,7 +104,7 @@ pub(super) fn read(
             enabled.push(placed);
         }
     }
-    report.enter(None);
+    report.enter(Context::File);
     reach::check_order(&enabled, &hosts.zones, report);
     (enabled.into_iter().map(|placed| placed.rule).collect(), ids.names)
 }

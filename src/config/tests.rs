@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    reader::{self, Fields, Report, choice},
+    reader::{self, Context, Fields, Report, choice},
     schema, words,
     yaml::{Kind, Node},
 };
@@ -136,7 +136,7 @@ pub(super) fn read(node: &Node, report: &mut Report) -> Vec<RuleTest> {
             report.error(node.place, format!("more than {MOST} tests"), "split the file");
             break;
         }
-        report.enter(Some(format!("test number {number}")));
+        report.enter(Context::Test(format!("#{number}")));
         if let Some(test) = test(node, report) {
             if out.iter().any(|other| other.name == test.name) {
                 report.error(
@@ -148,7 +148,7 @@ pub(super) fn read(node: &Node, report: &mut Report) -> Vec<RuleTest> {
             out.push(test);
         }
     }
-    report.enter(None);
+    report.enter(Context::File);
     out
 }
 
@@ -159,7 +159,7 @@ fn test(node: &Node, report: &mut Report) -> Option<RuleTest> {
         .and_then(|node| reader::text(node, "name", report))
         .map(|name| words::shorten(name, 200));
     if let Some(name) = &name {
-        report.enter(Some(format!("test {name}")));
+        report.enter(Context::Test(name.clone()));
     }
     let steps = fields.need("steps", &format!("write `- {}` below it", schema::STEP.example), report)?;
     let Kind::List(nodes) = &steps.kind else {

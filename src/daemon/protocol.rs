@@ -443,8 +443,6 @@ pub struct Named {
 pub struct Sent {
     /// RSTs sent.
     pub rst: u64,
-    /// ICMP errors sent.
-    pub icmp: u64,
     /// Packets that the kernel did not take.
     pub failed: u64,
     /// RSTs that the budget kept back.

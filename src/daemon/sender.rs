@@ -1,5 +1,5 @@
-//! Sends what the engine asks for: RSTs, ICMP errors, and the deletion of
-//! conntrack entries of connections that we ended.
+//! Sends what the engine asks for: RSTs to both ends of connections, and the
+//! deletion of conntrack entries of those that we ended.
 //!
 //! A raw RST must carry the addresses that its receiver's packets carry before
 //! NAT: then the kernel translates it like any other packet of the connection,
@@ -122,12 +122,6 @@ fn send(transmit: &Transmit, kernel: &mut dyn Kernel, tally: &Tally) -> io::Resu
             let packet = build::tcp(before_nat(flow, *tuple, tuples), *seq, *ack, Flags::RST, 0);
             kernel.send(&packet)?;
             Tally::count(&tally.rst_sent);
-        }
-        Transmit::Prohibited { quoted } => {
-            if let Some(packet) = build::prohibited(quoted) {
-                kernel.send(&packet)?;
-                Tally::count(&tally.icmp_sent);
-            }
         }
         Transmit::Forget { flow } => {
             if kernel.forget(flow)? {

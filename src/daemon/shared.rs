@@ -28,8 +28,6 @@ pub struct Tally {
     pub transmits_lost: AtomicU64,
     /// RSTs sent.
     pub rst_sent: AtomicU64,
-    /// ICMP errors sent.
-    pub icmp_sent: AtomicU64,
     /// Packets that the kernel did not take.
     pub send_failed: AtomicU64,
     /// Conntrack entries deleted.

@@ -86,7 +86,6 @@ impl Daemon {
             limits_passed: named(&counters.limits_passed),
             sent: Sent {
                 rst: load(&tally.rst_sent),
-                icmp: load(&tally.icmp_sent),
                 failed: load(&tally.send_failed),
                 suppressed: counters.rst_suppressed,
                 lost: load(&tally.transmits_lost),

@@ -112,11 +112,14 @@ fn meta(packet: &Queued<'_>, marks: Marks) -> Meta {
 }
 
 /// A verdict's mark replaces the packet's whole mark: the operator's bits stay
-/// as they are, ours say that it was inspected.
+/// as they are, ours say that it was inspected. What is refused goes on as well, to
+/// the kernel's rule behind the queue that answers it.
 fn answer(verdict: Verdict, mark: u32, marks: Marks) -> Answer {
+    let ours = |bits| mark & !marks.mask() | marks.inspected() | bits;
     match verdict {
-        Verdict::Accept => Answer::Accept { mark: mark & !marks.mask() | marks.inspected() },
-        Verdict::Drop(_) | Verdict::Reset(_) => Answer::Drop,
+        Verdict::Accept => Answer::Accept { mark: ours(0) },
+        Verdict::Reset(_) => Answer::Accept { mark: ours(marks.refuse()) },
+        Verdict::Drop(_) => Answer::Drop,
     }
 }
 
@@ -253,7 +256,10 @@ mod tests {
             Answer::Accept { mark: 0x0012_3456 | marks.inspected() }
         );
         assert_eq!(answer(Verdict::Drop(DropReason::Rule), mark, marks), Answer::Drop);
-        assert_eq!(answer(Verdict::Reset(DropReason::Rule), mark, marks), Answer::Drop);
+        assert_eq!(
+            answer(Verdict::Reset(DropReason::Rule), mark, marks),
+            Answer::Accept { mark: 0x0012_3456 | marks.inspected() | marks.refuse() }
+        );
     }
 
     #[test]
