@@ -1,4 +1,5 @@
 //! The client's end of the control socket.
+#![expect(clippy::wildcard_enum_match_arm, reason = "an answer holds few of the many kinds of line")]
 
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -71,6 +72,12 @@ impl Client {
             }
         }
     }
+}
+
+/// Whether the daemon refused, in words; otherwise it could not be heard to the
+/// end.
+pub(super) fn is_refusal(error: &anyhow::Error) -> bool {
+    error.is::<Refused>()
 }
 
 /// One line; `None` for a kind that a newer daemon knows and we don't.

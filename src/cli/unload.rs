@@ -1,20 +1,24 @@
 //! `halfgate unload`
 
-use std::{path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 
 use super::{
-    client::{Client, Refused},
+    client::{Client, Refused, is_refusal},
     output::Output,
 };
 use crate::{
     daemon::{self, protocol::Request},
     sys::{
-        control::{ControlError, lock_namespace},
+        control::{ControlError, Lock, lock_namespace},
         table,
     },
 };
+
+/// A daemon that ends gets so many turns of so long.
+const TURNS: u32 = 150;
+const TURN: Duration = Duration::from_millis(100);
 
 /// Remove everything of halfgate from the kernel, daemon or not
 ///
@@ -28,19 +32,20 @@ pub(super) struct Args {}
 pub(super) fn run(_: Args, socket: &Path) -> Result<ExitCode> {
     let mut output = Output::open();
     match Client::connect(socket) {
-        Ok(mut client) => {
-            client.ask(&Request::Unload {}, &mut |_| Ok(()))?;
-            // It closes the connection when it is done.
-            let _ = client.ask(&Request::Status {}, &mut |_| Ok(()));
-            output.line("the daemon was told to end")?;
-        }
+        Ok(mut client) => match client.ask(&Request::Unload {}, &mut |_| Ok(())) {
+            Ok(()) => output.line("the daemon was told to end")?,
+            Err(error) if is_refusal(&error) => return Err(error),
+            // It is ending already.
+            Err(_) => {}
+        },
         Err(error) if is_absent(&error) => {}
         Err(error) => return Err(error),
     }
     // Nobody may install anything meanwhile; a daemon that is ending gets time.
-    let _lock = wait_for_lock()?;
+    let lock = wait_for_lock()?;
     let table = table::unload()?;
     let settings = daemon::restore_settings().context("kernel settings")?;
+    lock.remove();
     output.line(match (table, settings) {
         (true, true) => "the table and the kernel settings of a daemon that is gone were taken back",
         (true, false) => "the table was removed",
@@ -55,13 +60,14 @@ fn is_absent(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref::<ControlError>(), Some(ControlError::NoDaemon(_)))
 }
 
-fn wait_for_lock() -> Result<crate::sys::control::Lock> {
-    const TURNS: u32 = 100;
-    for turn in 0.. {
+fn wait_for_lock() -> Result<Lock> {
+    let mut turns = 0;
+    loop {
         match lock_namespace() {
             Ok(lock) => return Ok(lock),
-            Err(ControlError::Guarded { .. }) if turn < TURNS => {
-                std::thread::sleep(std::time::Duration::from_millis(100));
+            Err(ControlError::Guarded { .. }) if turns < TURNS => {
+                turns += 1;
+                std::thread::sleep(TURN);
             }
             Err(ControlError::Guarded { pid, .. }) => {
                 let pid = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
@@ -73,5 +79,4 @@ fn wait_for_lock() -> Result<crate::sys::control::Lock> {
             Err(error) => return Err(error.into()),
         }
     }
-    Err(Refused("unreachable lock".to_owned()).into())
 }

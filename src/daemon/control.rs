@@ -22,6 +22,9 @@ use crate::sys::control::{PeerCredentials, group_id};
 /// How often time is looked at: `--for` and `--confirm` are late by this.
 const TICK: Duration = Duration::from_millis(200);
 
+/// How long an answer has to leave before the end.
+const LAST_WORD: Duration = Duration::from_millis(100);
+
 /// Why the daemon ends.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Ending {
@@ -67,7 +70,11 @@ pub async fn run(daemon: &Arc<Daemon>, mut ears: Ears, ready: impl FnOnce()) -> 
             _ = terminate.recv() => return Ok(Ending::Signal("SIGTERM")),
             _ = hangup.recv() => hang_up(daemon),
             order = ears.orders.recv() => match order {
-                Some(Order::Unload) | None => return Ok(Ending::Unload),
+                Some(Order::Unload) | None => {
+                    // Who ordered it hears that it is done.
+                    tokio::time::sleep(LAST_WORD).await;
+                    return Ok(Ending::Unload);
+                }
             },
             death = ears.deaths.recv() => {
                 let (name, why) = death.map_or_else(|| ("all threads".into(), "they are gone".into()), |death| {
@@ -136,10 +143,10 @@ fn hang_up(daemon: &Arc<Daemon>) {
         let mut lines: Vec<Line> = Vec::new();
         let result = daemon.reload(None, None, ReloadExisting::Keep, &mut lines);
         for line in lines {
-            match line {
-                Line::Finding(diagnostic) => log::warning(diagnostic),
-                Line::Note(note) => log::notice(note),
-                _ => {}
+            if let Line::Finding(diagnostic) = line {
+                log::warning(diagnostic);
+            } else if let Line::Note(note) = line {
+                log::notice(note);
             }
         }
         if let Err(Refusal::Said(why)) = result {

@@ -44,9 +44,8 @@ impl Question {
     pub fn parse(text: &str, in_if: Option<String>, out_if: Option<String>) -> Result<Self, String> {
         let wrong = |what: &str| format!("{what}: {SHAPE}");
         let words: Vec<&str> = text.split_whitespace().filter(|word| *word != ">" && *word != "->").collect();
-        let (proto, src, dst, rest) = match *words.as_slice() {
-            [proto, src, dst, ref rest @ ..] => (proto, src, dst, rest),
-            _ => return Err(wrong(&format!("\"{text}\" is not a packet"))),
+        let [proto, src, dst, ref rest @ ..] = *words.as_slice() else {
+            return Err(wrong(&format!("\"{text}\" is not a packet")));
         };
         let protocol = match proto {
             "tcp" => Protocol::TCP,
@@ -322,7 +321,17 @@ fn timer_rows(
         Timer::UdpNew | Timer::UdpStream => protocol == Protocol::UDP,
         Timer::Icmp => protocol == Protocol::ICMP || protocol == Protocol::ICMPV6,
         Timer::Other => ![Protocol::TCP, Protocol::UDP, Protocol::ICMP, Protocol::ICMPV6].contains(&protocol),
-        _ => protocol == Protocol::TCP,
+        Timer::SynSent
+        | Timer::SynReceived
+        | Timer::Established
+        | Timer::Unacknowledged
+        | Timer::FinWait
+        | Timer::HalfClosed
+        | Timer::HalfClosedMax
+        | Timer::Closing
+        | Timer::TimeWait
+        | Timer::Reset
+        | Timer::UnverifiedRst => protocol == Protocol::TCP,
     };
     let row = |timer: Timer| {
         let (value, origin) = table.value(rule, timer, live.epoch);

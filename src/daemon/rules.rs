@@ -126,6 +126,7 @@ fn read_text(path: &Path) -> Result<String, String> {
         }
         Ok(text)
     };
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the kernel has its own words for the rest")]
     open().map_err(|error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => "there is no such file".to_owned(),
         io::ErrorKind::PermissionDenied => "no permission to read it".to_owned(),

@@ -209,6 +209,7 @@ mod tests {
     }
 
     impl Backend for Fake {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the rest is all the same to it")]
         fn handle(&self, request: Request, out: &mut dyn Outlet) -> Result<(), Refusal> {
             match request {
                 Request::Connections { .. } => {

@@ -93,6 +93,8 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let mut settings = KernelSettings::default();
     let started = crew.start(&shared, queues, watch, kernel).and_then(|started| {
         table::install(&spec, diversion)?;
+        // Not before: until now a killed daemon's rules may divert to its queues.
+        lock.set_note(&kernel::note(std::process::id(), spec.queue_base, spec.queue_count))?;
         Ok(started)
     });
     // Conntrack is there now: the table asks for it.
@@ -129,7 +131,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         outbox,
     }));
     let ending = guard(&daemon, &socket, orders.1, &mut crew, compiled.warnings.len());
-    finish(&daemon, &mut crew, &mut lock, &ending)
+    finish(&daemon, &mut crew, lock, &ending)
 }
 
 /// Installs the static form of the table for these rules: what the gateway does
@@ -180,7 +182,9 @@ fn load(source: &Source) -> Result<Compiled> {
             }
             Err(match error {
                 LoadError::Refused { .. } => anyhow!("{error}: `halfgate check` shows them in place"),
-                other => other.into(),
+                LoadError::Unreadable { .. } | LoadError::NoDefaultRoute | LoadError::Interfaces(_) => {
+                    error.into()
+                }
             })
         }
     }
@@ -232,7 +236,6 @@ fn open_queues(policy: &Policy, lock: &mut Lock) -> Result<(TableSpec, Vec<Queue
                     };
                     log::notice(format_args!("queues start at {base}, not {}: {why}", wanted.base));
                 }
-                lock.set_note(&kernel::note(std::process::id(), base, count))?;
                 return Ok((spec(policy, base, count), queues));
             }
             Err(queue::QueueError::Taken { .. }) if attempt < ATTEMPTS => {}
@@ -386,12 +389,7 @@ fn ready(daemon: &Daemon, socket: &ControlSocket, warnings: usize) {
 /// The table goes first, while the queues are still served: packets in flight
 /// keep their verdicts. After a death what `fail` says stays in force: this is
 /// what it is for.
-fn finish(
-    daemon: &Arc<Daemon>,
-    crew: &mut Crew,
-    lock: &mut Lock,
-    ending: &Result<Ending>,
-) -> Result<ExitCode> {
+fn finish(daemon: &Arc<Daemon>, crew: &mut Crew, lock: Lock, ending: &Result<Ending>) -> Result<ExitCode> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     if let Some(mut state) = daemon.try_state_for(LAST_WORDS) {
         state.closing = true;
@@ -411,14 +409,17 @@ fn finish(
         Err(error) => (Some(format!("{error:#}")), true),
     };
     let result = if hold { table::install_static(&held) } else { table::unload().map(|_| ()) };
-    crew.send_home(&daemon.shared);
-    if let Some(mut state) = daemon.try_state_for(LAST_WORDS) {
-        if let Err(error) = state.settings.restore() {
-            log::warning(format_args!("a kernel setting could not be put back: {error}"));
-        }
+    // A thread that is stuck would not come home; the end of the process ends it.
+    if fatal.is_none() {
+        crew.send_home(&daemon.shared);
+    }
+    if let Some(mut state) = daemon.try_state_for(LAST_WORDS)
+        && let Err(error) = state.settings.restore()
+    {
+        log::warning(format_args!("a kernel setting could not be put back: {error}"));
     }
     if result.is_ok() {
-        lock.set_note("")?;
+        lock.remove();
     }
     if let Some(why) = fatal {
         log::error(&why);

@@ -95,7 +95,7 @@ pub struct ControlSocket {
     listener: UnixListener,
     path: PathBuf,
     inode: u64,
-    _lock: Lock,
+    lock: Option<Lock>,
 }
 
 impl ControlSocket {
@@ -135,7 +135,7 @@ impl ControlSocket {
             .and_then(|()| fs::rename(&new, path))
             .and_then(|()| fs::symlink_metadata(path));
         match dressed {
-            Ok(meta) => Ok(Self { listener, path: path.to_owned(), inode: meta.ino(), _lock: lock }),
+            Ok(meta) => Ok(Self { listener, path: path.to_owned(), inode: meta.ino(), lock: Some(lock) }),
             Err(error) => {
                 let _ = fs::remove_file(&new);
                 Err(fail(error))
@@ -163,6 +163,9 @@ impl Drop for ControlSocket {
         if fs::symlink_metadata(&self.path).is_ok_and(|meta| meta.ino() == self.inode) {
             let _ = fs::remove_file(&self.path);
         }
+        if let Some(lock) = self.lock.take() {
+            lock.remove();
+        }
     }
 }
 
@@ -171,9 +174,9 @@ impl Drop for ControlSocket {
 /// # Errors
 /// [`ControlError::NoDaemon`] or [`ControlError::Denied`], mostly.
 pub fn connect(path: &Path) -> Result<UnixStream, ControlError> {
-    UnixStream::connect(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ControlError::NoDaemon(path.to_owned()),
-        _ => ControlError::io(path, error),
+    UnixStream::connect(path).map_err(|error| {
+        let absent = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused].contains(&error.kind());
+        if absent { ControlError::NoDaemon(path.to_owned()) } else { ControlError::io(path, error) }
     })
 }
 
@@ -190,6 +193,18 @@ impl Lock {
     /// # Errors
     /// [`ControlError::Guarded`] if somebody has it.
     pub fn take(path: &Path) -> Result<Self, ControlError> {
+        loop {
+            let lock = Self::take_once(path)?;
+            // Its holder may have removed the file before it let go; then the
+            // lock is on a file that nobody else finds.
+            let ours = lock.file.metadata().map_err(|error| ControlError::io(path, error))?;
+            if fs::symlink_metadata(path).is_ok_and(|named| named.ino() == ours.ino()) {
+                return Ok(lock);
+            }
+        }
+    }
+
+    fn take_once(path: &Path) -> Result<Self, ControlError> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -208,6 +223,12 @@ impl Lock {
             }
             Err(TryLockError::Error(error)) => Err(ControlError::io(path, error)),
         }
+    }
+
+    /// Lets go and leaves no file behind.
+    pub fn remove(self) {
+        // While it is held: who waits for it sees that the file is gone.
+        let _ = fs::remove_file(&self.path);
     }
 
     /// What the holder (or the last one) wrote into it.
@@ -472,6 +493,9 @@ mod tests {
         assert_eq!(again.note(), "4711 queues 0 4");
         again.set_note("").unwrap();
         assert_eq!(again.note(), "");
+        again.remove();
+        assert!(!path.exists());
+        drop(Lock::take(&path).unwrap());
         fs::remove_dir_all(home).unwrap();
     }
 
