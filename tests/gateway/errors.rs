@@ -1,6 +1,6 @@
 //! What can't work is said in one sentence, with exit code 1.
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
 use crate::harness::{Done, Gateway, HALFGATE, rules, run};
 
@@ -30,17 +30,13 @@ fn second(gateway: &Gateway) -> Done {
 #[test]
 fn without_privileges() {
     let gateway = Gateway::without_firewall(&open());
-    // Where nobody may read: not below the build directory.
-    let public = PathBuf::from(format!("/tmp/halfgate-unprivileged-{}", std::process::id()));
+    // A copy where nobody may read: the build directory may be closed to them.
+    let public = gateway.directory().join("halfgate");
     fs::copy(HALFGATE, &public).unwrap();
-    let rules = public.with_extension("yaml");
-    fs::write(&rules, open()).unwrap();
     let mut command = gateway.three.gateway.command("setpriv");
     command.args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), "--clear-groups".to_owned()]);
-    command.arg(&public).arg("--socket").arg(public.with_extension("sock")).arg("run").arg(&rules);
+    command.arg(&public).arg("--socket").arg(gateway.socket()).arg("run").arg(gateway.rules_file());
     let done = run(&mut command);
-    fs::remove_file(&public).unwrap();
-    fs::remove_file(&rules).unwrap();
     one_sentence(&done, &["root", "CAP_NET_ADMIN"]);
     assert_eq!(gateway.kernel_rules(), "");
 }

@@ -6,7 +6,7 @@ use std::{
     io::{self, Read as _},
     net::SocketAddr,
     os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -228,11 +228,6 @@ impl Ground {
             }
             thread::sleep(Duration::from_millis(30));
         }
-    }
-
-    /// The directory of the control socket.
-    pub(super) fn directory(&self) -> &Path {
-        self.socket.parent().unwrap_or(Path::new("/"))
     }
 }
 

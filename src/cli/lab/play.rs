@@ -11,6 +11,7 @@ use super::{
     TICK,
     ground::{Ground, Lab},
     report::Report,
+    service::{MAIL, TELNET, WEB},
     traffic::{self, Forger},
 };
 use crate::sys::netns::Family;
@@ -47,23 +48,15 @@ fn how_to_look_inside(lab: &Lab, report: &mut Report) -> io::Result<()> {
     ] {
         report.line(&format!("  {command:<32} {meaning}"))?;
     }
-    let client = ground.client.name();
-    report.line(&format!(
-        "  {:<32} a shell on the client; try these there:",
-        format!("ip netns exec {client} bash")
-    ))?;
+    let (client, gateway) = (ground.client.name(), ground.gateway.name());
     let server = Family::V4.server();
-    report.line(&format!("  {:<32} the service's port", format!("  echo get 1000 | nc {server} 8080")))?;
-    report.line(&format!("  {:<32} a forbidden one", format!("  nc -v {server} 23")))?;
-    report.line(&format!(
-        "  {:<32} the firewall's own table",
-        format!("ip netns exec {} nft list ruleset", ground.gateway.name())
-    ))?;
-    report.line(&format!(
-        "  its rules: {}; its files: {}",
-        lab.rules().display(),
-        ground.directory().display()
-    ))
+    report.line(&format!("  ip netns exec {gateway} nft list table inet halfgate"))?;
+    report.line(&format!("  ip netns exec {client} bash      a shell on the client; there:"))?;
+    for (port, meaning) in [(WEB, "the service's port"), (TELNET, "a forbidden one"), (MAIL, "a silent one")]
+    {
+        report.line(&format!("    {:<30} {meaning}", format!("echo > /dev/tcp/{server}/{port}")))?;
+    }
+    report.line(&format!("  its rules: {}", lab.rules().display()))
 }
 
 /// A short connection, a half-closed one that keeps sending, and a stalled
