@@ -65,18 +65,14 @@ scripts() {
 
 documentation() { RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked; }
 
+# The units as installed, but with the program that was just built.
 units() {
-    local root
-    root=$(mktemp -d) || return 1
-    mkdir -p "$root/usr/local/sbin" "$root/etc/systemd/system"
-    install -m 0755 target/debug/halfgate "$root/usr/local/sbin/halfgate"
-    cp packaging/*.service "$root/etc/systemd/system/"
-    local status=0
-    # Only what it says of our own units counts: the rest of a system is not there.
-    systemd-analyze verify --root="$root" --man=no halfgate.service halfgate-static.service 2>&1 |
-        tee "$root/said" | grep -E '^halfgate|halfgate[a-z-]*\.service:' && status=1
-    rm -rf "$root"
-    return $status
+    local unit
+    mkdir -p "$logs/units" || return 1
+    for unit in packaging/*.service; do
+        sed "s|/usr/local/sbin/halfgate|$PWD/target/debug/halfgate|" "$unit" >"$logs/units/${unit##*/}" || return 1
+    done
+    systemd-analyze verify --man=no "$logs"/units/*.service
 }
 
 installing() { tests/install.sh target/debug/halfgate; }

@@ -24,6 +24,8 @@ use crate::sys::netns::Namespace;
 
 /// The port that the rules allow.
 pub(super) const WEB: u16 = 8080;
+/// Another one, so that its backlog can be looked at alone.
+pub(super) const QUIET: u16 = 8081;
 /// The port that the rules answer with RST.
 pub(super) const TELNET: u16 = 23;
 /// The port that the rules drop.
@@ -55,7 +57,7 @@ impl Service {
     /// Listens on all ports, IPv4 and IPv6.
     pub(super) fn start(server: &Namespace) -> anyhow::Result<Self> {
         let ends = Arc::new(Mutex::new(HashMap::new()));
-        for port in [WEB, TELNET, MAIL] {
+        for port in [WEB, QUIET, TELNET, MAIL] {
             let listener = server
                 .enter(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)))?
                 .with_context(|| format!("listen on port {port}"))?;

@@ -78,8 +78,19 @@ impl Forger {
 
     /// Sends one SYN to the service; `source` and `port` make it one of many.
     pub(super) fn syn(&self, family: Family, source: u16, port: u16) -> anyhow::Result<SocketAddr> {
+        self.syn_to(family, source, port, WEB)
+    }
+
+    /// Sends one SYN to a port of the server.
+    pub(super) fn syn_to(
+        &self,
+        family: Family,
+        source: u16,
+        port: u16,
+        to: u16,
+    ) -> anyhow::Result<SocketAddr> {
         let from = SocketAddr::new(family.forged(source), port);
-        let tuple = FourTuple { src: from.ip(), src_port: port, dst: family.server(), dst_port: WEB };
+        let tuple = FourTuple { src: from.ip(), src_port: port, dst: family.server(), dst_port: to };
         let seq = SeqNum(u32::from(source).wrapping_mul(0x9e37_79b9).wrapping_add(u32::from(port)));
         self.raw.send(&build::tcp(tuple, seq, None, Flags::SYN, 64240)).context("send a forged SYN")?;
         Ok(from)

@@ -9,7 +9,7 @@ use std::{
 use super::{Stage, seconds};
 use crate::{
     cli::lab::{
-        service::{self, ECHO, MAIL, TELNET, WEB},
+        service::{self, ECHO, MAIL, QUIET, TELNET},
         traffic::{self, Forger, PATIENCE},
     },
     sys::netns::Family,
@@ -116,16 +116,16 @@ pub(super) fn stalled(stage: &Stage) -> anyhow::Result<()> {
     let ground = &stage.ground;
     let forger = Forger::open(ground)?;
     for (family, port) in [(Family::V4, 41000), (Family::V6, 41001)] {
-        let from = forger.syn(family, 5000, port)?;
+        let from = forger.syn_to(family, 5000, port, QUIET)?;
         let start = ground.now();
         let phase = ground.poll(Duration::from_secs(1), || {
             Ok(ground.connection(from)?.map(|shown| shown.phase).filter(|phase| phase == "syn_received"))
         })?;
-        let waiting = ground.server.tcp_sockets(SYN_RECV, WEB)?;
+        let waiting = ground.server.tcp_sockets(SYN_RECV, QUIET)?;
         let phase = phase.unwrap_or_else(|| "not syn_received".to_owned());
         stage.say(format!("a SYN from {from}, then silence; firewall: {phase}; server's backlog: {waiting}"));
         let freed = ground.poll(SYN_RECEIVED * 4, || {
-            Ok((ground.server.tcp_sockets(SYN_RECV, WEB)? == 0).then(|| ground.since(start)))
+            Ok((ground.server.tcp_sockets(SYN_RECV, QUIET)? == 0).then(|| ground.since(start)))
         })?;
         let gone = ground.connection(from)?.is_none();
         let (seen, in_time) = match freed {
