@@ -45,7 +45,7 @@ pub struct Connection {
     pub interfaces: [u32; 2],
     /// Its place among the half-open ones.
     pub embryo: Option<EmbryoId>,
-    /// Seconds on the engine's clock at its first packet.
+    /// Tenths of a second on the engine's clock at its first packet.
     created: u32,
     /// Its last packet.
     pub last_seen: Stamp,
@@ -78,7 +78,7 @@ impl Connection {
             tag: 0,
             interfaces: [0; 2],
             embryo: None,
-            created: u32::try_from(now.0 / 1000).unwrap_or(u32::MAX),
+            created: u32::try_from(now.0 / 100).unwrap_or(u32::MAX),
             last_seen: stamp,
             refreshed: stamp,
             first_fin: stamp,
@@ -93,7 +93,7 @@ impl Connection {
     /// Since its first packet.
     #[must_use]
     pub fn age(&self, now: Instant) -> Duration {
-        now.since(Instant(u64::from(self.created).saturating_mul(1000)))
+        now.since(Instant(u64::from(self.created).saturating_mul(100)))
     }
 
     /// Moves to a phase, whose timer starts now. Staying is not moving.

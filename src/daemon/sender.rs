@@ -29,8 +29,14 @@ use crate::{
 /// How long it waits before it looks whether it should go home.
 const TURN: Duration = Duration::from_millis(200);
 
+/// How many are taken at once.
+const BATCH: usize = 256;
+
 /// The kernel, as the sender needs it.
 pub trait Kernel {
+    /// A batch begins: what it concerns is in the kernel's table by now.
+    fn begin(&mut self);
+
     /// Both tuples of a connection.
     ///
     /// # Errors
@@ -68,6 +74,10 @@ impl RealKernel {
 }
 
 impl Kernel for RealKernel {
+    fn begin(&mut self) {
+        self.conntrack.begin_batch();
+    }
+
     fn lookup(&mut self, flow: &Flow) -> io::Result<Option<Tuples>> {
         self.conntrack.lookup(flow)
     }
@@ -96,8 +106,11 @@ pub fn run(
     loop {
         pulse.beat();
         match inbox.recv_timeout(TURN) {
-            Ok(transmit) => {
-                if let Err(error) = send(&transmit, kernel, &shared.tally) {
+            Ok(first) => {
+                let batch: Vec<_> = std::iter::once(first).chain(inbox.try_iter().take(BATCH)).collect();
+                kernel.begin();
+                for transmit in batch {
+                    let Err(error) = send(&transmit, kernel, &shared.tally) else { continue };
                     Tally::count(&shared.tally.send_failed);
                     // The first one is worth a line, the rest are counted.
                     if !std::mem::replace(&mut complained, true) {
@@ -180,6 +193,10 @@ mod tests {
     }
 
     impl Kernel for Fake {
+        fn begin(&mut self) {
+            self.said.push("begin".to_owned());
+        }
+
         fn lookup(&mut self, _: &Flow) -> io::Result<Option<Tuples>> {
             Ok(self.tuples)
         }
@@ -251,6 +268,7 @@ mod tests {
         assert_eq!(
             kernel.said,
             [
+                "begin",
                 "rst 192.168.10.20:4000 > 198.51.100.7:80 seq 7",
                 "rst 198.51.100.7:80 > 192.168.10.20:4000 seq 7",
                 "forget tcp 192.168.10.20:4000 198.51.100.7:80",

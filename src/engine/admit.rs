@@ -162,7 +162,8 @@ impl Context<'_> {
             return Verdict::Drop(DropReason::OutOfState);
         };
         let in_grace = self.now < self.engine.grace_until(self.ruling.policy.settings.pickup.grace);
-        let may = meta.kernel_knows || in_grace || pickup.mode == PickupMode::Loose;
+        let kernel_knows = meta.kernel_knows && !held.shard.ended_lately(new.hash, self.now);
+        let may = kernel_knows || in_grace || pickup.mode == PickupMode::Loose;
         if may && matches!(kind, Kind::Ack | Kind::Fin) && self.has_room() {
             let (direction, opener) = if pickup.reversed {
                 (Direction::Reply, opposite(new.sender))

@@ -139,6 +139,7 @@ impl Context<'_> {
             self.tell_ends(&flow, &connection, reason);
         }
         if kernel_must_forget(&connection, reason) {
+            held.shard.remember_ended(entry.key.hash(seed), self.now);
             self.out.transmits.push_back(Transmit::Forget { flow });
         }
         self.event(Event::Closed(Closed {

@@ -1,6 +1,9 @@
 //! One piece of the connection table behind its lock.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use crate::conntrack::{Address, Instant, Phase, Table};
 
@@ -10,8 +13,23 @@ pub(super) struct Shard {
     pub(super) ipv4: Table<Ipv4Addr>,
     pub(super) ipv6: Table<Ipv6Addr>,
     phases: [u32; Phase::ALL.len()],
+    /// Connections that we ended lately, by hash; a later one takes the place of an
+    /// earlier one.
+    ended: Box<[Ended]>,
     /// Where a walk that makes the wheel agree with shorter timers has come to.
     pub(super) walk: Option<Walk>,
+}
+
+/// How many ended connections a shard remembers.
+const MEMORY: usize = 256;
+
+/// How long the kernel's conntrack may take to forget what we ended.
+const FORGETTING: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    hash: u64,
+    at: Instant,
 }
 
 /// A walk over all slots of both tables.
@@ -27,8 +45,22 @@ impl Shard {
             ipv4: Table::new(capacity, now),
             ipv6: Table::new(capacity, now),
             phases: [0; Phase::ALL.len()],
+            ended: vec![Ended { hash: 0, at: Instant(0) }; MEMORY].into_boxed_slice(),
             walk: None,
         }
+    }
+
+    /// Remembers a connection that we ended: until the kernel has forgotten it, its
+    /// word that it knows it counts for nothing.
+    pub(super) fn remember_ended(&mut self, hash: u64, now: Instant) {
+        if let Some(place) = self.ended.get_mut(place_of(hash)) {
+            *place = Ended { hash, at: now };
+        }
+    }
+
+    pub(super) fn ended_lately(&self, hash: u64, now: Instant) -> bool {
+        let place = self.ended.get(place_of(hash));
+        place.is_some_and(|ended| ended.hash == hash && now < ended.at.after(FORGETTING))
     }
 
     pub(super) fn count_phase(&mut self, from: Option<Phase>, to: Option<Phase>) {
@@ -50,6 +82,10 @@ impl Shard {
             (a, b) => a.or(b),
         }
     }
+}
+
+const fn place_of(hash: u64) -> usize {
+    (hash >> 16) as usize % MEMORY
 }
 
 /// An address family with its table in a shard.

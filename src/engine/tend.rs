@@ -38,7 +38,7 @@ impl Worker {
     /// to do right now.
     pub fn handle_timeout(&mut self, now: Instant) -> bool {
         let engine = std::sync::Arc::clone(&self.engine);
-        let more = self.with(now, |context| {
+        self.with(now, |context| {
             let tended = engine.tended_shrink.load(Ordering::Relaxed);
             if context.shrink.0.saturating_add(WORTH_A_WALK) <= tended
                 || (context.shrink.0 == 1000 && tended != 1000)
@@ -55,8 +55,7 @@ impl Worker {
                 more |= context.fire::<Ipv6Addr>(&mut held);
             }
             more
-        });
-        more
+        })
     }
 
     /// When `handle_timeout` should be called next; `None` while there is nothing

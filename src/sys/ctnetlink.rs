@@ -18,7 +18,7 @@ use crate::{
 
 /// A dump walks the kernel's whole table. It is not repeated before this many
 /// times the time that it took.
-const DUMP_SHARE: u64 = 20;
+const DUMP_SHARE: u64 = 4;
 /// Nor more often than this, in milliseconds.
 const DUMP_INTERVAL: u64 = 100;
 
@@ -187,6 +187,11 @@ pub struct Ctnetlink {
     translated_twice: HashMap<Flow, Flow>,
     /// When they may be dumped again.
     dump_from: Instant,
+    /// When they were dumped.
+    dumped: Option<Instant>,
+    /// Connections asked for now were there at this time: a dump that is older
+    /// need not have them, and is worth waiting for.
+    batch: Option<Instant>,
 }
 
 impl Ctnetlink {
@@ -197,7 +202,14 @@ impl Ctnetlink {
     pub fn open() -> io::Result<Self> {
         let socket = Socket::open(libc::NETLINK_NETFILTER, 0)?;
         let clock = Clock::start();
-        let mut opened = Self { socket, clock, translated_twice: HashMap::new(), dump_from: clock.now() };
+        let mut opened = Self {
+            socket,
+            clock,
+            translated_twice: HashMap::new(),
+            dump_from: clock.now(),
+            dumped: None,
+            batch: None,
+        };
         let nobody = std::net::Ipv4Addr::UNSPECIFIED.into();
         let nothing =
             Flow { protocol: crate::wire::Protocol::TCP, src: nobody, src_port: 0, dst: nobody, dst_port: 0 };
@@ -254,6 +266,13 @@ impl Ctnetlink {
         Ok(second_best)
     }
 
+    /// What is asked from now on concerns connections that are there by now, so that
+    /// one dump answers for all of them. Without this, a question that only a dump
+    /// could answer is not waited for.
+    pub fn begin_batch(&mut self) {
+        self.batch = Some(self.clock.now());
+    }
+
     /// Deletes the kernel's entry of this connection. `false`: there was none.
     /// Its NAT is gone then: what is still to be sent through it goes first.
     ///
@@ -290,10 +309,15 @@ impl Ctnetlink {
 
     /// `false` if the last dump was too short a time ago.
     fn dump_translated_twice(&mut self) -> io::Result<bool> {
-        let start = self.clock.now();
-        if start < self.dump_from {
-            return Ok(false);
+        if self.clock.now() < self.dump_from {
+            match self.batch {
+                Some(batch) if self.dumped.is_none_or(|dumped| dumped < batch) => {
+                    std::thread::sleep(self.dump_from.since(self.clock.now()));
+                }
+                _ => return Ok(false),
+            }
         }
+        let start = self.clock.now();
         let both = Status(Status::SRC_NAT.0 | Status::DST_NAT.0);
         let request: Writer = message::dump(both);
         let known = &mut self.translated_twice;
@@ -307,6 +331,7 @@ impl Ctnetlink {
         })?;
         let end = self.clock.now();
         let pause = end.0.saturating_sub(start.0).saturating_mul(DUMP_SHARE).max(DUMP_INTERVAL);
+        self.dumped = Some(start);
         self.dump_from = Instant(end.0.saturating_add(pause));
         Ok(true)
     }

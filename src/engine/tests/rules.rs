@@ -57,6 +57,21 @@ fn what_the_kernel_knows_is_picked_up() {
     assert_eq!(lab.phase(), Some(Phase::Established));
 }
 
+/// The kernel forgets what we ended a moment later; what was under way must not bring
+/// the connection back on the kernel's word.
+#[test]
+fn what_we_ended_is_not_picked_up_again() {
+    let mut lab = Lab::in_phase(Phase::SynReceived);
+    lab.seconds(31);
+    assert_eq!(lab.phase(), None);
+    let packet = lab.packet(client(".", 1).ack(1));
+    let mut meta = Lab::meta(From::Client, packet.bytes.len());
+    meta.kernel_knows = true;
+    assert_eq!(lab.raw(meta, &packet.bytes), Verdict::Reset(DropReason::OutOfState));
+    lab.seconds(6);
+    assert_eq!(lab.raw(meta, &packet.bytes), Verdict::Accept, "it is the kernel's connection now");
+}
+
 #[test]
 fn rsts_have_a_budget() {
     let mut settings = open_settings();

@@ -313,7 +313,9 @@ impl Document {
     }
 }
 
-/// What passes on a hook without inspection, as matches.
+/// What passes on a hook without inspection, as matches. The kernel's own refusals
+/// (RST and ICMP about a packet that it has) are among it: they share the conntrack
+/// entry of that packet, and one that is not confirmed does not survive a queue.
 fn exemptions(hook: Hook) -> Vec<Vec<Statement<'static>>> {
     let (interface, to_server) = match hook {
         Hook::Forward => return Vec::new(),
@@ -326,6 +328,15 @@ fn exemptions(hook: Hook) -> Vec<Vec<Statement<'static>>> {
         all.push(vec![
             equals(field("ip6", "hoplimit"), Expression::Number(hop_limit)),
             equals(field("icmpv6", "type"), Expression::Named(NamedExpression::Set(types))),
+        ]);
+    }
+    if hook == Hook::Output {
+        let rst = equals(and(field("tcp", "flags"), string("rst")), string("rst"));
+        all.push(vec![is_related(), rst]);
+        let icmp = ["icmp", "ipv6-icmp"].into_iter().map(|p| SetItem::Element(string(p))).collect();
+        all.push(vec![
+            is_related(),
+            equals(meta(MetaKey::L4proto), Expression::Named(NamedExpression::Set(icmp))),
         ]);
     }
     for (family, client, server) in DHCP {
@@ -393,8 +404,18 @@ fn set_mark(keep: u32, set: u32) -> Statement<'static> {
 
 /// The kernel's conntrack knows the connection both ways.
 fn known() -> Statement<'static> {
-    let state = Expression::Named(NamedExpression::CT(CT { key: "state".into(), family: None, dir: None }));
-    Statement::Match(Match { left: state, right: string("established"), op: Operator::IN })
+    ct_state("established")
+}
+
+fn ct_state(state: &'static str) -> Statement<'static> {
+    let key = CT { key: "state".into(), family: None, dir: None };
+    let left = Expression::Named(NamedExpression::CT(key));
+    Statement::Match(Match { left, right: string(state), op: Operator::IN })
+}
+
+/// The packet is about another one that conntrack knows.
+fn is_related() -> Statement<'static> {
+    ct_state("related")
 }
 
 fn is_tcp() -> Statement<'static> {
