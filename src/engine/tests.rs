@@ -9,6 +9,7 @@ mod limits;
 mod other;
 mod rules;
 mod tcp;
+mod threads;
 mod timers;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
