@@ -92,6 +92,11 @@ impl Context<'_> {
             Admission::Refused(OnExcess::Drop | OnExcess::Evict) => return Verdict::Drop(DropReason::Limit),
         };
         self.carry_out_evictions();
+        if !self.has_room() {
+            // Whoever was to make room finished its handshake meanwhile.
+            self.engine.embryonic.lock().cancel(reservation);
+            return Verdict::Drop(DropReason::TableFull);
+        }
         let mut connection = tcp::open(segment, new.sender, self.now);
         self.stamp(&mut connection, &new.arrival, rule);
         connection.count(Direction::Original, new.arrival.len, self.now);
