@@ -535,11 +535,12 @@ mod tests {
             let mut moved = spec(Fail::Closed, 2);
             moved.marks.shift = 0;
             let text = lines(&live(&moved, Diversion::Native, &Notes::default()).expect("in range"));
-            // own, known and inspected as they are at bit 24; the wiping masks.
+            // own, known, inspected and refuse as they are at bit 24; the wiping masks.
             let at_24 = [
                 (":[{\"meta\":{\"key\":\"mark\"}},8]", ":[{\"meta\":{\"key\":\"mark\"}},134217728]"),
                 (":[{\"meta\":{\"key\":\"mark\"}},16]", ":[{\"meta\":{\"key\":\"mark\"}},268435456]"),
                 (":[{\"meta\":{\"key\":\"mark\"}},4]", ":[{\"meta\":{\"key\":\"mark\"}},67108864]"),
+                (":[{\"meta\":{\"key\":\"mark\"}},32]", ":[{\"meta\":{\"key\":\"mark\"}},536870912]"),
                 (",4294967040]", ",16777215]"),
                 (",4294967048]", ",150994943]"),
             ];

@@ -339,12 +339,15 @@ mod tests {
 
     #[test]
     fn two_lines_a_hook_each_kind_to_its_own_queues() {
+        // The answers to what leaves by `output` come in by `input`.
         let wanted = Wanted::of(&spec(2, Fail::Closed)).expect("in range");
         assert_eq!(
             wanted.lines,
             [
                 "-A FORWARD -m mark --mark 0x200/0x200 -m comment --comment halfgate -j NFQUEUE --queue-balance 6:7",
                 "-A FORWARD -m mark --mark 0x100/0x100 -m comment --comment halfgate -j NFQUEUE --queue-balance 4:5",
+                "-A INPUT -m mark --mark 0x200/0x200 -m comment --comment halfgate -j NFQUEUE --queue-balance 6:7",
+                "-A INPUT -m mark --mark 0x100/0x100 -m comment --comment halfgate -j NFQUEUE --queue-balance 4:5",
                 "-A OUTPUT -m mark --mark 0x200/0x200 -m comment --comment halfgate -j NFQUEUE --queue-balance 6:7",
                 "-A OUTPUT -m mark --mark 0x100/0x100 -m comment --comment halfgate -j NFQUEUE --queue-balance 4:5",
             ]
