@@ -28,6 +28,7 @@ for tool in debootstrap qemu-system-x86_64 mke2fs tar; do
     command -v $tool >/dev/null || die "$tool was not found."
 done
 # The same release as here: the program that was built here must run there.
+# shellcheck source=/dev/null
 suite=$(. /etc/os-release && echo "${ID:-} ${VERSION_CODENAME:-}")
 case $suite in
 "debian "?*) suite=${suite#debian } ;;
