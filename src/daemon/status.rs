@@ -142,19 +142,22 @@ fn table_words(warnings: &mut Vec<String>) -> String {
         Ok(TableState::Live { intact: true, .. }) => "installed".to_owned(),
         Ok(TableState::Live { intact: false, .. }) => {
             warnings.push(
-                "somebody removed xtables rules of halfgate: packets are not inspected; restart the daemon"
+                "somebody removed xtables rules of halfgate: packets are not inspected until it is put back, in a moment"
                     .to_owned(),
             );
             "damaged".to_owned()
         }
         Ok(TableState::Static { .. }) => {
-            warnings
-                .push("the table is the static form: no packet is inspected; restart the daemon".to_owned());
+            warnings.push(
+                "the table is the static form: no packet is inspected until it is put back, in a moment"
+                    .to_owned(),
+            );
             "static".to_owned()
         }
         Ok(TableState::Absent) => {
             warnings.push(
-                "the table inet halfgate is gone: no packet is inspected; restart the daemon".to_owned(),
+                "the table inet halfgate is gone: no packet is inspected until it is put back, in a moment"
+                    .to_owned(),
             );
             "absent".to_owned()
         }

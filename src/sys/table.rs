@@ -35,12 +35,14 @@ mod probe;
 mod rules;
 mod run;
 mod state;
+mod watch;
 mod xtables;
 
 pub use foreign::foreign_drops;
 pub use probe::probe;
 pub use run::ToolError;
 pub use state::{TableState, state};
+pub use watch::Watch;
 
 use std::fmt;
 

@@ -117,9 +117,8 @@ fn transport(bytes: &[u8], at: usize, len: u32, protocol: Protocol, ends: [IpAdd
     match protocol {
         Protocol::TCP => {
             let (header, _) = body.split_first_chunk::<20>()?;
-            let word = |at: usize| {
-                u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
-            };
+            let word =
+                |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
             let before = u32::try_from(at).ok()? + u32::from(header[12] >> 4) * 4;
             let tcp = Tcp {
                 flags: Flags(header[13]),

@@ -109,11 +109,9 @@ impl Row {
         };
         let wire = match seen.content {
             Content::Tcp(_) => Wire::Tcp(Box::new(zeek::Connection::new(turned))),
-            Content::Udp | Content::Echo | Content::Other => Wire::Other {
-                is_udp: seen.content == Content::Udp,
-                was_turned: turned,
-                order: String::new(),
-            },
+            Content::Udp | Content::Echo | Content::Other => {
+                Wire::Other { is_udp: seen.content == Content::Udp, was_turned: turned, order: String::new() }
+            }
         };
         Self {
             flow: if turned { flow.reversed() } else { flow },
@@ -280,7 +278,9 @@ impl Rows {
 
 const fn flow_of(event: &Event) -> Option<&Flow> {
     match event {
-        Event::Opened { flow, .. } | Event::Phase { flow, .. } | Event::Closed(Closed { flow, .. }) => Some(flow),
+        Event::Opened { flow, .. } | Event::Phase { flow, .. } | Event::Closed(Closed { flow, .. }) => {
+            Some(flow)
+        }
         Event::Logged { .. } | Event::LimitPassed { .. } => None,
     }
 }

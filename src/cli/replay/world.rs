@@ -189,10 +189,14 @@ impl Side {
 }
 
 /// What the engine is told about a packet.
-pub(super) fn meta(paths: &Paths, ends: Option<(IpAddr, IpAddr)>, wire_len: u32, checksums: Checksums) -> Meta {
+pub(super) fn meta(
+    paths: &Paths,
+    ends: Option<(IpAddr, IpAddr)>,
+    wire_len: u32,
+    checksums: Checksums,
+) -> Meta {
     let none = IfIndex(0);
-    let (hook, in_if, out_if) =
-        ends.map_or((Hook::Forward, none, none), |(src, dst)| paths.path(src, dst));
+    let (hook, in_if, out_if) = ends.map_or((Hook::Forward, none, none), |(src, dst)| paths.path(src, dst));
     Meta { hook, in_if, out_if, wire_len, checksums, kernel_knows: false }
 }
 
@@ -202,7 +206,8 @@ mod tests {
 
     #[test]
     fn the_longest_network_is_the_way() {
-        let interfaces = ["lan=10.0.0.0/8,fd00::/8", "dmz=10.1.0.0/16", "wan"].map(|text| text.parse().unwrap());
+        let interfaces =
+            ["lan=10.0.0.0/8,fd00::/8", "dmz=10.1.0.0/16", "wan"].map(|text| text.parse().unwrap());
         let paths = Paths { interfaces: interfaces.to_vec(), gateway: vec!["10.0.0.1".parse().unwrap()] };
         let path = |src: &str, dst: &str| paths.path(src.parse().unwrap(), dst.parse().unwrap());
         let [none, lan, dmz, wan] = [0, 1, 2, 3].map(IfIndex);
