@@ -15,6 +15,7 @@ pub mod lab;
 mod limits;
 mod output;
 mod reload;
+mod replay;
 mod run;
 mod status;
 pub mod test;
@@ -65,6 +66,7 @@ enum Command {
     Timers(timers::Args),
     Limits(limits::Args),
     Events(events::Args),
+    Replay(replay::Args),
     Lab(lab::Args),
 }
 
@@ -112,6 +114,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Timers(args) => timers::run(args, socket),
         Command::Limits(args) => limits::run(args, socket),
         Command::Events(args) => events::run(&args, socket),
+        Command::Replay(args) => replay::run(&args),
         Command::Lab(args) => lab::run(&args),
     }
 }

@@ -87,6 +87,7 @@ pub struct Worker {
     ruling: Arc<Ruling>,
     generation: u64,
     stats: Arc<Stats>,
+    loopback: wire::Loopback,
     out: Outbox,
 }
 
@@ -120,7 +121,14 @@ impl Engine {
         self.stats.lock().push(Arc::clone(&stats));
         let generation = self.generation.load(Ordering::Acquire);
         let ruling = self.ruling();
-        Worker { engine: Arc::clone(self), ruling, generation, stats, out: Outbox::default() }
+        Worker {
+            engine: Arc::clone(self),
+            ruling,
+            generation,
+            stats,
+            loopback: wire::Loopback::Refuse,
+            out: Outbox::default(),
+        }
     }
 
     fn ruling(&self) -> Arc<Ruling> {
@@ -202,9 +210,15 @@ impl Engine {
 }
 
 impl Worker {
+    /// Lets loopback addresses be judged as any other: for captures that were made
+    /// inside of a host. A gateway never does.
+    pub const fn allow_loopback(&mut self) {
+        self.loopback = wire::Loopback::Allow;
+    }
+
     /// Judges one packet. `bytes` starts at the IP header.
     pub fn handle_packet(&mut self, meta: &Meta, bytes: &[u8], now: Instant) -> Verdict {
-        let parsed = wire::parse(bytes, meta.wire_len, meta.checksums);
+        let parsed = wire::parse_where(bytes, meta.wire_len, meta.checksums, self.loopback);
         let verdict = match parsed {
             Ok(packet) => self.with(now, |context| context.judge(meta, &packet)),
             Err(malformed) => Verdict::Drop(DropReason::Malformed(malformed)),

@@ -27,5 +27,5 @@ mod tests;
 pub use build::{Echo, FourTuple, RawPacket, SegmentBuilder};
 pub use malformed::Malformed;
 pub use packet::{Datagram, Embedded, Flags, IcmpMessage, Packet, Protocol, Segment, TcpOptions, Transport};
-pub use parse::{Checksums, parse};
+pub use parse::{Checksums, Loopback, parse, parse_where};
 pub use seq::SeqNum;

@@ -25,6 +25,16 @@ pub enum Checksums {
     Trust,
 }
 
+/// Whether packets from loopback addresses may be believed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Loopback {
+    /// None may be seen outside of a host (RFC 1122 §3.2.1.3): refused.
+    #[default]
+    Refuse,
+    /// A capture that was made inside of a host.
+    Allow,
+}
+
 /// What an IP header says, extension headers included.
 #[derive(Clone, Copy, Debug)]
 struct Header {
@@ -119,6 +129,19 @@ impl<'a> Body<'a> {
 /// [`Malformed`], if a header is absurd or cut off, or the addresses are ones
 /// that no packet may bear.
 pub fn parse(bytes: &[u8], wire_len: u32, checksums: Checksums) -> Result<Packet<'_>, Malformed> {
+    parse_where(bytes, wire_len, checksums, Loopback::Refuse)
+}
+
+/// As [`parse`], where loopback addresses may be legal.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_where(
+    bytes: &[u8],
+    wire_len: u32,
+    checksums: Checksums,
+    loopback: Loopback,
+) -> Result<Packet<'_>, Malformed> {
     let bytes = bytes.get(..wire_len as usize).unwrap_or(bytes);
     let verify = checksums == Checksums::Verify;
     let header = match bytes.first().map(|first| first >> 4) {
@@ -130,8 +153,8 @@ pub fn parse(bytes: &[u8], wire_len: u32, checksums: Checksums) -> Result<Packet
     };
     let transport = transport(bytes, &header, verify)?;
     match (header.src, header.dst) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) => check_v4(src, dst, &transport)?,
-        (IpAddr::V6(src), IpAddr::V6(dst)) => check_v6(&src, &dst, &transport)?,
+        (IpAddr::V4(src), IpAddr::V4(dst)) => check_v4(src, dst, &transport, loopback)?,
+        (IpAddr::V6(src), IpAddr::V6(dst)) => check_v6(&src, &dst, &transport, loopback)?,
         (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {}
     }
     Ok(Packet {
@@ -172,14 +195,19 @@ fn transport<'a>(bytes: &'a [u8], header: &Header, verify: bool) -> Result<Trans
 ///
 /// Not refused: `0.0.0.0` as the source of UDP (DHCP), of router solicitations
 /// and address mask requests, and of IGMP; 240.0.0.0/4, which Linux routes.
-fn check_v4(src: Ipv4Addr, dst: Ipv4Addr, transport: &Transport<'_>) -> Result<(), Malformed> {
+fn check_v4(
+    src: Ipv4Addr,
+    dst: Ipv4Addr,
+    transport: &Transport<'_>,
+    loopback: Loopback,
+) -> Result<(), Malformed> {
     if src.is_multicast() {
         return Err(Malformed::SourceMulticast);
     }
     if src.is_broadcast() {
         return Err(Malformed::SourceBroadcast);
     }
-    if src.is_loopback() {
+    if src.is_loopback() && loopback == Loopback::Refuse {
         return Err(Malformed::SourceLoopback);
     }
     if dst.is_unspecified() {
@@ -203,11 +231,16 @@ fn check_v4(src: Ipv4Addr, dst: Ipv4Addr, transport: &Transport<'_>) -> Result<(
 ///
 /// Not refused: `::` as the source of duplicate address detection, router
 /// solicitations and MLD (RFC 4862 §5.4.2, RFC 4861 §4.1, RFC 3590).
-fn check_v6(src: &Ipv6Addr, dst: &Ipv6Addr, transport: &Transport<'_>) -> Result<(), Malformed> {
+fn check_v6(
+    src: &Ipv6Addr,
+    dst: &Ipv6Addr,
+    transport: &Transport<'_>,
+    loopback: Loopback,
+) -> Result<(), Malformed> {
     if src.is_multicast() {
         return Err(Malformed::SourceMulticast);
     }
-    if src.is_loopback() {
+    if src.is_loopback() && loopback == Loopback::Refuse {
         return Err(Malformed::SourceLoopback);
     }
     if dst.is_unspecified() {

@@ -1,0 +1,253 @@
+//! `halfgate replay`
+
+mod capture;
+mod headers;
+mod link;
+mod progress;
+mod report;
+mod rows;
+mod world;
+mod zeek;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io::{self, Write as _},
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Result;
+
+use self::{
+    capture::{Broken, Frame, Place},
+    progress::Progress,
+    rows::{Judged, Rows},
+    world::{Clock, Interface, Paths, Side},
+};
+use super::{client, output::Output};
+use crate::{
+    daemon::{
+        protocol::Line,
+        rules::{self, Source},
+    },
+    engine::{DropReason, Event, Verdict},
+    policy::{Action, Adaptive, Policy, Settings},
+    wire::Checksums,
+};
+
+/// Run captures through a rule file, on the capture's own clock
+///
+/// The engine of the gateway judges every packet; timers fire between packets as
+/// they would have. Shown is a line for each connection: the phase it came to and
+/// why it ended, `conn_state` and `history` as Zeek's conn.log spells them (what
+/// was on the wire, whatever the verdict), and how many packets were accepted,
+/// dropped and reset. A tuple that was never tracked has no phase.
+///
+/// A capture has no interfaces: all packets are forwarded, from and to no named
+/// one. Where rules ask for zones by interface, say with --interface which
+/// networks lie behind which.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    halfgate replay day.pcap --rules rules.yaml --interface lan=192.168.10.0/24 --interface wan\n  \
+    halfgate replay day.pcap --rules rules.yaml --compare stricter.yaml ...\n  \
+    halfgate replay day.pcap --json | jq 'select(.phase == null)'")]
+pub(super) struct Args {
+    /// Captures, pcap or pcapng: Ethernet, VLAN, raw IP, Linux cooked, loopback
+    #[arg(required = true, value_name = "PCAP")]
+    captures: Vec<PathBuf>,
+    /// The rule file; without it everything is accepted that TCP allows
+    #[arg(long, value_name = "RULES")]
+    rules: Option<PathBuf>,
+    /// List only the connections that would have ended otherwise with these rules, and why
+    #[arg(long, value_name = "OTHER")]
+    compare: Option<PathBuf>,
+    /// The networks behind an interface, by commas; without networks it has all others
+    #[arg(long, value_name = "IF[=NETWORK,...]")]
+    interface: Vec<Interface>,
+    /// The gateway's own addresses: packets to them are input, from them output
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    gateway: Vec<IpAddr>,
+    /// Pick up connections that began before the capture, as the rule file's `pickup: { grace }` says
+    #[arg(long)]
+    pickup_grace: bool,
+    /// Drop packets with wrong checksums; where they were captured many are not filled in yet
+    #[arg(long)]
+    verify_checksums: bool,
+    /// The captures are parts of one: one table, one clock
+    #[arg(long)]
+    join: bool,
+    /// One object per connection
+    #[arg(long)]
+    json: bool,
+}
+
+/// How many packets there were, and of what kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Totals {
+    packets: u64,
+    not_ip: u64,
+    /// Without a tuple of their own: ICMP errors, later fragments, what is cut off.
+    without_tuple: u64,
+    accepted: u64,
+    dropped: u64,
+    reset: u64,
+}
+
+/// A capture under one or two rule sets.
+struct Replay<'a> {
+    paths: &'a Paths,
+    checksums: Checksums,
+    clock: Clock,
+    sides: Vec<Side>,
+    rows: Rows,
+    totals: Totals,
+    /// Used anew for every packet.
+    verdicts: Vec<Verdict>,
+    events: Vec<Vec<Event>>,
+}
+
+impl<'a> Replay<'a> {
+    fn new(policies: &[Policy], paths: &'a Paths, checksums: Checksums) -> Self {
+        Self {
+            paths,
+            checksums,
+            clock: Clock::default(),
+            sides: policies.iter().map(|policy| Side::new(policy.clone(), paths)).collect(),
+            rows: Rows::new(policies.len()),
+            totals: Totals::default(),
+            verdicts: Vec::new(),
+            events: vec![Vec::new(); policies.len()],
+        }
+    }
+
+    fn packet(&mut self, place: Place, frame: &Frame<'_>) {
+        let now = self.clock.at(frame.at);
+        for (number, side) in self.sides.iter_mut().enumerate() {
+            if side.advance(now) {
+                while let Some(event) = side.event() {
+                    self.rows.event(number, &event);
+                }
+            }
+        }
+        self.totals.packets += 1;
+        if frame.bytes.is_empty() {
+            self.totals.not_ip += 1;
+            return;
+        }
+        let seen = headers::look(frame.bytes, frame.wire_len);
+        let ends = seen.map(|seen| (seen.flow.src, seen.flow.dst));
+        let meta = world::meta(self.paths, ends, frame.wire_len, self.checksums);
+        self.verdicts.clear();
+        for (side, events) in self.sides.iter_mut().zip(&mut self.events) {
+            self.verdicts.push(side.judge(&meta, frame.bytes, now));
+            events.clear();
+            while let Some(event) = side.event() {
+                events.push(event);
+            }
+        }
+        match self.verdicts.first() {
+            Some(Verdict::Accept) => self.totals.accepted += 1,
+            Some(Verdict::Drop(_)) => self.totals.dropped += 1,
+            Some(Verdict::Reset(_)) => self.totals.reset += 1,
+            None => {}
+        }
+        match &seen {
+            Some(seen) => self.rows.packet(&Judged {
+                seen,
+                number: place.packets,
+                bad_checksum: self.verdicts.iter().any(is_bad_checksum),
+                verdicts: &self.verdicts,
+                events: &self.events,
+            }),
+            None => {
+                self.totals.without_tuple += 1;
+                for (side, events) in self.events.iter().enumerate() {
+                    for event in events {
+                        self.rows.event(side, event);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn is_bad_checksum(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Drop(DropReason::Malformed(why)) if why.name().ends_with("checksum"))
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    let paths = Paths { interfaces: args.interface.clone(), gateway: args.gateway.clone() };
+    let mut policies = vec![policy(args.rules.as_deref(), args, &paths)?];
+    if let Some(other) = &args.compare {
+        policies.push(policy(Some(other), args, &paths)?);
+    }
+    let checksums = if args.verify_checksums { Checksums::Verify } else { Checksums::Trust };
+    let mut output = Output::open();
+    let mut code = ExitCode::SUCCESS;
+    let groups: Vec<&[PathBuf]> =
+        if args.join { vec![&args.captures] } else { args.captures.chunks(1).collect() };
+    for group in groups {
+        let mut replay = Replay::new(&policies, &paths, checksums);
+        for path in group {
+            if let Err(broken) = feed(&mut replay, path) {
+                let _ = writeln!(io::stderr().lock(), "halfgate: {broken}");
+                code = ExitCode::FAILURE;
+            }
+        }
+        let name = group.first().map(|path| path.display().to_string()).unwrap_or_default();
+        report::write(&mut output, args, &name, &replay)?;
+    }
+    output.flush()?;
+    Ok(code)
+}
+
+fn feed(replay: &mut Replay<'_>, path: &Path) -> Result<Place, Broken> {
+    let mut progress = Progress::new(path);
+    capture::read(path, &mut |place, frame| {
+        replay.packet(place, frame);
+        progress.at(place.packets, place.offset);
+    })
+}
+
+/// The policy of a rule file; of none: everything is accepted, nothing limited.
+fn policy(path: Option<&Path>, args: &Args, paths: &Paths) -> Result<Policy> {
+    let Some(path) = path else {
+        let mut settings = Settings {
+            default: Action::Accept,
+            max_connections: 8_000_000,
+            adaptive: Adaptive { start: 200, end: 300 },
+            rst_per_second: u32::MAX,
+            ..Settings::default()
+        };
+        if !args.pickup_grace {
+            settings.pickup.grace = Duration::ZERO;
+        }
+        return Ok(Policy::new(settings, Vec::new(), Vec::new(), vec![Arc::from("default")]));
+    };
+    let compiled = rules::load(&Source::File(path.to_owned()), None).inspect_err(|error| {
+        for diagnostic in error.diagnostics() {
+            let _ = client::aside(&Line::Finding(diagnostic.clone()));
+        }
+    })?;
+    let mut policy = compiled.policy;
+    if !args.pickup_grace {
+        policy.settings.pickup.grace = Duration::ZERO;
+    }
+    let by_name = policy.zones.iter().find(|zone| !zone.interfaces.is_empty());
+    if let Some(zone) = by_name.filter(|_| paths.interfaces.is_empty()) {
+        let _ = writeln!(
+            io::stderr().lock(),
+            "halfgate: zone {} of {} is named by interface and a capture has none, so nothing is in it: \
+             say what lies behind with --interface {}=NETWORK",
+            zone.name,
+            path.display(),
+            zone.interfaces.first().map_or("IF", |name| name.trim_end_matches('*')),
+        );
+    }
+    Ok(policy)
+}

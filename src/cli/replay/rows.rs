@@ -1,0 +1,323 @@
+//! The connections of a replay: a row each, with what went over the wire and what
+//! became of it under each rule set.
+
+use std::collections::HashMap;
+
+use super::{
+    headers::{Content, Seen},
+    zeek,
+};
+use crate::{
+    conntrack::{Flow, Phase},
+    engine::{CloseReason, Closed, Counts, DropReason, Event, Peer, Verdict},
+    policy::RuleId,
+    wire::{Flags, Protocol},
+};
+
+/// Both directions of a tuple under one key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Key(Protocol, (std::net::IpAddr, u16), (std::net::IpAddr, u16));
+
+impl Key {
+    fn of(flow: &Flow) -> Self {
+        let (src, dst) = ((flow.src, flow.src_port), (flow.dst, flow.dst_port));
+        if src <= dst { Self(flow.protocol, src, dst) } else { Self(flow.protocol, dst, src) }
+    }
+}
+
+/// What became of a connection under one rule set.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(super) struct Fate {
+    /// The phase it is in, or was in when it ended; `None`: never tracked.
+    pub(super) phase: Option<Phase>,
+    /// Why it ended.
+    pub(super) close: Option<CloseReason>,
+    /// The rule that let it in.
+    pub(super) rule: Option<RuleId>,
+    /// Times it was opened: a tuple may be, again and again, by the same SYN.
+    pub(super) opened: u32,
+    pub(super) accepted: u64,
+    pub(super) dropped: u64,
+    pub(super) reset: u64,
+    pub(super) reasons: Vec<(DropReason, u64)>,
+}
+
+impl Fate {
+    /// Why it ended; what an RST or both FINs ended is over before its timer fires.
+    pub(super) fn close_reason(&self, reset_by: Peer) -> Option<CloseReason> {
+        self.close.or(match self.phase {
+            Some(Phase::TimeWait) => Some(CloseReason::Finished),
+            Some(Phase::Reset) => Some(CloseReason::Rst(reset_by)),
+            _ => None,
+        })
+    }
+
+    fn count(&mut self, verdict: Verdict) {
+        let reason = match verdict {
+            Verdict::Accept => {
+                self.accepted += 1;
+                return;
+            }
+            Verdict::Drop(reason) => {
+                self.dropped += 1;
+                reason
+            }
+            Verdict::Reset(reason) => {
+                self.reset += 1;
+                reason
+            }
+        };
+        match self.reasons.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, count)) => *count += 1,
+            None => self.reasons.push((reason, 1)),
+        }
+    }
+}
+
+/// What its packets say.
+#[derive(Clone, Debug)]
+enum Wire {
+    Tcp(Box<zeek::Connection>),
+    Other { is_udp: bool, was_turned: bool, order: String },
+}
+
+/// One connection.
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    /// From its originator, as far as packets tell.
+    pub(super) flow: Flow,
+    pub(super) original: Counts,
+    pub(super) reply: Counts,
+    wire: Wire,
+    /// One for each rule set.
+    pub(super) fates: Vec<Fate>,
+    /// Who sent the RST that was believed, by rule set.
+    pub(super) reset_by: Vec<Peer>,
+    /// The first packet that two rule sets judged differently, and both verdicts.
+    pub(super) differs: Option<(u64, [Verdict; 2])>,
+}
+
+impl Row {
+    fn new(seen: &Seen, sides: usize) -> Self {
+        let flow = seen.flow;
+        let turned = match &seen.content {
+            Content::Tcp(tcp) => zeek::is_tcp_reply(tcp, flow.src_port, flow.dst_port),
+            Content::Udp => zeek::is_udp_reply(flow.src_port, flow.dst_port),
+            // A reply whose request was not seen.
+            Content::Echo => flow.src_port == 0 && flow.dst_port != 0,
+            Content::Other => false,
+        };
+        let wire = match seen.content {
+            Content::Tcp(_) => Wire::Tcp(Box::new(zeek::Connection::new(turned))),
+            Content::Udp | Content::Echo | Content::Other => {
+                Wire::Other { is_udp: seen.content == Content::Udp, was_turned: turned, order: String::new() }
+            }
+        };
+        Self {
+            flow: if turned { flow.reversed() } else { flow },
+            original: Counts::default(),
+            reply: Counts::default(),
+            wire,
+            fates: vec![Fate::default(); sides],
+            reset_by: vec![Peer::Client; sides],
+            differs: None,
+        }
+    }
+
+    fn is_from_originator(&self, flow: &Flow) -> bool {
+        (self.flow.src, self.flow.src_port) == (flow.src, flow.src_port)
+    }
+
+    /// What went over the wire.
+    fn take(&mut self, seen: &Seen, bad_checksum: bool) {
+        let forth = self.is_from_originator(&seen.flow);
+        let counts = if forth { &mut self.original } else { &mut self.reply };
+        counts.packets += 1;
+        counts.bytes += u64::from(seen.len);
+        match (&mut self.wire, &seen.content) {
+            (Wire::Tcp(connection), Content::Tcp(_)) if bad_checksum => connection.bad_checksum(forth),
+            (Wire::Tcp(connection), Content::Tcp(tcp)) => {
+                if connection.take(forth, tcp) {
+                    self.flow = self.flow.reversed();
+                    std::mem::swap(&mut self.original, &mut self.reply);
+                }
+            }
+            (Wire::Other { order, .. }, _) => {
+                let letter = if forth { 'D' } else { 'd' };
+                if !order.contains(letter) {
+                    order.push(letter);
+                }
+            }
+            (Wire::Tcp(_), _) => {}
+        }
+    }
+
+    /// `conn_state` and `history`.
+    pub(super) fn wire(&self) -> (&'static str, String) {
+        match &self.wire {
+            Wire::Tcp(connection) => (connection.state(), connection.history().to_owned()),
+            Wire::Other { is_udp, was_turned, order } => zeek::datagrams(*is_udp, *was_turned, order),
+        }
+    }
+
+    fn is_reused_by(&self, seen: &Seen) -> bool {
+        match (&self.wire, &seen.content) {
+            (Wire::Tcp(connection), Content::Tcp(tcp)) => {
+                connection.is_reused_by(self.is_from_originator(&seen.flow), tcp)
+            }
+            _ => false,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(&self.wire, Wire::Tcp(connection) if connection.is_over())
+    }
+}
+
+/// A packet with what was decided.
+pub(super) struct Judged<'a> {
+    pub(super) seen: &'a Seen,
+    /// Its number in the capture.
+    pub(super) number: u64,
+    pub(super) bad_checksum: bool,
+    /// By rule set.
+    pub(super) verdicts: &'a [Verdict],
+    /// What happened while it was judged, by rule set.
+    pub(super) events: &'a [Vec<Event>],
+}
+
+/// All connections, in the order of their first packets.
+#[derive(Debug)]
+pub(super) struct Rows {
+    sides: usize,
+    all: Vec<Row>,
+    /// The newest of each tuple.
+    newest: HashMap<Key, u32>,
+}
+
+impl Rows {
+    pub(super) fn new(sides: usize) -> Self {
+        Self { sides, all: Vec::new(), newest: HashMap::new() }
+    }
+
+    pub(super) fn all(&self) -> &[Row] {
+        &self.all
+    }
+
+    /// A packet, its verdicts, and what happened with them.
+    pub(super) fn packet(&mut self, judged: &Judged<'_>) {
+        let seen = judged.seen;
+        let key = Key::of(&seen.flow);
+        let known = self.newest.get(&key).map(|at| *at as usize);
+        let mine = |event: &Event| flow_of(event).is_some_and(|flow| Key::of(flow) == key);
+        let opens = |events: &Vec<Event>| {
+            events.iter().any(|event| matches!(event, Event::Opened { .. }) && mine(event))
+        };
+        let at = match known.and_then(|at| self.all.get(at).map(|row| (at, row))) {
+            Some((at, row)) if !self.begins_anew(row, seen, judged.events.first().is_some_and(&opens)) => at,
+            _ => self.add(key, seen, known, &judged.events.iter().map(opens).collect::<Vec<_>>()),
+        };
+        for (side, events) in judged.events.iter().enumerate() {
+            // What ended for this packet is the connection before it.
+            let mut is_new = false;
+            for event in events {
+                is_new |= matches!(event, Event::Opened { .. }) && mine(event);
+                match known {
+                    _ if !mine(event) => self.event(side, event),
+                    Some(known) if !is_new && matches!(event, Event::Closed(_)) => {
+                        apply(&mut self.all[known], side, event, None);
+                    }
+                    _ => apply(&mut self.all[at], side, event, Some(seen)),
+                }
+            }
+        }
+        let row = &mut self.all[at];
+        row.take(seen, judged.bad_checksum);
+        for (fate, verdict) in row.fates.iter_mut().zip(judged.verdicts) {
+            fate.count(*verdict);
+        }
+        if let [one, other] = judged.verdicts
+            && std::mem::discriminant(one) != std::mem::discriminant(other)
+            && row.differs.is_none()
+        {
+            row.differs = Some((judged.number, [*one, *other]));
+        }
+    }
+
+    /// Whether a packet begins another row: on the wire it is another connection,
+    /// and the table has opened one or never had any.
+    fn begins_anew(&self, row: &Row, seen: &Seen, opens: bool) -> bool {
+        let was_tracked = row.fates.first().is_some_and(|fate| fate.phase.is_some());
+        row.is_reused_by(seen) && if was_tracked { opens } else { opens || row.is_over() }
+    }
+
+    /// A new row. A rule set that goes on with the connection of the row before takes it along.
+    fn add(&mut self, key: Key, seen: &Seen, before: Option<usize>, opens: &[bool]) -> usize {
+        let mut row = Row::new(seen, self.sides);
+        if let Some(before) = before.and_then(|at| self.all.get(at)) {
+            for ((fate, old), opens) in row.fates.iter_mut().zip(&before.fates).zip(opens) {
+                if !opens && old.close.is_none() {
+                    (fate.phase, fate.rule) = (old.phase, old.rule);
+                }
+            }
+        }
+        let at = self.all.len();
+        self.all.push(row);
+        self.newest.insert(key, u32::try_from(at).unwrap_or(u32::MAX));
+        at
+    }
+
+    /// Something that happened without a packet of its own.
+    pub(super) fn event(&mut self, side: usize, event: &Event) {
+        let at = flow_of(event).and_then(|flow| self.newest.get(&Key::of(flow)));
+        if let Some(row) = at.and_then(|at| self.all.get_mut(*at as usize)) {
+            apply(row, side, event, None);
+        }
+    }
+}
+
+const fn flow_of(event: &Event) -> Option<&Flow> {
+    match event {
+        Event::Opened { flow, .. } | Event::Phase { flow, .. } | Event::Closed(Closed { flow, .. }) => {
+            Some(flow)
+        }
+        Event::Logged { .. } | Event::LimitPassed { .. } => None,
+    }
+}
+
+fn apply(row: &mut Row, side: usize, event: &Event, packet: Option<&Seen>) {
+    let Some(fate) = row.fates.get_mut(side) else { return };
+    match event {
+        Event::Opened { rule, .. } => {
+            fate.phase = packet.map(first_phase);
+            fate.close = None;
+            fate.rule = Some(*rule);
+            fate.opened += 1;
+        }
+        Event::Phase { flow, to, .. } => {
+            fate.phase = Some(*to);
+            if let Some(seen) = packet.filter(|_| *to == Phase::Reset) {
+                let by_client = (flow.src, flow.src_port) == (seen.flow.src, seen.flow.src_port);
+                row.reset_by[side] = if by_client { Peer::Client } else { Peer::Server };
+            }
+        }
+        Event::Closed(closed) => {
+            fate.phase = Some(closed.phase);
+            fate.close = Some(closed.reason);
+        }
+        Event::Logged { .. } | Event::LimitPassed { .. } => {}
+    }
+}
+
+/// The phase that a first packet makes.
+fn first_phase(seen: &Seen) -> Phase {
+    match seen.content {
+        Content::Tcp(tcp) if tcp.flags.contains(Flags::SYN) => Phase::SynSent,
+        // Picked up.
+        Content::Tcp(tcp) if tcp.flags.contains(Flags::FIN) => Phase::FinWait,
+        Content::Tcp(_) => Phase::Established,
+        Content::Udp => Phase::UdpNew,
+        Content::Echo => Phase::Icmp,
+        Content::Other => Phase::Other,
+    }
+}

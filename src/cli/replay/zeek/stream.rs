@@ -1,0 +1,91 @@
+//! Which octets of a stream were seen, so that a gap can be told from what was
+//! only reordered. Numbers are relative to the SYN, whose own is 0.
+
+/// Pieces beyond a hole that are remembered; of more, holes between them are lost.
+const MAX_PIECES: usize = 64;
+
+/// The octets of one end.
+#[derive(Clone, Debug)]
+pub(super) struct Stream {
+    /// Everything below was seen, or given up.
+    complete: i64,
+    /// Pieces beyond, in order, not touching.
+    pieces: Vec<(i64, i64)>,
+}
+
+impl Stream {
+    pub(super) const NEW: Self = Self { complete: 1, pieces: Vec::new() };
+
+    /// Octets that were seen; what lies below `acked` does not matter any more.
+    pub(super) fn sent(&mut self, at: i64, len: i64, acked: i64) {
+        let (from, to) = (at.max(acked), at + len);
+        if to <= from {
+            return;
+        }
+        if from <= self.complete {
+            self.complete = self.complete.max(to);
+            self.close_up();
+            return;
+        }
+        let place = self.pieces.partition_point(|(_, end)| *end < from);
+        let (mut from, mut to) = (from, to);
+        while let Some(&(start, end)) = self.pieces.get(place).filter(|(start, _)| *start <= to) {
+            (from, to) = (from.min(start), to.max(end));
+            self.pieces.remove(place);
+        }
+        self.pieces.insert(place, (from, to));
+        if self.pieces.len() > MAX_PIECES {
+            let (_, end) = self.pieces.remove(1);
+            self.pieces[0].1 = end;
+        }
+    }
+
+    /// Everything below `up_to` was acknowledged: how many holes were in it.
+    pub(super) fn acknowledged(&mut self, up_to: i64) -> usize {
+        let mut holes = 0;
+        while self.complete < up_to {
+            holes += 1;
+            self.complete = match self.pieces.first() {
+                Some(&(start, _)) if start < up_to => start,
+                _ => up_to,
+            };
+            self.close_up();
+        }
+        holes
+    }
+
+    fn close_up(&mut self) {
+        let met = self.pieces.iter().take_while(|(start, _)| *start <= self.complete).count();
+        for (_, end) in self.pieces.drain(..met) {
+            self.complete = self.complete.max(end);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hole_is_told_from_reordering() {
+        let mut stream = Stream::NEW;
+        stream.sent(101, 100, 1);
+        stream.sent(1, 100, 1);
+        assert_eq!(stream.acknowledged(201), 0, "reordered");
+        stream.sent(301, 100, 201);
+        stream.sent(501, 100, 201);
+        assert_eq!(stream.acknowledged(601), 2, "two holes");
+        assert_eq!(stream.acknowledged(601), 0, "once");
+        assert_eq!(stream.acknowledged(700), 1, "nothing was seen of it");
+    }
+
+    #[test]
+    fn pieces_are_bounded() {
+        let mut stream = Stream::NEW;
+        for n in 0..10_000 {
+            stream.sent(10 + 20 * n, 10, 1);
+        }
+        assert!(stream.pieces.len() <= MAX_PIECES);
+        assert!(stream.acknowledged(300_000) > 1);
+    }
+}
