@@ -81,7 +81,7 @@ copy() {
     done
 }
 
-if [ ! -e "$cache/base.cpio.gz" ] || [ "$0" -nt "$cache/base.cpio.gz" ]; then
+if [ ! -e "$cache/base.cpio.gz" ] || [ -n "$(find "$0" -newer "$cache/base.cpio.gz")" ]; then
     base=$cache/base
     rm -rf "$base"
     mkdir -p "$base"/bin "$base"/sbin "$base"/usr/bin "$base"/usr/sbin "$base"/etc "$base"/proc "$base"/sys \

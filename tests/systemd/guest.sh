@@ -11,16 +11,21 @@ before_log=$(mktemp)
 # One thing to look at: what should be true, and the command that tells. What
 # the one before it said is in $before_log.
 look() {
-    local what=$1
+    local what=$1 begin
     shift
+    begin=$SECONDS
     mv "$log" "$before_log"
     if "$@" >"$log" 2>&1; then
-        echo "ok    $what"
+        printf 'ok    %s (%s s)\n' "$what" $((SECONDS - begin))
         echo right >>$results
     else
         echo "WRONG $what"
         echo wrong >>$results
-        { echo "\$ $*"; cat "$log"; } | sed 's/^/      /'
+        {
+            echo "\$ $*"
+            cat "$log"
+            journalctl -q -b -n 8 -o short-monotonic -u 'halfgate*' | cut -c -200
+        } | sed 's/^/      /'
     fi
 }
 no() { ! "$@"; }
@@ -98,9 +103,9 @@ no_complaint() { no grep -q . <(journalctl -q -b -u halfgate.service -u halfgate
 # While it goes on, the table must never be missing, nor must anyone get in.
 watch_begin() {
     rm -f /tmp/gaps
-    while :; do nft list table inet halfgate >/dev/null 2>&1 || echo 'the table was missing' >>/tmp/gaps; done &
+    while sleep 0.1; do nft list table inet halfgate >/dev/null 2>&1 || echo 'the table was missing' >>/tmp/gaps; done &
     watcher=$!
-    while :; do into_the_lan 1 >/dev/null 2>&1 && echo 'somebody got in' >>/tmp/gaps; done &
+    while sleep 0.1; do into_the_lan 1 >/dev/null 2>&1 && echo 'somebody got in' >>/tmp/gaps; done &
     intruder=$!
 }
 watch_end() {
@@ -160,22 +165,22 @@ first_boot() {
     look "the saved timer is there again" keeps_saved_timer
     before=$(main_process)
     kill -KILL "$before"
-    look "killed, it is started again" within 20 restarted "$before"
-    look "and works" within 5 out_of_the_lan
+    look "killed, it is started again" within 60 restarted "$before"
+    look "and works" within 10 out_of_the_lan
     look "stop" systemctl stop halfgate.service
     look "stopped, the static table holds" is_static
     look "and nobody gets out" no out_of_the_lan
     look "start" systemctl start halfgate.service
     look "started, it works" out_of_the_lan
     mkdir -p /run/systemd/system/halfgate.service.d
-    printf '[Service]\nWatchdogSec=4s\nWatchdogSignal=KILL\n' >/run/systemd/system/halfgate.service.d/hurry.conf
+    printf '[Service]\nWatchdogSec=5s\nWatchdogSignal=KILL\n' >/run/systemd/system/halfgate.service.d/hurry.conf
     systemctl daemon-reload
     systemctl restart halfgate.service
     before=$(main_process)
     sleep 6
     look "the watchdog is content with it" is "$(main_process)" "$before"
     kill -STOP "$before"
-    look "frozen, it is replaced" within 30 restarted "$before"
+    look "frozen, it is replaced" within 60 restarted "$before"
     rm -r /run/systemd/system/halfgate.service.d
     systemctl daemon-reload
     look "all that time it was closed" watch_end
@@ -211,8 +216,8 @@ second_boot() {
     watch_begin
     look "restart" systemctl restart halfgate.service
     kill -KILL "$(main_process)"
-    look "killed, it is started again" within 20 restarted "$before"
-    look "and works" within 5 out_of_the_lan
+    look "killed, it is started again" within 60 restarted "$before"
+    look "and works" within 10 out_of_the_lan
     look "stop" systemctl stop halfgate.service
     look "stopped, the static table holds" is_static
     look "start" systemctl start halfgate.service
