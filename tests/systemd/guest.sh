@@ -60,7 +60,7 @@ ground() {
     ip -n world address add $other_world_host/24 dev eth0
     ip -n lan route add default via 10.20.0.1
     ip -n world route add default via 203.0.113.1
-    sysctl -qw net.ipv4.ip_forward=1
+    sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
     for name in lan world; do
         ip netns exec $name nc -lk 80 </dev/null >/dev/null 2>&1 &
         within 20 listens $name
@@ -131,7 +131,7 @@ first_boot() {
     look "both units are active" systemctl is-active halfgate.service halfgate-static.service
     look "both units are enabled" systemctl is-enabled halfgate.service halfgate-static.service
     look "halfgate status answers" halfgate status
-    look "without a warning" no grep '^warning' "$before_log"
+    look "without a warning" no grep '^warning:' "$before_log"
     look "the diversion is nftables' own" grep "diversion nftables" <(halfgate status)
     look "from the LAN one gets out" out_of_the_lan
     look "from the world nobody gets in" no into_the_lan
