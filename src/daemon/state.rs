@@ -23,7 +23,7 @@ use crate::{
     policy::{Hooks, Live, Policy},
     sys::{
         clock::Clock,
-        table::{self, Diversion, TableError, TableSpec, TableState},
+        table::{self, Diversion, TableError, TableSpec},
     },
 };
 
@@ -316,32 +316,6 @@ impl Daemon {
         }
         state.spec = spec;
         self.adjust_sysctls(state);
-        Ok(())
-    }
-
-    /// Puts the table back if it, or a part of it, is gone. `false`: it could not
-    /// be looked at now.
-    pub fn mend_table(&self) -> bool {
-        let Some(state) = self.try_state_for(std::time::Duration::from_secs(1)) else { return false };
-        if state.closing {
-            return true;
-        }
-        if let Err(error) = table::state().and_then(|found| self.bring_back(found, &state)) {
-            log::error(format_args!("halfgate's table could not be kept in place: {error}"));
-        }
-        true
-    }
-
-    fn bring_back(&self, found: TableState, state: &State) -> Result<(), TableError> {
-        if matches!(found, TableState::Live { intact: true, .. }) {
-            return Ok(());
-        }
-        table::install(&state.spec, self.diversion)?;
-        self.tell(
-            "somebody removed halfgate's table or a part of it; it is in place again (`halfgate unload` \
-             takes it away for good)"
-                .to_owned(),
-        );
         Ok(())
     }
 

@@ -291,6 +291,22 @@ pub(super) fn count(family: Family) -> Result<usize, TableError> {
     Ok(count)
 }
 
+/// Whether all rules that there should be are there, for each family.
+pub(super) fn complete(spec: &TableSpec) -> Result<bool, TableError> {
+    let wanted = Wanted::of(spec)?;
+    for family in Family::ALL.into_iter().filter(|family| family.in_kernel()) {
+        let mut whole = false;
+        for tools in Tools::installed(family) {
+            let present = tools.ours()?;
+            whole |= wanted.lines.iter().all(|line| present.contains(line));
+        }
+        if !whole {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Removes all rules that are ours. `true` if there were any.
 pub(super) fn remove_all() -> Result<bool, TableError> {
     let mut found = false;
