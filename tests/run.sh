@@ -54,6 +54,7 @@ stage() {
     wait "$running" || status=$?
     kill -TERM -- "-$guard" 2>/dev/null
     wait "$guard" 2>/dev/null
+    kill -KILL -- "-$running" 2>/dev/null
     running=''
     if [ $((SECONDS - begin)) -ge "$most_seconds" ]; then echo "it was stopped after $most_seconds s" >>"$log"; fi
     good=$(sed -n 's/^test result: .* \([0-9]*\) passed; .*/\1/p' "$log" | paste -sd+ | sum_of)
