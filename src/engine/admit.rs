@@ -16,7 +16,7 @@ use crate::{
         key::Sender,
         tcp::{self, Kind},
     },
-    policy::{Action, Hook, Limit, OnExcess, PickupMode, RuleId},
+    policy::{Action, Hook, Limit, OnExcess, PickupMode, RuleId, limits::ResolvedLimits},
     wire::{Protocol, Segment},
 };
 
@@ -226,12 +226,8 @@ impl Context<'_> {
     /// Asks every limit that holds for one more half-open connection, and counts it.
     fn admit(&mut self, arrival: &Arrival<'_>, rule: RuleId) -> Admission {
         let mut tracker = self.engine.embryonic.lock();
-        let own = self.ruling.limits.of_rule(rule).map(|limits| (rule.0, limits));
-        let limits = [own, Some((0, self.ruling.limits.global()))];
         let mut evict: [Option<(Scope, Limit, u32)>; MAX_SCOPES] = [None; MAX_SCOPES];
-        let asked =
-            limits.into_iter().flatten().flat_map(|(group, limits)| Limit::ALL.map(|l| (group, limits, l)));
-        for (place, (group, limits, limit)) in evict.iter_mut().zip(asked) {
+        for (place, (group, limits, limit)) in evict.iter_mut().zip(self.limits_of(rule)) {
             let scope = scope_of(limit, group, &arrival.flow);
             let Some(most) = limits.limit(limit).value.filter(|most| tracker.count(&scope) >= *most) else {
                 continue;
@@ -269,19 +265,35 @@ impl Context<'_> {
         reserve(&mut tracker, rule, &arrival.flow).map_or(Admission::Full, Admission::In)
     }
 
-    /// Counts a connection that is half-open again. It was let in before, so no
-    /// limit keeps it out; the next SYN finds the count.
-    pub(super) fn count_half_open<A: Family>(&self, held: &mut Held<'_>, slot: Slot, key: &Key<A>) {
-        let Some(entry) = A::table(held.shard).get_mut(slot) else { return };
+    /// Counts a connection that is half-open again. `false`: a limit has no room for
+    /// it; nobody is evicted for a SYN-ACK.
+    pub(super) fn count_half_open<A: Family>(&self, held: &mut Held<'_>, slot: Slot, key: &Key<A>) -> bool {
+        let Some(entry) = A::table(held.shard).get_mut(slot) else { return false };
         let connection = &mut entry.connection;
         if connection.embryo.is_some() {
-            return;
+            return true;
         }
         let at = Whereabouts { shard: held.number, ipv6: A::IPV6, slot };
+        let (flow, rule) = (key.flow(connection.opener), RuleId(connection.rule));
         let mut tracker = self.engine.embryonic.lock();
-        let flow = key.flow(connection.opener);
-        let reservation = reserve(&mut tracker, RuleId(connection.rule), &flow);
+        let reached = self.limits_of(rule).any(|(group, limits, limit)| {
+            let most = limits.limit(limit).value.filter(|_| !limits.shadow);
+            most.is_some_and(|most| tracker.count(&scope_of(limit, group, &flow)) >= most)
+        });
+        if reached {
+            return false;
+        }
+        let reservation = reserve(&mut tracker, rule, &flow);
         connection.embryo = reservation.and_then(|reservation| tracker.settle(reservation, at));
+        connection.embryo.is_some()
+    }
+
+    /// Every limit that holds for a half-open connection of a rule: the rule's own in
+    /// its group, then the rule set's.
+    fn limits_of(&self, rule: RuleId) -> impl Iterator<Item = (u16, ResolvedLimits, Limit)> + use<> {
+        let own = self.ruling.limits.of_rule(rule).map(|limits| (rule.0, limits));
+        let all = [own, Some((0, self.ruling.limits.global()))];
+        all.into_iter().flatten().flat_map(|(group, limits)| Limit::ALL.map(|limit| (group, limits, limit)))
     }
 
     /// Drops a packet and has its sender told: TCP by the RST that RFC 9293 §3.10.7.1

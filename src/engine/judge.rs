@@ -138,12 +138,23 @@ impl Context<'_> {
     ) -> Option<Verdict> {
         let now = self.now;
         let connection = &mut A::table(held.shard).get_mut(slot)?.connection;
+        // Only a handshake that begins anew may have to be taken back.
+        let unchanged = connection.stale_syn.map(|_| *connection);
         let before = connection.phase;
         let direction = sender.direction(connection.opener);
         match arrival.content {
             Content::Tcp(kind, segment) => match tcp::step(connection, direction, kind, &segment, now) {
                 Outcome::Pass | Outcome::Stale => {}
-                Outcome::Reborn => self.count_half_open::<A>(held, slot, key),
+                Outcome::Reborn => {
+                    if !self.count_half_open::<A>(held, slot, key) {
+                        if let (Some(entry), Some(unchanged)) =
+                            (A::table(held.shard).get_mut(slot), unchanged)
+                        {
+                            entry.connection = unchanged;
+                        }
+                        return Some(Verdict::Drop(DropReason::Limit));
+                    }
+                }
                 Outcome::Reopen => {
                     self.end::<A>(held, slot, false, CloseReason::Replaced, true);
                     return None;

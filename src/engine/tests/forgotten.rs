@@ -82,3 +82,20 @@ fn what_was_under_way_when_a_connection_was_met_may_be_acknowledged() {
     lab.pass(&[client(".", 100).ack(50_001)]);
     assert_eq!(lab.engine.counters().phases.iter().find(|p| p.0 == "half_closed").unwrap().1, 1);
 }
+
+/// A handshake that begins anew is half-open like any other: where a limit has no
+/// room for it, its SYN-ACK is dropped and the table stays as it was.
+#[test]
+fn a_handshake_that_begins_anew_passes_no_limit() {
+    let mut settings = open_settings();
+    settings.limits.total = Some(1);
+    let mut lab = Lab::with(settings, Vec::new());
+    lab.handshake();
+    lab.client.1 += 1;
+    lab.pass(&[client("S", 0)]);
+    lab.client.1 -= 1;
+    lab.pass(&[client("S", AGAIN)]);
+    lab.dropped(server("S.", 700_000).ack(AGAIN + 1), DropReason::Limit);
+    assert_eq!((lab.phase(), lab.engine.counters().embryonic), (Some(Phase::Established), 1));
+    lab.pass(&[client("P.", 1).ack(1).len(10)]);
+}
