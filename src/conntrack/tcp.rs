@@ -301,9 +301,11 @@ fn note_challenge(connection: &mut Connection, direction: Direction, segment: &S
 }
 
 /// Remembers a SYN that changes nothing by itself. Only the opener's: whether the
-/// other end may open a connection is for the rules to say.
+/// other end may open a connection is for the rules to say. And not a late duplicate
+/// of the SYN that opened this one, or with a late SYN-ACK it would begin again.
 fn note_stale_syn(connection: &mut Connection, direction: Direction, kind: Kind, segment: &Segment) {
-    if kind == Kind::Syn && direction == Direction::Original {
+    let another = segment.seq != connection.original.iss;
+    if kind == Kind::Syn && direction == Direction::Original && another {
         connection.stale_syn = Some(StaleSyn::of(segment));
     }
 }

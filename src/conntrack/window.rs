@@ -7,7 +7,7 @@
 //! 1. SEG.SEQ            <= S.max_end                  not beyond R's window
 //! 2. SEG.SEQ + SEG.LEN  >= S.end - R.max_win          not older than R's window
 //! 3. SEG.ACK            <= R.end                      acknowledges only what R sent
-//!    (a connection met mid-stream: <= R.max_end, R may have sent it before)
+//!    (a connection met mid-stream: R may have sent more before it was met)
 //! 4. SEG.ACK            >= R.end - 2 max(S.max_win, 66000)   not too old: R's
 //!    SND.UNA is at least one window below R.end, and RFC 5961 §5.2 lets an
 //!    acknowledgement be another window older
@@ -27,6 +27,12 @@ const MAX_REACH: u32 = 1 << 30;
 /// The shift used where the handshake was not seen: the largest that is legal
 /// (RFC 7323 §2.3), so that nothing legal fails the test.
 const UNKNOWN_SCALE: u8 = 14;
+
+/// The largest window that is legal, for one that was not seen.
+const UNKNOWN_WINDOW: u32 = (u16::MAX as u32) << UNKNOWN_SCALE;
+
+/// How much an end may have sent before it was met.
+const UNDER_WAY: u32 = 1 << 29;
 
 /// One end of a TCP connection, as its own segments show it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -195,7 +201,8 @@ impl Half {
         let mut half = Self {
             iss: segment.seq.minus(1),
             end: segment.end(),
-            max_end: segment.end().plus(max_win),
+            // The window that the other end has offered is not known yet.
+            max_end: segment.end().plus(UNKNOWN_WINDOW),
             max_win,
             scale: UNKNOWN_SCALE,
             seen,
@@ -209,15 +216,15 @@ impl Half {
     /// The other end of one met mid-stream: known only by what was acknowledged.
     #[must_use]
     pub fn behind_pickup(segment: &Segment) -> Self {
-        let window = u32::from(u16::MAX) << UNKNOWN_SCALE;
         let mut seen = Seen::SYN;
         seen.add(Seen::MET);
         Self {
             iss: segment.ack.minus(1),
             end: segment.ack,
-            max_end: segment.ack.plus((u32::from(segment.window) << UNKNOWN_SCALE).max(1)),
+            // What is under way may have been sent under a larger window than this.
+            max_end: segment.ack.plus(UNKNOWN_WINDOW),
             ack: segment.seq,
-            max_win: window,
+            max_win: UNKNOWN_WINDOW,
             scale: UNKNOWN_SCALE,
             seen,
             ..Self::default()
@@ -245,7 +252,7 @@ impl Half {
     /// The highest number that the other end can acknowledge.
     const fn highest_ack(&self) -> SeqNum {
         if self.seen.has(Seen::MET) && !self.seen.has(Seen::FIN) {
-            self.end.latest(self.max_end)
+            self.end.latest(self.iss.plus(UNDER_WAY))
         } else {
             self.end
         }
@@ -314,6 +321,10 @@ pub fn learn(sender: &mut Half, receiver: &mut Half, segment: &Segment) {
         if receiver.seen.has(Seen::MET) {
             // It sent this before it was met.
             receiver.end = receiver.end.latest(segment.ack);
+            if receiver.end.since(receiver.iss) > UNDER_WAY {
+                // What it sent before is long past.
+                receiver.seen.clear(Seen::MET);
+            }
         }
         // A zero window is probed with one octet (RFC 9293 §3.8.6.1).
         receiver.max_end = receiver.max_end.latest(segment.ack.plus(window.max(1)));

@@ -54,6 +54,17 @@ fn a_forged_syn_or_syn_ack_moves_nothing() {
     lab.pass(&[client("P.", 1).ack(1).len(10), server(".", 1).ack(11)]);
 }
 
+/// A duplicate of the handshake that comes late is not a new one.
+#[test]
+fn late_duplicates_of_the_handshake_change_nothing() {
+    for phase in [Phase::Established, Phase::FinWait, Phase::HalfClosed] {
+        let mut lab = Lab::in_phase(phase);
+        lab.pass(&[server("P.", 1).ack(1).len(1000), client("S", 0), server("S.", 0).ack(1)]);
+        assert_eq!(lab.phase(), Some(phase));
+        lab.pass(&[server("P.", 1001).ack(1).len(1000)]);
+    }
+}
+
 /// What one end sent before this gateway met the connection is acknowledged after.
 #[test]
 fn what_was_under_way_when_a_connection_was_met_may_be_acknowledged() {
@@ -69,8 +80,15 @@ fn what_was_under_way_when_a_connection_was_met_may_be_acknowledged() {
         client(".", 100).ack(50_000).window(500),
         server(".", 50_000).ack(100).len(1448),
     ]);
-    // Not beyond any window that was offered.
-    lab.dropped(client(".", 100).ack(50_000 + (500 << 14) + 1), DropReason::AckBeyond);
+    // No window is as large as that.
+    lab.dropped(client(".", 100).ack(5_000 + (1 << 29)), DropReason::AckBeyond);
+    // Met by an acknowledgement that closes the window: what was sent before still comes.
+    let mut lab = Lab::with(settings.clone(), Vec::new());
+    lab.pass(&[
+        client(".", 100).ack(5_000).window(0),
+        server(".", 90_000).ack(100).len(1448).window(0),
+        client(".", 500_000).ack(5_000).window(0),
+    ]);
     // Met by a retransmission of old data.
     let mut lab = Lab::with(settings, Vec::new());
     lab.pass(&[
