@@ -265,10 +265,7 @@ fn legacy(header: &PcapHeader) -> Interface {
 ///
 /// # Errors
 /// [`Broken`], wherever the file can't be read on; the frames before were given.
-pub(super) fn read(
-    path: &Path,
-    each: &mut impl FnMut(Place, &Frame<'_>),
-) -> Result<Place, Broken> {
+pub(super) fn read(path: &Path, each: &mut impl FnMut(Place, &Frame<'_>)) -> Result<Place, Broken> {
     let mut reading = Reading { path, place: Place::default(), interfaces: Vec::new() };
     let file = File::open(path)
         .and_then(|file| {

@@ -63,7 +63,10 @@ mod tests {
 
     #[test]
     fn the_bar_is_as_full_as_the_file_is_read() {
-        assert_eq!(bar("a.pcap", 1_500_000, 50, 100), format!("a.pcap [{0}{1}]  50 %  1.5 M packets", "#".repeat(15), ".".repeat(15)));
+        assert_eq!(
+            bar("a.pcap", 1_500_000, 50, 100),
+            format!("a.pcap [{0}{1}]  50 %  1.5 M packets", "#".repeat(15), ".".repeat(15))
+        );
         assert_eq!(bar("-", 300_000, 50, 0), "- 0.3 M packets");
         assert!(bar("grew", 1, 300, 100).contains("100 %"));
     }

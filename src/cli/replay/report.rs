@@ -99,11 +99,14 @@ fn differs(one: &Outcome, other: &Outcome) -> bool {
 /// Where two rule files part.
 fn why(row: &Row, one: &Outcome, other: &Outcome, sides: &[Side], paths: &Paths) -> String {
     let Some((packet, [first, second])) = row.differs else {
-        let reason = |outcome: &Outcome| outcome.close_reason.clone().unwrap_or_else(|| "still open".to_owned());
+        let reason =
+            |outcome: &Outcome| outcome.close_reason.clone().unwrap_or_else(|| "still open".to_owned());
         return format!("the same verdicts, but {} instead of {}", reason(other), reason(one));
     };
     let told = |side: &Side, verdict: Verdict, outcome: &Outcome| match verdict {
-        Verdict::Accept => outcome.rule.as_ref().map_or("accept".to_owned(), |rule| format!("accept by rule {rule}")),
+        Verdict::Accept => {
+            outcome.rule.as_ref().map_or("accept".to_owned(), |rule| format!("accept by rule {rule}"))
+        }
         Verdict::Drop(DropReason::Rule) => format!("drop by rule {}", side.rule(paths, &row.flow)),
         Verdict::Reset(DropReason::Rule) => format!("reset by rule {}", side.rule(paths, &row.flow)),
         Verdict::Drop(reason) => format!("drop ({})", reason.name()),

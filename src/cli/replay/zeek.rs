@@ -21,15 +21,14 @@ const TOO_FAR: i64 = 1 << 20;
 
 /// TCP ports that are servers' (those for which Zeek has an analyzer).
 const TCP_SERVERS: [u16; 52] = [
-    20, 21, 22, 25, 53, 80, 81, 88, 102, 110, 113, 135, 139, 143, 389, 443, 445, 502, 514, 563, 585, 587, 614,
-    631, 636, 989, 990, 992, 993, 995, 1080, 1434, 1883, 2811, 3128, 3268, 3306, 3389, 5060, 5222, 5223, 5269,
-    5432, 6379, 6666, 6667, 6668, 6669, 8000, 8080, 8888, 20000,
+    20, 21, 22, 25, 53, 80, 81, 88, 102, 110, 113, 135, 139, 143, 389, 443, 445, 502, 514, 563, 585, 587,
+    614, 631, 636, 989, 990, 992, 993, 995, 1080, 1434, 1883, 2811, 3128, 3268, 3306, 3389, 5060, 5222, 5223,
+    5269, 5432, 6379, 6666, 6667, 6668, 6669, 8000, 8080, 8888, 20000,
 ];
 
 /// UDP ports that are servers'.
-const UDP_SERVERS: [u16; 20] = [
-    53, 67, 68, 88, 123, 137, 138, 161, 162, 389, 443, 514, 1812, 2123, 3544, 4011, 5060, 5353, 5355, 20000,
-];
+const UDP_SERVERS: [u16; 20] =
+    [53, 67, 68, 88, 123, 137, 138, 161, 162, 389, 443, 514, 1812, 2123, 3544, 4011, 5060, 5353, 5355, 20000];
 
 /// What one end has done, by its own packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -156,8 +155,7 @@ impl End {
 
     /// Established, or closed after it was.
     fn is_clean(&self) -> bool {
-        self.state == State::Established
-            || (self.state == State::Closed && self.before == State::Established)
+        self.state == State::Established || (self.state == State::Closed && self.before == State::Established)
     }
 
     fn notes(&mut self, what: Once) -> bool {
