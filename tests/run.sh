@@ -12,7 +12,7 @@ set -uo pipefail
 
 [ "$(id -u)" = 0 ] || die "network namespaces need root: run it with sudo."
 if [ "${1:-}" = --captures ]; then
-    [ $# -ge 2 ] && [ -e "$2/expected.tsv" ] || die "--captures needs a folder with expected.tsv."
+    [ -e "${2:-}/expected.tsv" ] || die "--captures needs a folder with expected.tsv."
     HALFGATE_CAPTURES=$(realpath "$2") && export HALFGATE_CAPTURES
     shift 2
 fi

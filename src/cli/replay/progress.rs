@@ -31,7 +31,7 @@ impl Progress {
 
     /// Called with every packet; cheap.
     pub(super) fn at(&mut self, packets: u64, offset: u64) {
-        if packets % EVERY == 0 && self.is_shown {
+        if packets.is_multiple_of(EVERY) && self.is_shown {
             let _ = write!(io::stderr().lock(), "\r{}\x1b[K", bar(&self.name, packets, offset, self.octets));
             self.is_drawn = true;
         }

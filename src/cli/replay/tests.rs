@@ -50,7 +50,7 @@ fn packets() -> Vec<Vec<u8>> {
         back().seq(SeqNum(500)).ack(SeqNum(111)).flags(Flags::FIN),
         there().seq(SeqNum(111)).ack(SeqNum(501)),
     ];
-    all.into_iter().map(|segment| segment.build().bytes.clone()).collect()
+    all.into_iter().map(|segment| segment.build().bytes).collect()
 }
 
 /// What stands before the IP packet on each link layer: its number and octets.
@@ -179,7 +179,7 @@ fn a_truncated_capture_says_where_and_keeps_what_was_read() {
 fn broken_captures_are_refused_in_words() {
     let paths = Paths::default();
     let good = pcap(1, &links()[0].1, &packets());
-    let mut absurd = good.clone();
+    let mut absurd = good;
     // The second record claims to hold four gigabytes.
     let second = 24 + 16 + 14 + packets()[0].len();
     absurd[second + 8..second + 12].fill(0xff);
@@ -248,7 +248,7 @@ fn timers_fire_between_packets_and_rules_part_ways() {
 fn what_was_never_tracked_is_listed_without_a_phase() {
     let paths = Paths::default();
     let null = SegmentBuilder::new(tuple()).seq(SeqNum(5)).build();
-    let mut bytes = null.bytes.clone();
+    let mut bytes = null.bytes;
     bytes[33] = 0; // No control bits at all; the checksum is not looked at first.
     let file = Temporary::new(&pcap(101, &[], &[bytes, packets()[3].clone()]));
     let (replay, result) = replayed(&file.0, &paths, &[open()]);
@@ -262,7 +262,7 @@ fn what_was_never_tracked_is_listed_without_a_phase() {
 fn options_that_a_short_snapshot_cut_off_do_not_hide_a_syn() {
     let paths = Paths::default();
     let syn = SegmentBuilder::new(tuple()).flags(Flags::SYN).seq(SeqNum(99)).mss(1460).build();
-    let mut file = pcap(101, &[], &[syn.bytes.clone()]);
+    let mut file = pcap(101, &[], std::slice::from_ref(&syn.bytes));
     file.truncate(file.len() - 2);
     let captured = u32::try_from(syn.bytes.len() - 2).unwrap();
     file[24 + 8..24 + 12].copy_from_slice(&captured.to_le_bytes());

@@ -2,9 +2,15 @@
 
 use super::*;
 
+/// Direction and control bits, sequence number, acknowledgement, octets of data.
+type Given = (&'static str, u32, u32, u32);
+
+/// State, history, packets after the handshake.
+type Told = (&'static str, &'static str, &'static [Given]);
+
 /// A connection whose packets are given as `>` or `<` (from the originator or the
 /// responder), control bits, sequence number, acknowledgement and octets of data.
-fn told(packets: &[(&str, u32, u32, u32)]) -> (&'static str, String) {
+fn told(packets: &[Given]) -> (&'static str, String) {
     let mut connection = Connection::new(false);
     for (what, seq, ack, payload) in packets {
         let mut letters = what.chars();
@@ -24,15 +30,15 @@ fn told(packets: &[(&str, u32, u32, u32)]) -> (&'static str, String) {
     (connection.state(), connection.history().to_owned())
 }
 
-const HANDSHAKE: [(&str, u32, u32, u32); 3] = [(">S", 99, 0, 0), ("<SA", 499, 100, 0), (">A", 100, 500, 0)];
+const HANDSHAKE: [Given; 3] = [(">S", 99, 0, 0), ("<SA", 499, 100, 0), (">A", 100, 500, 0)];
 
-fn after_handshake(more: &[(&str, u32, u32, u32)]) -> (&'static str, String) {
+fn after_handshake(more: &[Given]) -> (&'static str, String) {
     told(&[&HANDSHAKE[..], more].concat())
 }
 
 #[test]
 fn states_are_made_by_both_ends() {
-    let cases: [(&str, &str, &[(&str, u32, u32, u32)]); 8] = [
+    let cases: [Told; 8] = [
         ("S1", "ShA", &[]),
         ("S2", "ShAF", &[(">FA", 100, 500, 0)]),
         ("S3", "ShAf", &[("<FA", 500, 100, 0)]),
