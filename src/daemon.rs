@@ -22,6 +22,7 @@ pub mod outlet;
 pub mod protocol;
 pub mod rules;
 pub mod saved;
+pub mod seats;
 pub mod sender;
 pub mod session;
 pub mod shared;
