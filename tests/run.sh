@@ -23,26 +23,47 @@ mapfile -t packages < <(missing_packages \
     nft=nftables iptables=iptables ip=iproute2 conntrack=conntrack ping=iputils-ping traceroute=traceroute \
     tcpdump=tcpdump hping3=hping3 iperf3=iperf3 curl=curl unshare=util-linux sysctl=procps cc=gcc \
     shellcheck=shellcheck systemd-analyze=systemd qemu-system-x86_64=qemu-system-x86 busybox=busybox-static \
-    cpio=cpio)
+    cpio=cpio depmod=kmod strip=binutils debootstrap=debootstrap mke2fs=e2fsprogs ssh-keygen=openssh-client)
 if [ ! -e /usr/include/stdio.h ]; then packages+=(libc6-dev); fi
+if [ ! -e /etc/ssl/certs/ca-certificates.crt ]; then packages+=(ca-certificates); fi
 install_packages "${packages[@]}"
 find_cargo
+find_cargo_style
 if ! cargo deny --version >/dev/null 2>&1; then
-    say "installing cargo-deny"
-    cargo install --locked cargo-deny >/dev/null 2>&1 || say "cargo-deny could not be installed; its stage will fail"
+    say "building cargo-deny (once; ten minutes)"
+    cargo install --quiet --locked --version '^0.20' cargo-deny ||
+        say "cargo-deny could not be installed; its stage will fail"
+    PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
 fi
 
+built=${CARGO_TARGET_DIR:-$here/target}/debug
 logs=$(mktemp -d) || die "could not make a directory for the logs."
+running=''
+# No stage outlives the suite, nor an hour's quarter.
 trap 'rm -rf "$logs"' EXIT
-passed=0 failed=0 failures=() targets=()
+trap 'if [ -n "$running" ]; then kill -TERM -- "-$running"; fi; exit 130' INT TERM
+most_seconds=900
+passed=0 failed=0 failures=()
 
 # One stage: name, command. What it says is shown only if it fails. Tests that
 # cargo counts are counted one by one, any other stage as one.
 stage() {
-    local name=$1 log=$logs/log begin=$SECONDS status=0 good bad
+    local name=$1 log=$logs/log begin=$SECONDS status=0 good bad guard
     shift
     printf '%-44s' "$name"
-    "$@" >"$log" 2>&1 </dev/null || status=$?
+    # In process groups of their own, so that what they started ends with them.
+    set -m
+    "$@" >"$log" 2>&1 </dev/null &
+    running=$!
+    { sleep "$most_seconds"; kill -TERM -- "-$running"; sleep 10; kill -KILL -- "-$running"; } >/dev/null 2>&1 &
+    guard=$!
+    set +m
+    wait "$running" || status=$?
+    kill -TERM -- "-$guard" 2>/dev/null
+    wait "$guard" 2>/dev/null
+    kill -KILL -- "-$running" 2>/dev/null
+    running=''
+    if [ $((SECONDS - begin)) -ge "$most_seconds" ]; then echo "it was stopped after $most_seconds s" >>"$log"; fi
     good=$(sed -n 's/^test result: .* \([0-9]*\) passed; .*/\1/p' "$log" | paste -sd+ | sum_of)
     bad=$(sed -n 's/^test result: .* \([0-9]*\) failed; .*/\1/p' "$log" | paste -sd+ | sum_of)
     if [ "$status" -eq 0 ] && [ $((good + bad)) -eq 0 ]; then good=1; fi
@@ -72,30 +93,46 @@ scripts() {
 
 documentation() { RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked; }
 
+# Every file of the tree, and what is in it.
+tree() {
+    find . \( -path ./target -o -path ./.git \) -prune -o -type f -print0 | LC_ALL=C sort -z | xargs -0 cksum
+}
+# Proptest's and insta's findings, profiles, forgotten scratch files.
+untouched() { diff "$logs/tree" <(tree); }
+
+build() { cargo test --locked --no-run --all-targets; }
+# The test targets as cargo just built them: none can be forgotten.
+targets() {
+    cargo test --locked --no-run 2>&1 </dev/null | sed -n 's|^ *Executable tests/.*/\([^/]*\)-[0-9a-f]*)$|\1|p'
+}
+
 # The units as installed, but with the program that was just built.
 units() {
     local unit
     mkdir -p "$logs/units" || return 1
     for unit in packaging/*.service; do
-        sed "s|/usr/local/sbin/halfgate|$PWD/target/debug/halfgate|" "$unit" >"$logs/units/${unit##*/}" || return 1
+        sed "s|/usr/local/sbin/halfgate|$built/halfgate|" "$unit" >"$logs/units/${unit##*/}" || return 1
     done
     systemd-analyze verify --man=no "$logs"/units/*.service
 }
 
-installing() { tests/install.sh target/debug/halfgate; }
+installing() { tests/install.sh "$built/halfgate"; }
+real_systemd() { tests/systemd/run.sh "$built/halfgate"; }
 
 rule_files() {
-    target/debug/halfgate check rules/*.yaml && target/debug/halfgate test rules/*.yaml
+    "$built/halfgate" check rules/*.yaml && "$built/halfgate" test rules/*.yaml
 }
 
 # That it runs and measures; the figures of a loaded machine prove nothing.
 bench() {
     printf 'version: 1\nhooks: [forward]\ndefault: accept\nrules: []\n' >"$logs/bench.yaml"
     tests/bench/stream.sh --runs 1 --seconds 1 --own-rules -- \
-        "$PWD/target/debug/halfgate" --socket "$logs/bench.sock" run "$logs/bench.yaml"
+        "$built/halfgate" --socket "$logs/bench.sock" run "$logs/bench.yaml"
 }
 
-lab() { target/debug/halfgate lab; }
+lab() { "$built/halfgate" lab; }
+
+tree >"$logs/tree"
 
 say "style"
 stage 'cargo fmt' cargo fmt --check
@@ -105,26 +142,25 @@ stage 'shellcheck' scripts
 stage 'licences, bans, sources' cargo deny check licenses bans sources
 
 say "tests"
-stage 'build' cargo test --locked --no-run
-# Each test of the gateway waits most of its time: more of them than cores.
-for target in tests/*.rs tests/*/main.rs; do
-    [ -e "$target" ] || continue
-    name=${target#tests/} name=${name%/main.rs} name=${name%.rs}
-    targets+=("$name")
-done
-stage 'unit tests' cargo test --locked --no-fail-fast --lib --bins
-for name in "${targets[@]}"; do
+stage 'build' build
+stage 'unit tests' cargo test --locked --no-fail-fast --lib --bins --examples
+mapfile -t names < <(targets)
+for name in "${names[@]}"; do
     threads=$(nproc)
+    # Each test of the gateway waits most of its time: more of them than cores.
     if [ "$name" = gateway ]; then threads=6; fi
     stage "tests/$name" cargo test --locked --test "$name" -- --test-threads "$threads"
 done
 stage 'documentation tests' cargo test --locked --doc
+
 say "the whole"
 stage 'rule files' rule_files
 stage 'systemd units' units
 stage 'install and uninstall' installing
+stage 'a real systemd' real_systemd
 stage 'halfgate lab' lab
 stage 'benchmark (smoke)' bench
+stage 'the tree is as it was' untouched
 
 if [ ${#failures[@]} -gt 0 ]; then printf 'failed: %s\n' "${failures[@]}"; fi
 printf '%d passed, %d failed (%d s)\n' "$passed" "$failed" "$SECONDS"

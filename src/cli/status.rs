@@ -91,6 +91,10 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
             ),
         ),
     ];
+    rows.push((
+        "kernel",
+        format!("{} refused with RST or ICMP, {} dropped unjudged", status.refused, status.missed),
+    ));
     for queue in &status.queues {
         rows.push((
             "queue",
@@ -198,6 +202,7 @@ mod tests {
         daemon: halfgate 0.1.0, process 42, up 1h1m1s
         rules: /etc/halfgate/rules.yaml (3 rules, default drop) since 2026-01-01T00:00:00.000Z
         table: installed, hooks forward input, diversion xtables NFQUEUE, fail closed
+        kernel: 0 refused with RST or ICMP, 0 dropped unjudged
         queue: 1 (syn): 0 waiting, 2 lost when full, 0 lost at the socket
         connections: 7 of 1000000, 1 half-open; 0 opened, 0 closed (established 6, syn_sent 1)
         packets: 10 (2.0 KiB): 0 accepted, 0 dropped, 0 reset

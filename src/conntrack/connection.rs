@@ -7,7 +7,7 @@ use super::{
     embryonic::EmbryoId,
     key::Sender,
     time::{Instant, Stamp},
-    window::Half,
+    window::{Half, StaleSyn},
 };
 
 /// Packets and octets of one direction.
@@ -55,6 +55,8 @@ pub struct Connection {
     pub first_fin: Stamp,
     /// An RST in window but not exact that nobody has answered yet (RFC 5961 §3).
     pub unverified_rst: Option<Stamp>,
+    /// TCP: the opener's SYN that may turn out to begin a new connection.
+    pub stale_syn: Option<StaleSyn>,
     /// TCP: the opener's half.
     pub original: Half,
     /// TCP: the other half.
@@ -83,6 +85,7 @@ impl Connection {
             refreshed: stamp,
             first_fin: stamp,
             unverified_rst: None,
+            stale_syn: None,
             original: Half::default(),
             reply: Half::default(),
             original_tally: Tally::default(),

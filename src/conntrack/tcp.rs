@@ -20,7 +20,7 @@
 use super::{
     Connection, Direction, Instant, Phase, Stamp,
     key::Sender,
-    window::{self, Half, Outside, Seen},
+    window::{self, Half, Outside, Seen, StaleSyn},
 };
 use crate::wire::{Flags, Segment, SeqNum};
 
@@ -200,6 +200,9 @@ pub enum Outcome {
     /// It passes and changes nothing: an old duplicate, or an end that has
     /// forgotten the connection.
     Stale,
+    /// It passes: a SYN-ACK to an opener's SYN that was stale here. Both ends have
+    /// forgotten this connection and begin another one under its rule.
+    Reborn,
     /// It begins a new connection in place of this one.
     Reopen,
     /// It is dropped and changes nothing.
@@ -244,11 +247,16 @@ pub fn step(
     match meaning {
         Meaning::Never => Outcome::Invalid(Invalid::Unexpected(kind, phase)),
         Meaning::Stale => {
+            if kind == Kind::SynAck && answers_stale_syn(connection, direction, segment) {
+                return be_reborn(connection, segment, now);
+            }
             note_challenge(connection, direction, segment);
+            note_stale_syn(connection, direction, kind, segment);
             Outcome::Stale
         }
         Meaning::Cross => {
             connection.reply = Half { ack: connection.reply.ack, ..Half::at_syn(segment) };
+            connection.reply.offered(connection.original.max_win);
             connection.enter(Phase::SynReceived, now);
             settle(connection);
             Outcome::Pass
@@ -265,7 +273,13 @@ pub fn step(
             connection.enter(Phase::Reset, now);
             Outcome::Pass
         }
-        Meaning::Reopen => reopen(connection, direction, segment),
+        Meaning::Reopen => {
+            let outcome = reopen(connection, direction, segment);
+            if outcome == Outcome::Stale {
+                note_stale_syn(connection, direction, kind, segment);
+            }
+            outcome
+        }
         Meaning::Rst => reset(connection, direction, segment, now),
         Meaning::Data => data(connection, direction, kind, segment, now),
     }
@@ -286,6 +300,32 @@ fn note_challenge(connection: &mut Connection, direction: Direction, segment: &S
     }
 }
 
+/// Remembers a SYN that changes nothing by itself. Only the opener's: whether the
+/// other end may open a connection is for the rules to say. And not a late duplicate
+/// of the SYN that opened this one, or with a late SYN-ACK it would begin again.
+fn note_stale_syn(connection: &mut Connection, direction: Direction, kind: Kind, segment: &Segment) {
+    let another = segment.seq != connection.original.iss;
+    if kind == Kind::Syn && direction == Direction::Original && another {
+        connection.stale_syn = Some(StaleSyn::of(segment));
+    }
+}
+
+fn answers_stale_syn(connection: &Connection, direction: Direction, segment: &Segment) -> bool {
+    direction == Direction::Reply && connection.stale_syn.is_some_and(|syn| syn.is_acked_by(segment.ack))
+}
+
+/// Both ends are in a new handshake (RFC 9293 §3.10.7.4 would have had the server
+/// challenge the SYN if it still knew the old connection).
+fn be_reborn(connection: &mut Connection, segment: &Segment, now: Instant) -> Outcome {
+    let Some(syn) = connection.stale_syn.take() else { return Outcome::Stale };
+    connection.original = Half::at_stale(&syn);
+    connection.unverified_rst = None;
+    // Also where it was in `syn_received`: it is another handshake.
+    connection.refresh(now);
+    answer(connection, segment, now);
+    Outcome::Reborn
+}
+
 fn answer(connection: &mut Connection, segment: &Segment, now: Instant) -> Outcome {
     if !connection.original.is_acked_by(segment.ack) {
         // An old SYN-ACK: the opener answers it with an RST (RFC 9293 §3.10.7.3).
@@ -293,6 +333,7 @@ fn answer(connection: &mut Connection, segment: &Segment, now: Instant) -> Outco
         return Outcome::Stale;
     }
     connection.reply = Half::at_syn(segment);
+    connection.reply.offered(connection.original.max_win);
     settle(connection);
     let window = u32::from(segment.window).max(1);
     connection.original.max_end = connection.original.max_end.latest(segment.ack.plus(window));
@@ -317,6 +358,9 @@ fn repeat(
     let phase = connection.phase;
     let (sender, receiver) = connection.halves(direction);
     if kind == Kind::SynAck && !receiver.is_acked_by(segment.ack) {
+        if answers_stale_syn(connection, direction, segment) {
+            return be_reborn(connection, segment, now);
+        }
         return Outcome::Invalid(Invalid::BadAck);
     }
     if !sender.seen.has(Seen::SYN) || sender.iss != segment.seq {
@@ -328,9 +372,11 @@ fn repeat(
             Kind::Ack | Kind::Fin | Kind::Rst => false,
         };
         if !restart {
+            note_stale_syn(connection, direction, kind, segment);
             return Outcome::Stale;
         }
         *sender = Half::at_syn(segment);
+        sender.offered(receiver.max_win);
         if kind == Kind::SynAck {
             settle(connection);
         }
@@ -379,9 +425,10 @@ fn reopen(connection: &Connection, direction: Direction, segment: &Segment) -> O
     if segment.seq.after(sender.end) || newer_time { Outcome::Reopen } else { Outcome::Stale }
 }
 
-/// The three-way test of RFC 5961 §3, as far as the middle can make it: what the
-/// receiver expects next lies between its last acknowledgement and the highest
-/// number that its peer has sent.
+/// The three-way test of RFC 5961 §3, as far as the middle can make it. Exact is
+/// what the receiver has last acknowledged (it has not got more, or its ACK is
+/// still under way), or the highest number that its peer has sent (it has all of
+/// it). Between them only the receiver knows, and answers.
 fn reset(connection: &mut Connection, direction: Direction, segment: &Segment, now: Instant) -> Outcome {
     let phase = connection.phase;
     let (sender, receiver) = connection.halves(direction);
@@ -393,20 +440,26 @@ fn reset(connection: &mut Connection, direction: Direction, segment: &Segment, n
     } else {
         sender.end
     };
-    let exact = segment.seq.after_or_at(expected_from) && segment.seq.before_or_at(sender.end);
-    let inside = segment.seq.after_or_at(expected_from) && segment.seq.before_or_at(sender.max_end);
+    if matches!(phase, Phase::TimeWait | Phase::Reset) {
+        // It changes nothing. An end that is gone answers everything that was still
+        // under way to it, with numbers that may be a window old.
+        let oldest = sender.end.minus(receiver.max_win).minus(1);
+        let known = segment.seq.after_or_at(oldest) && segment.seq.before_or_at(sender.max_end);
+        return if known { Outcome::Pass } else { Outcome::Invalid(Invalid::BadRst) };
+    }
+    let exact = segment.seq == expected_from || segment.seq == sender.end;
+    let highest = sender.max_end.latest(sender.end);
+    let inside = segment.seq.after_or_at(expected_from) && segment.seq.before_or_at(highest);
     if !inside && !exact {
         return Outcome::Invalid(Invalid::BadRst);
-    }
-    if matches!(phase, Phase::TimeWait | Phase::Reset) {
-        return Outcome::Pass;
     }
     if exact {
         sender.seen.add(Seen::RST);
         connection.unverified_rst = None;
         connection.enter(Phase::Reset, now);
-    } else if connection.unverified_rst.is_none() {
-        connection.unverified_rst = Some(Stamp::of(now));
+    } else {
+        sender.seen.add(Seen::DOUBTED);
+        connection.unverified_rst.get_or_insert(Stamp::of(now));
     }
     Outcome::Pass
 }
@@ -437,6 +490,9 @@ fn data(
     if probe {
         sender.seen.add(Seen::PROBE);
     }
+    // Whoever was told to reset and still speaks has not been (RFC 5961 §3.2).
+    let vouches = receiver.seen.has(Seen::DOUBTED);
+    receiver.seen.clear(Seen::DOUBTED);
     let still_sends = !sender.seen.has(Seen::FIN);
     window::learn(sender, receiver, segment);
     let new_fin = kind == Kind::Fin && still_sends;
@@ -447,7 +503,9 @@ fn data(
     if first_fin {
         connection.first_fin = Stamp::of(now);
     }
-    connection.unverified_rst = None;
+    if vouches {
+        connection.unverified_rst = None;
+    }
     let next = next_phase(connection);
     connection.enter(next, now);
     if refreshes(

@@ -155,22 +155,23 @@ impl Wheel {
         }
     }
 
-    /// Moves the hand to the next tick that has something to do, at most to `target`.
+    /// Moves the hand to the next tick that has something to do, at most to `target`:
+    /// however long nothing happened, it takes a few steps.
     fn step<T: Timed>(&mut self, slab: &mut Slab<T>, target: u64) {
-        let slot = self.current & (SLOTS - 1);
-        let lowest = self.used.first().copied().unwrap_or(0);
-        // The rest of this turn of the lowest level.
-        let later = lowest >> slot >> 1;
-        let turn_end = (self.current | (SLOTS - 1)).wrapping_add(1);
-        let next = if later == 0 {
-            turn_end
-        } else {
-            self.current.wrapping_add(1).wrapping_add(u64::from(later.trailing_zeros()))
-        };
-        self.current = next.min(target);
-        if self.current == turn_end {
+        self.current = (0..LEVELS).filter_map(|level| self.next_used(level)).fold(target, u64::min);
+        if self.current & (SLOTS - 1) == 0 {
             self.cascade(slab);
         }
+    }
+
+    /// The tick at which the next used slot of a level begins, after the hand's own,
+    /// whose turn comes again after all the others.
+    fn next_used(&self, level: u32) -> Option<u64> {
+        let used = self.used.get(level as usize).copied().filter(|used| *used != 0)?;
+        let shift = SLOT_BITS.wrapping_mul(level);
+        let next = (self.current >> shift).wrapping_add(1);
+        let ahead = used.rotate_right((next & (SLOTS - 1)) as u32).trailing_zeros();
+        Some(next.wrapping_add(u64::from(ahead)) << shift)
     }
 
     /// At the start of a turn: spreads the slots of the higher levels that have come near.
@@ -201,21 +202,10 @@ impl Wheel {
     /// A time before which nothing is due; `None` if the wheel is empty.
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
-        let mut best: Option<u64> = None;
-        for (level, &used) in self.used.iter().enumerate() {
-            if used == 0 {
-                continue;
-            }
-            let shift = SLOT_BITS.wrapping_mul(level as u32);
-            let hand = self.current >> shift;
-            let ahead = u64::from(used.rotate_right((hand & (SLOTS - 1)) as u32).trailing_zeros());
-            // At a higher level the hand's own slot holds what comes after a whole turn.
-            let ahead = if level > 0 && ahead == 0 { 1 } else { ahead };
-            let tick = hand.wrapping_add(ahead) << shift;
-            let tick = tick.max(self.current);
-            best = Some(best.map_or(tick, |b| b.min(tick)));
-        }
-        best.map(|tick| Instant(tick.saturating_mul(TICK_MS)))
+        let now = self.used.first().is_some_and(|used| used >> (self.current & (SLOTS - 1)) & 1 == 1);
+        let later = (0..LEVELS).filter_map(|level| self.next_used(level)).min();
+        let tick = if now { Some(self.current) } else { later };
+        tick.map(|tick| Instant(tick.saturating_mul(TICK_MS)))
     }
 }
 
@@ -297,6 +287,22 @@ mod tests {
                     assert!(deadline + TICK_MS > now, "{deadline} did not fire by {now}");
                 }
             }
+        }
+    }
+
+    /// A machine that slept for years must not spin when it wakes.
+    #[test]
+    fn an_idle_wheel_takes_any_leap_at_once() {
+        let year = 365 * 24 * 3600 * 1000;
+        let mut wheel = Wheel::new(Instant(0));
+        let mut slab = Slab::default();
+        for leap in 1..=10_000 {
+            let now = Instant(leap * year);
+            let soon = add(&mut wheel, &mut slab, now.0 - year / 2);
+            assert_eq!(wheel.pop_due(&mut slab, now), Some(soon));
+            slab.remove(soon);
+            assert_eq!(wheel.pop_due(&mut slab, now), None);
+            assert_eq!(wheel.next_due(), None);
         }
     }
 

@@ -7,7 +7,10 @@
 //! 1. SEG.SEQ            <= S.max_end                  not beyond R's window
 //! 2. SEG.SEQ + SEG.LEN  >= S.end - R.max_win          not older than R's window
 //! 3. SEG.ACK            <= R.end                      acknowledges only what R sent
-//! 4. SEG.ACK            >= R.end - max(S.max_win, 66000)   not too old
+//!    (a connection met mid-stream: R may have sent more before it was met)
+//! 4. SEG.ACK            >= R.end - 2 max(S.max_win, 66000)   not too old: R's
+//!    SND.UNA is at least one window below R.end, and RFC 5961 §5.2 lets an
+//!    acknowledgement be another window older
 //!
 //! Windows are scaled (RFC 7323 §2) when both ends offered it.
 
@@ -17,9 +20,19 @@ use crate::wire::{Flags, Segment, SeqNum};
 /// so that reordering on paths with small windows passes.
 const MIN_ACK_REACH: u32 = 66_000;
 
+/// How far back it may lie at most: as far as the largest window. With one that
+/// reaches as far ahead all compared numbers are less than 2^31 apart.
+const MAX_REACH: u32 = 1 << 30;
+
 /// The shift used where the handshake was not seen: the largest that is legal
 /// (RFC 7323 §2.3), so that nothing legal fails the test.
 const UNKNOWN_SCALE: u8 = 14;
+
+/// The largest window that is legal, for one that was not seen.
+const UNKNOWN_WINDOW: u32 = (u16::MAX as u32) << UNKNOWN_SCALE;
+
+/// How much an end may have sent before it was met.
+const UNDER_WAY: u32 = 1 << 29;
 
 /// One end of a TCP connection, as its own segments show it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -66,6 +79,10 @@ impl Seen {
     pub const TIMESTAMPS: Self = Self(1 << 7);
     /// Sent the RST that ended the connection.
     pub const RST: Self = Self(1 << 8);
+    /// Was met mid-stream: may have sent more than was seen.
+    pub const MET: Self = Self(1 << 9);
+    /// An RST bears its address that was in window but not exact (RFC 5961 §3).
+    pub const DOUBTED: Self = Self(1 << 10);
 
     /// Whether all of these happened.
     #[must_use]
@@ -81,6 +98,31 @@ impl Seen {
     /// Forgets these.
     pub const fn clear(&mut self, what: Self) {
         self.0 &= !what.0;
+    }
+}
+
+/// The opener's SYN that met a connection which it can't replace by itself: if
+/// the other end answers it, both ends have forgotten that connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StaleSyn {
+    iss: SeqNum,
+    end: SeqNum,
+    window: u16,
+    scale: Option<u8>,
+}
+
+impl StaleSyn {
+    /// What of a SYN is needed later.
+    #[must_use]
+    pub fn of(segment: &Segment) -> Self {
+        let scale = segment.options.window_scale;
+        Self { iss: segment.seq, end: segment.end(), window: segment.window, scale }
+    }
+
+    /// Whether this segment acknowledges it.
+    #[must_use]
+    pub fn is_acked_by(&self, ack: SeqNum) -> bool {
+        ack.after(self.iss) && ack.before_or_at(self.end)
     }
 }
 
@@ -132,17 +174,38 @@ impl Half {
         half
     }
 
+    /// An end at a SYN that was remembered.
+    #[must_use]
+    pub fn at_stale(syn: &StaleSyn) -> Self {
+        let mut seen = Seen::SYN;
+        if syn.scale.is_some() {
+            seen.add(Seen::SCALE);
+        }
+        Self {
+            iss: syn.iss,
+            end: syn.end,
+            max_end: syn.end,
+            max_win: u32::from(syn.window).max(1),
+            scale: syn.scale.unwrap_or(0),
+            seen,
+            ..Self::default()
+        }
+    }
+
     /// An end met mid-stream: its window scale is unknown.
     #[must_use]
     pub fn at_pickup(segment: &Segment) -> Self {
         let max_win = (u32::from(segment.window) << UNKNOWN_SCALE).max(1);
+        let mut seen = Seen::SYN;
+        seen.add(Seen::MET);
         let mut half = Self {
             iss: segment.seq.minus(1),
             end: segment.end(),
-            max_end: segment.end().plus(max_win),
+            // The window that the other end has offered is not known yet.
+            max_end: segment.end().plus(UNKNOWN_WINDOW),
             max_win,
             scale: UNKNOWN_SCALE,
-            seen: Seen::SYN,
+            seen,
             ..Self::default()
         };
         half.note_ack(segment);
@@ -153,15 +216,17 @@ impl Half {
     /// The other end of one met mid-stream: known only by what was acknowledged.
     #[must_use]
     pub fn behind_pickup(segment: &Segment) -> Self {
-        let window = u32::from(u16::MAX) << UNKNOWN_SCALE;
+        let mut seen = Seen::SYN;
+        seen.add(Seen::MET);
         Self {
             iss: segment.ack.minus(1),
             end: segment.ack,
-            max_end: segment.ack.plus((u32::from(segment.window) << UNKNOWN_SCALE).max(1)),
+            // What is under way may have been sent under a larger window than this.
+            max_end: segment.ack.plus(UNKNOWN_WINDOW),
             ack: segment.seq,
-            max_win: window,
+            max_win: UNKNOWN_WINDOW,
             scale: UNKNOWN_SCALE,
-            seen: Seen::SYN,
+            seen,
             ..Self::default()
         }
     }
@@ -172,10 +237,25 @@ impl Half {
         other.seen.has(Seen::ACK) && self.seen.has(Seen::SYN) && self.end.after(other.ack)
     }
 
+    /// Lets the other end's SYN or SYN-ACK offer its window to this one: what it
+    /// may send before the first ACK (RFC 7413 §4.2 lets a server).
+    pub fn offered(&mut self, window: u32) {
+        self.max_end = self.max_end.latest(self.end.plus(window));
+    }
+
     /// Whether `ack` acknowledges this end's SYN and nothing that it never sent.
     #[must_use]
     pub fn is_acked_by(&self, ack: SeqNum) -> bool {
         ack.after(self.iss) && ack.before_or_at(self.end)
+    }
+
+    /// The highest number that the other end can acknowledge.
+    const fn highest_ack(&self) -> SeqNum {
+        if self.seen.has(Seen::MET) && !self.seen.has(Seen::FIN) {
+            self.end.latest(self.iss.plus(UNDER_WAY))
+        } else {
+            self.end
+        }
     }
 
     fn note_ack(&mut self, segment: &Segment) {
@@ -217,10 +297,12 @@ pub fn check(sender: &Half, receiver: &Half, segment: &Segment) -> Result<(), Ou
         return outside(Bound::SeqOld, segment.end(), oldest);
     }
     if segment.flags.contains(Flags::ACK) {
-        if segment.ack.after(receiver.end) {
-            return outside(Bound::AckBeyond, segment.ack, receiver.end);
+        let highest = receiver.highest_ack();
+        if segment.ack.after(highest) {
+            return outside(Bound::AckBeyond, segment.ack, highest);
         }
-        let oldest = receiver.end.minus(sender.max_win.max(MIN_ACK_REACH));
+        let reach = sender.max_win.max(MIN_ACK_REACH).saturating_mul(2).min(MAX_REACH);
+        let oldest = receiver.end.minus(reach);
         if segment.ack.before(oldest) {
             return outside(Bound::AckOld, segment.ack, oldest);
         }
@@ -236,6 +318,14 @@ pub fn learn(sender: &mut Half, receiver: &mut Half, segment: &Segment) {
     sender.note_timestamp(segment);
     if segment.flags.contains(Flags::ACK) {
         sender.note_ack(segment);
+        if receiver.seen.has(Seen::MET) {
+            // It sent this before it was met.
+            receiver.end = receiver.end.latest(segment.ack);
+            if receiver.end.since(receiver.iss) > UNDER_WAY {
+                // What it sent before is long past.
+                receiver.seen.clear(Seen::MET);
+            }
+        }
         // A zero window is probed with one octet (RFC 9293 §3.8.6.1).
         receiver.max_end = receiver.max_end.latest(segment.ack.plus(window.max(1)));
         if receiver.seen.has(Seen::FIN) && segment.ack.after_or_at(receiver.end) {

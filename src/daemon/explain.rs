@@ -14,6 +14,7 @@ use crate::{
         Action, Hook, Limit, LimitTable, Live, NewFlow, Origin, PickupMode, Policy, Rule, RuleId, Selector,
         TimerTable, ZoneBits,
     },
+    sys::table::{Covered, Exempt, Looks, Share},
     wire::{Flags, Protocol},
 };
 
@@ -31,6 +32,9 @@ pub struct Question {
     /// Interface it leaves by.
     pub out_if: Option<String>,
 }
+
+/// In the place of a rule's name, for what passes whatever the rules say.
+const BUILT_IN: &str = "built-in";
 
 /// What a packet looks like, for errors.
 const SHAPE: &str = "write it like \"tcp 192.0.2.1:4000 > 192.168.10.20:443 S\", \
@@ -175,16 +179,17 @@ pub fn explain(question: &Question, policy: &Policy, live: &Live) -> Explanation
             "the hook {} is not diverted (hooks: in the rule file), so halfgate never sees this packet",
             told.hook
         );
-    } else if let Some(why) = built_in(question, hook) {
+    } else if let Some(why) = built_in(question, hook, &mut told.notes) {
         told.verdict = "accept".to_owned();
-        told.rule = "built-in".to_owned();
+        told.rule = BUILT_IN.to_owned();
         told.because = format!("{why} always passes on {}", told.hook);
     } else if flow.protocol == Protocol::TCP && !is_first(question.flags) {
         mid_stream(question, policy, matched, action, &mut told);
     } else if action == Action::Reset && flow.protocol != Protocol::TCP {
         told.notes.push("not TCP: the answer is ICMP administratively prohibited".to_owned());
     }
-    if told.verdict == "accept" && told.diverted {
+    told.notes.extend(note_of_share(hook, Share::of(policy.settings.hooks, hook)));
+    if told.verdict == "accept" && told.diverted && told.rule != BUILT_IN {
         let timers = TimerTable::resolve(policy, live);
         told.timers = timer_rows(policy, live, &timers, rule, flow.protocol);
         if flow.protocol == Protocol::TCP {
@@ -237,33 +242,46 @@ fn mid_stream(
     told.because = format!("{because} ({})", told.because);
 }
 
-/// What passes on `input` and `output` whatever the rules say.
-fn built_in(question: &Question, hook: Hook) -> Option<&'static str> {
-    if hook == Hook::Forward {
-        return None;
-    }
+/// What passes on a hook whatever the rules say, and notes about what may.
+fn built_in(question: &Question, hook: Hook, notes: &mut Vec<String>) -> Option<&'static str> {
     let flow = &question.flow;
-    let interface = question.in_if.as_deref().or(question.out_if.as_deref());
-    if interface == Some("lo") {
-        return Some("loopback");
-    }
-    match (flow.protocol, question.icmp) {
-        // RFC 4861 §4: solicitations, advertisements, redirect.
-        (Protocol::ICMPV6, Some((133..=137, 0))) => return Some("IPv6 neighbour discovery"),
-        // RFC 2710 §3, RFC 3810 §5.
-        (Protocol::ICMPV6, Some((130..=132 | 143, _))) => return Some("multicast listener discovery"),
-        _ => {}
-    }
-    let client_ports = match hook {
-        Hook::Input => (flow.src_port, flow.dst_port),
-        Hook::Output | Hook::Forward => (flow.dst_port, flow.src_port),
+    let looks = Looks {
+        hook,
+        interface: question.in_if.as_deref().or(question.out_if.as_deref()),
+        protocol: flow.protocol,
+        dst: flow.dst,
+        ports: (flow.src_port, flow.dst_port),
+        flags: question.flags,
+        icmp: question.icmp.map(|(kind, _)| kind),
     };
-    // RFC 2131 §4.1, RFC 8415 §7.2: server port, client port.
-    let is_dhcp = match flow.dst {
-        IpAddr::V4(_) => client_ports == (67, 68),
-        IpAddr::V6(_) => client_ports == (547, 546),
+    for exempt in Exempt::on(hook) {
+        match exempt.covers(&looks) {
+            Covered::Yes => return Some(exempt.words()),
+            Covered::Perhaps => notes.push(format!("{} passes, whatever the rules say", exempt.words())),
+            Covered::No => {}
+        }
+    }
+    None
+}
+
+/// Where the rule file names only one of `input` and `output`: whose answers are
+/// inspected there, and whose are not.
+fn note_of_share(hook: Hook, share: Option<Share>) -> Option<String> {
+    let opposite = match hook {
+        Hook::Forward => return None,
+        Hook::Input => Hook::Output,
+        Hook::Output => Hook::Input,
     };
-    (flow.protocol == Protocol::UDP && is_dhcp).then_some("the DHCP client")
+    let (named, other) = (hook_name(hook), hook_name(opposite));
+    match share {
+        Some(Share::Originals) => Some(format!(
+            "answers to connections that were opened by way of {other} pass: only {named} is named in hooks:"
+        )),
+        Some(Share::Replies) => Some(format!(
+            "answers to connections that the rules let in by {other} are inspected here with them"
+        )),
+        Some(Share::All) | None => None,
+    }
 }
 
 /// Each rule up to the one that matched, and why the earlier ones did not. The
@@ -386,19 +404,18 @@ pub const fn hook_name(hook: Hook) -> &'static str {
     }
 }
 
+/// Whether what is opened on this hook meets the rules.
 fn is_diverted(policy: &Policy, hook: Hook) -> bool {
-    let hooks = policy.settings.hooks;
-    match hook {
-        Hook::Forward => hooks.forward,
-        Hook::Input => hooks.input,
-        Hook::Output => hooks.output,
-    }
+    matches!(Share::of(policy.settings.hooks, hook), Some(Share::All | Share::Originals))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config, policy::Settings};
+    use crate::{
+        config,
+        policy::{Hooks, Settings},
+    };
 
     const RULES: &str = r#"
 version: 1
@@ -484,6 +501,36 @@ rules:
         assert_eq!(told("tcp 127.0.0.1:1 > 127.0.0.1:2 S", "lo").rule, "built-in");
         assert_eq!(told("udp 192.0.2.1:67 > 192.0.2.2:68", "ppp0").rule, "built-in");
         assert_eq!(told("udp 192.0.2.1:68 > 192.0.2.2:67", "ppp0").rule, "default");
+        assert_eq!(told("icmpv6 fe80::1 > ff02::1 143", "ppp0").rule, "built-in");
+        let redirect = told("icmpv6 fe80::1 > fe80::2 137", "ppp0");
+        assert_eq!(redirect.rule, "default", "redirects are left to the rules");
+        assert!(redirect.notes.iter().any(|note| note.contains("by way of output pass")), "{redirect:?}");
+    }
+
+    #[test]
+    fn what_the_kernel_itself_may_send_is_told_on_output() {
+        let mut policy = policy();
+        policy.settings.hooks = Hooks { forward: false, input: true, output: true };
+        let told = |packet: &str| {
+            let question = Question::parse(packet, None, Some("ppp0".to_owned())).unwrap();
+            explain(&question, &policy, &Live::default())
+        };
+        let refuses =
+            |told: &Explanation| told.notes.iter().any(|note| note.contains("the kernel itself sends"));
+        assert!(refuses(&told("tcp 192.0.2.2:22 > 192.0.2.1:4000 RA")));
+        assert!(refuses(&told("icmp 192.0.2.2 > 192.0.2.1 3/13")));
+        assert!(!refuses(&told("tcp 192.0.2.2:22 > 192.0.2.1:4000 SA")));
+    }
+
+    #[test]
+    fn a_hook_that_only_answers_is_told() {
+        let mut policy = policy();
+        policy.settings.hooks = Hooks { forward: false, input: true, output: false };
+        let question =
+            Question::parse("tcp 192.0.2.2:4000 > 192.0.2.1:443 S", None, Some("ppp0".to_owned())).unwrap();
+        let told = explain(&question, &policy, &Live::default());
+        assert!(!told.diverted);
+        assert!(told.notes.iter().any(|note| note.contains("let in by input")), "{told:?}");
     }
 
     #[test]

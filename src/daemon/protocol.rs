@@ -483,6 +483,12 @@ pub struct Status {
     pub service: bool,
     /// `installed`, or what is wrong with the table.
     pub table: String,
+    /// Packets that the table dropped because nobody had judged them, since it
+    /// was loaded.
+    pub missed: u64,
+    /// Packets that the kernel refused for halfgate, with RST or ICMP, since the
+    /// table was loaded.
+    pub refused: u64,
     /// The queues.
     pub queues: Vec<QueueRow>,
     /// Connections now.

@@ -344,7 +344,7 @@ fn guard(
 ) -> Result<Ending> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(super::session::MAX_CLIENTS + 2)
+        .max_blocking_threads(super::session::MAX_CLIENTS + 3)
         .thread_name("control-job")
         .build()
         .context("can't start the control side")?;

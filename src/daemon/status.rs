@@ -14,7 +14,7 @@ use crate::{
     sys::{
         interfaces::{self, Forwarding},
         queue,
-        table::{self, TableState},
+        table::{self, Counts, Damage, Diversion},
     },
 };
 
@@ -30,7 +30,7 @@ impl Daemon {
         let uptime = self.now().since(crate::conntrack::Instant(0));
         let mut warnings = Vec::new();
         let queues = queues(&state, &mut warnings);
-        let table = table_words(&mut warnings);
+        let (table, counts) = table_words(&state, self.diversion, &mut warnings);
         let settings = &policy.settings;
         warn_of_hooks(settings.hooks, &mut warnings);
         if settings.fail == Fail::Open {
@@ -69,7 +69,9 @@ impl Daemon {
             diversion: self.diversion.to_string(),
             fail: fail_name(settings.fail).to_owned(),
             service: self.service,
-            table,
+            table: table.to_owned(),
+            missed: counts.missed,
+            refused: counts.refused,
             queues,
             connections: counters.connections,
             max_connections: u64::from(settings.max_connections),
@@ -137,31 +139,34 @@ fn queues(state: &State, warnings: &mut Vec<String>) -> Vec<QueueRow> {
     rows
 }
 
-fn table_words(warnings: &mut Vec<String>) -> String {
-    match table::state() {
-        Ok(TableState::Live { intact: true, .. }) => "installed".to_owned(),
-        Ok(TableState::Live { intact: false, .. }) => {
-            warnings.push(
-                "somebody removed xtables rules of halfgate: packets are not inspected; restart the daemon"
-                    .to_owned(),
-            );
-            "damaged".to_owned()
-        }
-        Ok(TableState::Static { .. }) => {
-            warnings
-                .push("the table is the static form: no packet is inspected; restart the daemon".to_owned());
-            "static".to_owned()
-        }
-        Ok(TableState::Absent) => {
-            warnings.push(
-                "the table inet halfgate is gone: no packet is inspected; restart the daemon".to_owned(),
-            );
-            "absent".to_owned()
-        }
+/// The table in a word, and what it counted.
+fn table_words(state: &State, diversion: Diversion, warnings: &mut Vec<String>) -> (&'static str, Counts) {
+    let (damage, counts) = match table::inspect(&state.spec, diversion) {
+        Ok(known) => known,
         Err(error) => {
             warnings.push(format!("can't ask for the table: {error}"));
-            "unknown".to_owned()
+            return ("unknown", Counts::default());
         }
+    };
+    if let Some(damage) = damage {
+        warnings.push(format!("{damage}: packets are not inspected until it is put back, in some seconds"));
+    }
+    warn_of_missed(counts.missed, warnings);
+    let word = match damage {
+        None => "installed",
+        Some(Damage::Absent) => "absent",
+        Some(Damage::Static) => "static",
+        Some(Damage::Rules | Damage::Xtables) => "damaged",
+    };
+    (word, counts)
+}
+
+fn warn_of_missed(missed: u64, warnings: &mut Vec<String>) {
+    if missed > 0 {
+        warnings.push(format!(
+            "{missed} packets were dropped that nobody had judged: halfgate's rules in mangle were missing for a \
+             while, or another rule overwrites its mark bits (see marks: in the rule file)"
+        ));
     }
 }
 
@@ -218,6 +223,15 @@ mod tests {
         assert!(warned(Hooks { forward: true, input: true, output: false }).is_empty());
         assert!(warned(Hooks { forward: true, input: false, output: false })[0].contains("gateway itself"));
         assert!(warned(Hooks { forward: false, input: true, output: false })[0].contains("routed traffic"));
+    }
+
+    #[test]
+    fn packets_that_nobody_judged_are_said() {
+        let mut warnings = Vec::new();
+        warn_of_missed(0, &mut warnings);
+        assert!(warnings.is_empty());
+        warn_of_missed(7, &mut warnings);
+        assert!(warnings[0].starts_with("7 packets were dropped"), "{warnings:?}");
     }
 
     #[test]

@@ -11,12 +11,12 @@ use super::{
 };
 use crate::{
     conntrack::{
-        Connection, Direction, Key, Phase,
+        Connection, Direction, Embryonic, Flow, Key, Phase, Slot,
         embryonic::{MAX_SCOPES, Reservation, Scope, Whereabouts},
         key::Sender,
         tcp::{self, Kind},
     },
-    policy::{Action, Hook, Limit, OnExcess, PickupMode, RuleId},
+    policy::{Action, Hook, Limit, OnExcess, PickupMode, RuleId, limits::ResolvedLimits},
     wire::{Protocol, Segment},
 };
 
@@ -92,6 +92,11 @@ impl Context<'_> {
             Admission::Refused(OnExcess::Drop | OnExcess::Evict) => return Verdict::Drop(DropReason::Limit),
         };
         self.carry_out_evictions();
+        if !self.has_room() {
+            // Whoever was to make room finished its handshake meanwhile.
+            self.engine.embryonic.lock().cancel(reservation);
+            return Verdict::Drop(DropReason::TableFull);
+        }
         let mut connection = tcp::open(segment, new.sender, self.now);
         self.stamp(&mut connection, &new.arrival, rule);
         connection.count(Direction::Original, new.arrival.len, self.now);
@@ -221,13 +226,9 @@ impl Context<'_> {
     /// Asks every limit that holds for one more half-open connection, and counts it.
     fn admit(&mut self, arrival: &Arrival<'_>, rule: RuleId) -> Admission {
         let mut tracker = self.engine.embryonic.lock();
-        let own = self.ruling.limits.of_rule(rule).map(|limits| (rule.0, limits));
-        let limits = [own, Some((0, self.ruling.limits.global()))];
         let mut evict: [Option<(Scope, Limit, u32)>; MAX_SCOPES] = [None; MAX_SCOPES];
-        let asked =
-            limits.into_iter().flatten().flat_map(|(group, limits)| Limit::ALL.map(|l| (group, limits, l)));
-        for (place, (group, limits, limit)) in evict.iter_mut().zip(asked) {
-            let scope = scope_of(limit, group, arrival);
+        for (place, (group, limits, limit)) in evict.iter_mut().zip(self.limits_of(rule)) {
+            let scope = scope_of(limit, group, &arrival.flow);
             let Some(most) = limits.limit(limit).value.filter(|most| tracker.count(&scope) >= *most) else {
                 continue;
             };
@@ -261,16 +262,38 @@ impl Context<'_> {
             let Some(gone) = tracker.evict(&scope) else { return Admission::Full };
             self.out.evictions.extend(gone.map(|(id, at)| Eviction { at, id, limit }));
         }
-        // Counted also where no limit is set, so that one set live finds true numbers.
-        let mut scopes = [Scope::Total { group: 0 }; MAX_SCOPES];
-        let groups = if rule == RuleId::DEFAULT { &[0][..] } else { &[0, rule.0][..] };
-        let wanted = groups.iter().flat_map(|&group| Limit::ALL.map(|limit| scope_of(limit, group, arrival)));
-        let mut count = 0_usize;
-        for (place, scope) in scopes.iter_mut().zip(wanted) {
-            *place = scope;
-            count = count.saturating_add(1);
+        reserve(&mut tracker, rule, &arrival.flow).map_or(Admission::Full, Admission::In)
+    }
+
+    /// Counts a connection that is half-open again. `false`: a limit has no room for
+    /// it; nobody is evicted for a SYN-ACK.
+    pub(super) fn count_half_open<A: Family>(&self, held: &mut Held<'_>, slot: Slot, key: &Key<A>) -> bool {
+        let Some(entry) = A::table(held.shard).get_mut(slot) else { return false };
+        let connection = &mut entry.connection;
+        if connection.embryo.is_some() {
+            return true;
         }
-        tracker.reserve(scopes.get(..count).unwrap_or(&scopes)).map_or(Admission::Full, Admission::In)
+        let at = Whereabouts { shard: held.number, ipv6: A::IPV6, slot };
+        let (flow, rule) = (key.flow(connection.opener), RuleId(connection.rule));
+        let mut tracker = self.engine.embryonic.lock();
+        let reached = self.limits_of(rule).any(|(group, limits, limit)| {
+            let most = limits.limit(limit).value.filter(|_| !limits.shadow);
+            most.is_some_and(|most| tracker.count(&scope_of(limit, group, &flow)) >= most)
+        });
+        if reached {
+            return false;
+        }
+        let reservation = reserve(&mut tracker, rule, &flow);
+        connection.embryo = reservation.and_then(|reservation| tracker.settle(reservation, at));
+        connection.embryo.is_some()
+    }
+
+    /// Every limit that holds for a half-open connection of a rule: the rule's own in
+    /// its group, then the rule set's.
+    fn limits_of(&self, rule: RuleId) -> impl Iterator<Item = (u16, ResolvedLimits, Limit)> + use<> {
+        let own = self.ruling.limits.of_rule(rule).map(|limits| (rule.0, limits));
+        let all = [own, Some((0, self.ruling.limits.global()))];
+        all.into_iter().flatten().flat_map(|(group, limits)| Limit::ALL.map(|limit| (group, limits, limit)))
     }
 
     /// Drops a packet and has its sender told: TCP by the RST that RFC 9293 §3.10.7.1
@@ -282,13 +305,25 @@ impl Context<'_> {
     }
 }
 
-fn scope_of(limit: Limit, group: u16, arrival: &Arrival<'_>) -> Scope {
+/// Counts one more half-open connection of a rule, also where no limit is set, so
+/// that one set live finds true numbers.
+fn reserve(tracker: &mut Embryonic, rule: RuleId, flow: &Flow) -> Option<Reservation> {
+    let mut scopes = [Scope::Total { group: 0 }; MAX_SCOPES];
+    let groups = if rule == RuleId::DEFAULT { &[0][..] } else { &[0, rule.0][..] };
+    let wanted = groups.iter().flat_map(|&group| Limit::ALL.map(|limit| scope_of(limit, group, flow)));
+    let mut count = 0_usize;
+    for (place, scope) in scopes.iter_mut().zip(wanted) {
+        *place = scope;
+        count = count.saturating_add(1);
+    }
+    tracker.reserve(scopes.get(..count).unwrap_or(&scopes))
+}
+
+fn scope_of(limit: Limit, group: u16, flow: &Flow) -> Scope {
     match limit {
         Limit::Total => Scope::Total { group },
-        Limit::PerSource => Scope::source(group, arrival.flow.src),
-        Limit::PerDestination => {
-            Scope::Destination { group, address: arrival.flow.dst, port: arrival.flow.dst_port }
-        }
+        Limit::PerSource => Scope::source(group, flow.src),
+        Limit::PerDestination => Scope::Destination { group, address: flow.dst, port: flow.dst_port },
     }
 }
 

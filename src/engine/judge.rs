@@ -138,11 +138,23 @@ impl Context<'_> {
     ) -> Option<Verdict> {
         let now = self.now;
         let connection = &mut A::table(held.shard).get_mut(slot)?.connection;
+        // Only a handshake that begins anew may have to be taken back.
+        let unchanged = connection.stale_syn.map(|_| *connection);
         let before = connection.phase;
         let direction = sender.direction(connection.opener);
         match arrival.content {
             Content::Tcp(kind, segment) => match tcp::step(connection, direction, kind, &segment, now) {
                 Outcome::Pass | Outcome::Stale => {}
+                Outcome::Reborn => {
+                    if !self.count_half_open::<A>(held, slot, key) {
+                        if let (Some(entry), Some(unchanged)) =
+                            (A::table(held.shard).get_mut(slot), unchanged)
+                        {
+                            entry.connection = unchanged;
+                        }
+                        return Some(Verdict::Drop(DropReason::Limit));
+                    }
+                }
                 Outcome::Reopen => {
                     self.end::<A>(held, slot, false, CloseReason::Replaced, true);
                     return None;
@@ -157,7 +169,9 @@ impl Context<'_> {
             }
             Content::EchoRequest | Content::EchoReply | Content::Other => connection.refresh(now),
         }
-        connection.count(direction, arrival.len, now);
+        if let Some(entry) = A::table(held.shard).get_mut(slot) {
+            entry.connection.count(direction, arrival.len, now);
+        }
         self.after_step::<A>(held, slot, key, before);
         Some(Verdict::Accept)
     }
@@ -217,7 +231,9 @@ impl Context<'_> {
 fn may_be_under_way(connection: &Connection, direction: Direction, seq: crate::wire::SeqNum) -> bool {
     let sender: &Half = connection.sender(direction);
     let receiver: &Half = connection.sender(direction.opposite());
-    let oldest = sender.end.minus(receiver.max_win).minus(1);
+    let window = sender.end.minus(receiver.max_win).minus(1);
+    // A SYN may carry more than any window allows yet (RFC 7413 §2).
+    let oldest = if connection.phase.is_embryonic() { sender.iss } else { window };
     seq.after_or_at(oldest) && seq.before_or_at(sender.end)
 }
 

@@ -4,10 +4,12 @@
 //! the test moves. Sequence numbers are relative, as in packetdrill: the client's
 //! SYN is 0 of its numbers, the server's SYN-ACK 0 of its own.
 
+mod forgotten;
 mod limits;
 mod other;
 mod rules;
 mod tcp;
+mod threads;
 mod timers;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};

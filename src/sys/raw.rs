@@ -1,4 +1,4 @@
-//! Raw sockets: RSTs and ICMP errors with addresses of our choice.
+//! Raw sockets: RSTs with addresses of our choice.
 //!
 //! The packets are finished (IP header, checksums). They leave by the output
 //! hook with a mark that keeps them off our queues; routing is the kernel's, by

@@ -30,17 +30,21 @@
 //! Read first: nft(8), libnftables-json(5), iptables-extensions(8) NFQUEUE.
 
 mod empty;
+mod exempt;
 mod foreign;
 mod probe;
 mod rules;
 mod run;
 mod state;
+mod watch;
 mod xtables;
 
+pub use exempt::{Covered, Exempt, Looks, Share};
 pub use foreign::foreign_drops;
 pub use probe::probe;
 pub use run::ToolError;
-pub use state::{TableState, state};
+pub use state::{Counts, Damage, TableState, inspect, state};
+pub use watch::Watch;
 
 use std::fmt;
 

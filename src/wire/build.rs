@@ -1,5 +1,5 @@
-//! Packets that halfgate makes itself: RST, ICMP prohibited; and the packets of
-//! tests, rule-file tests and simulations.
+//! Packets that halfgate makes itself, which are RSTs; and the packets of tests,
+//! rule-file tests and simulations.
 //!
 //! What comes out is finished: lengths and checksums are filled in, and
 //! [`super::parse()`] reads it back. Sends nothing, and knows no connection: the
@@ -10,7 +10,7 @@ mod segment;
 
 use std::net::IpAddr;
 
-pub use icmp::{Echo, icmp_echo, icmp_error, prohibited};
+pub use icmp::{Echo, icmp_echo, icmp_error};
 pub use segment::SegmentBuilder;
 
 use super::{

@@ -17,7 +17,7 @@
 # and `none` means no queue at all. Needs root, iproute2, iptables, iperf3, cc.
 set -eu
 
-runs=5 seconds=3 range=128 batch=1 gso= own_rules= queue=77
+runs=5 seconds=3 range=128 batch=1 gso='' own_rules='' queue=77
 usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | sed '$d'; exit 2; }
 number() { case $1 in '' | *[!0-9]* | 0) echo "stream.sh: $2 needs a number, not '$1'" >&2; exit 2 ;; esac; }
 while [ $# -gt 0 ]; do
@@ -40,12 +40,12 @@ done
 here=$(cd "$(dirname "$0")" && pwd)
 scratch=$(mktemp -d)
 client=hgb$$c gateway=hgb$$g server=hgb$$s
-iperf= consumer=
+iperf='' consumer=''
 cleanup() {
     trap - EXIT INT TERM
     [ -z "$consumer" ] || kill "$consumer" 2>/dev/null || true
     [ -z "$iperf" ] || kill "$iperf" 2>/dev/null || true
-    for namespace in $client $gateway $server; do ip netns delete $namespace 2>/dev/null || true; done
+    for namespace in $client $gateway $server; do ip netns delete "$namespace" 2>/dev/null || true; done
     rm -rf "$scratch"
 }
 trap cleanup EXIT
@@ -55,8 +55,8 @@ inside() { ip netns exec "$@"; }
 
 cc -O2 -o "$scratch/floor" "$here/floor.c"
 for namespace in $client $gateway $server; do
-    ip netns add $namespace
-    ip -n $namespace link set lo up
+    ip netns add "$namespace"
+    ip -n "$namespace" link set lo up
 done
 ip -n $client link add c0 type veth peer name g0 netns $gateway
 ip -n $server link add s0 type veth peer name g1 netns $gateway
@@ -98,6 +98,7 @@ run() {
         await "the consumer opened no queue" has_queue
     fi
     [ -z "$diverted" ] || divert -A
+    # shellcheck disable=SC2016 # await evaluates it, again and again
     await "no connection from client to server" \
         'inside $client iperf3 --client 10.92.2.2 --time $seconds --json >"$scratch/result" 2>/dev/null'
     [ -z "$diverted" ] || divert -D
@@ -142,8 +143,10 @@ while [ $round -lt "$runs" ]; do
         [ -z "$own_rules" ] || diverted=
         IFS='
 '
-        # shellcheck disable=SC2046
-        set -f; measure consumer "$diverted" $(cat "$scratch/words"); set +f
+        set -f
+        # shellcheck disable=SC2046 # the words, one a line
+        measure consumer "$diverted" $(cat "$scratch/words")
+        set +f
         unset IFS
     fi
 done

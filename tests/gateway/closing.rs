@@ -67,7 +67,7 @@ fn half_closed_and_still_sending_lives_on(family: Family) {
     half_close(&gateway, &client, &client);
     for round in 0..10 {
         say(&server, &client, &format!("chunk {round}"));
-        thread::sleep(Duration::from_millis(500));
+        thread::sleep(s(1) / 2);
     }
     assert_eq!(gateway.phase(client.local_addr().unwrap()).as_deref(), Some("half_closed"));
     drop(server);

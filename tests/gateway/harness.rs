@@ -6,9 +6,13 @@ use std::{
     fs,
     io::{self, Read as _},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    ops::{Add, Sub},
     path::PathBuf,
     process::{Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -28,13 +32,47 @@ use serde_json::Value;
 pub(crate) const HALFGATE: &str = env!("CARGO_BIN_EXE_halfgate");
 
 /// How long anything may take that should happen at once, on a busy machine.
-pub(crate) const SOON: Duration = Duration::from_secs(5);
+pub(crate) const SOON: Duration = Duration::from_secs(10);
 
 /// How much later than its timer an end may come, on a busy machine.
-pub(crate) const LATE: Duration = Duration::from_millis(2500);
+pub(crate) const LATE: Margin = Margin(Duration::from_millis(2500));
 
 /// How much earlier: packets are older than the moment the test looked.
-pub(crate) const EARLY: Duration = Duration::from_millis(400);
+pub(crate) const EARLY: Margin = Margin(Duration::from_millis(400));
+
+/// Set where a kernel must have this way of diversion: `nftables queue`.
+pub(crate) const EXPECTED_DIVERSION: &str = "HALFGATE_EXPECT_DIVERSION";
+
+/// Set where the machine is slow: how many seconds a second of the tests lasts, in
+/// rule files as well as here.
+pub(crate) const PACE: &str = "HALFGATE_TEST_PACE";
+
+fn pace() -> u32 {
+    static READ: OnceLock<u32> = OnceLock::new();
+    *READ.get_or_init(|| {
+        std::env::var(PACE).map_or(1, |text| text.parse().unwrap_or_else(|_| panic!("{PACE}={text}")))
+    })
+}
+
+/// What a time may be off by, at the machine's pace.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Margin(Duration);
+
+impl Add<Margin> for Duration {
+    type Output = Self;
+
+    fn add(self, margin: Margin) -> Self {
+        self + margin.0 * pace()
+    }
+}
+
+impl Sub<Margin> for Duration {
+    type Output = Self;
+
+    fn sub(self, margin: Margin) -> Self {
+        self - margin.0 * pace()
+    }
+}
 
 /// The kernel's number for SYN_RECV (include/net/tcp_states.h).
 pub(crate) const SYN_RECV: u8 = 3;
@@ -43,6 +81,7 @@ pub(crate) const SYN_RECV: u8 = 3;
 /// own it covers what is routed.
 pub(crate) fn rules(rest: &str) -> String {
     let hooks = if rest.contains("hooks:") { "" } else { "hooks: [forward]\n" };
+    let rest = paced(rest, pace());
     format!(
         "version: 1\n\
          zones:\n\
@@ -54,9 +93,39 @@ pub(crate) fn rules(rest: &str) -> String {
     )
 }
 
-/// Seconds.
-pub(crate) const fn s(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
+/// A rule file's whole seconds and minutes, at a machine's pace.
+fn paced(rules: &str, pace: u32) -> String {
+    let mut words = String::new();
+    let mut rest = rules;
+    while let Some(at) = rest.find(|letter: char| letter.is_ascii_digit()) {
+        let number = &rest[at..];
+        let end = number.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(number.len());
+        let (digits, after) = number.split_at(end);
+        words.push_str(&rest[..at]);
+        let mut unit = after.chars();
+        let is_time = matches!(unit.next(), Some('s' | 'm'))
+            && unit.next().is_none_or(|letter| !letter.is_ascii_alphanumeric());
+        if is_time {
+            words.push_str(&(digits.parse::<u32>().expect("a short number") * pace).to_string());
+        } else {
+            words.push_str(digits);
+        }
+        rest = after;
+    }
+    words + rest
+}
+
+#[test]
+fn only_times_have_a_pace() {
+    let rules = "to: 10.0.0.1, service: tcp/80, timers: { established: 5m, half_closed: 2s }, total: 3\n12s";
+    let slow = "to: 10.0.0.1, service: tcp/80, timers: { established: 20m, half_closed: 8s }, total: 3\n48s";
+    assert_eq!(paced(rules, 4), slow);
+    assert_eq!(paced(rules, 1), rules);
+}
+
+/// Seconds, at the machine's pace.
+pub(crate) fn s(seconds: u64) -> Duration {
+    Duration::from_secs(seconds) * pace()
 }
 
 /// A running firewall between a client and a server.
@@ -107,7 +176,11 @@ impl Gateway {
             if let Some(status) = self.firewall().ended().unwrap() {
                 panic!("halfgate ended at its start: {status}");
             }
-            if self.cli(&["status"]).code == 0 {
+            let status = self.cli(&["status", "--json"]);
+            if status.code == 0 {
+                if let Ok(expected) = std::env::var(EXPECTED_DIVERSION) {
+                    assert!(status.out.contains(&format!("\"diversion\":\"{expected}\"")), "{}", status.out);
+                }
                 return;
             }
             assert!(self.since(start) < s(10), "halfgate does not answer");
@@ -296,7 +369,9 @@ impl Gateway {
         let tables = self.tool("nft", &["list", "tables"], "");
         let mut found: Vec<String> =
             tables.lines().filter(|line| line.contains("halfgate")).map(str::to_owned).collect();
-        for save in ["iptables-save", "ip6tables-save"] {
+        // Where nftables must do, there may be no iptables at all.
+        let xtables = std::env::var_os(EXPECTED_DIVERSION).is_none();
+        for save in ["iptables-save", "ip6tables-save"].into_iter().filter(|_| xtables) {
             let rules = self.tool(save, &["-t", "mangle"], "");
             let ours = |line: &&str| line.contains("NFQUEUE") || line.to_lowercase().contains("halfgate");
             found.extend(rules.lines().filter(ours).map(|line| format!("{save}: {line}")));

@@ -2,7 +2,8 @@
 //! TCP on both sides, IPv4 and IPv6.
 //!
 //! Every test has three network namespaces of its own, so all of them may run
-//! at once. Timers are a few seconds; waits poll a condition until a deadline.
+//! at once. Timers are a few seconds; waits poll a condition until a deadline. Some
+//! of them run once more under Debian's kernel in a virtual machine.
 //! Must run as root.
 
 /// Runs a test for IPv4 and for IPv6.
@@ -27,6 +28,7 @@ macro_rules! both_families {
 mod closing;
 mod datagram;
 mod errors;
+mod flood;
 mod forbidden;
 mod ground;
 mod handshake;
@@ -36,5 +38,7 @@ mod kill;
 mod lifecycle;
 mod limits;
 mod live;
+mod mend;
 mod nat;
+mod native;
 mod reload;

@@ -81,7 +81,7 @@ copy() {
     done
 }
 
-if [ ! -e "$cache/base.cpio.gz" ] || [ "$0" -nt "$cache/base.cpio.gz" ]; then
+if [ ! -e "$cache/base.cpio.gz" ] || [ -n "$(find "$0" -newer "$cache/base.cpio.gz")" ]; then
     base=$cache/base
     rm -rf "$base"
     mkdir -p "$base"/bin "$base"/sbin "$base"/usr/bin "$base"/usr/sbin "$base"/etc "$base"/proc "$base"/sys \
@@ -140,9 +140,9 @@ mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /dev/shm
 mkdir -p /run/netns
 ip link set lo up
-# Several programs at once may be the first to ask for it, and this modprobe does
-# not let the second one wait.
-modprobe nf_tables
+# Several programs at once may be the first to ask for them, and this modprobe
+# does not let the second one wait.
+for module in nf_tables nf_conntrack_netlink nfnetlink_queue veth; do modprobe "$module"; done
 cd /tmp
 # The kernel talks on ttyS1, so that its words do not mix with the program's.
 stty -F /dev/ttyS0 raw -echo

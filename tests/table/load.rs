@@ -2,7 +2,7 @@
 
 use halfgate::{
     policy::{Fail, Hooks, Marks},
-    sys::table::{self, Diversion, TableSpec, TableState},
+    sys::table::{self, Counts, Damage, Diversion, TableSpec, TableState},
 };
 
 use crate::world::{Host, nft, run, spec};
@@ -58,16 +58,22 @@ fn every_combination_loads_and_goes_without_a_trace() {
             for fail in [Fail::Closed, Fail::Open] {
                 table::install(&spec(hooks, fail), diversion).expect("it loads");
                 assert_eq!(table::state().expect("asked"), TableState::Live { diversion, intact: true });
+                let whole = (None, Counts::default());
+                assert_eq!(table::inspect(&spec(hooks, fail), diversion).expect("asked"), whole);
                 assert!(table::unload().expect("it unloads"));
                 assert_eq!(everything(), before, "{hooks} {fail:?}");
                 table::install_static(&spec(hooks, fail)).expect("it loads");
                 assert_eq!(table::state().expect("asked"), TableState::Static { fail });
+                let (damage, _) = table::inspect(&spec(hooks, fail), diversion).expect("asked");
+                assert_eq!(damage, Some(Damage::Static));
                 assert!(table::unload().expect("it unloads"));
                 assert_eq!(everything(), before, "static {hooks} {fail:?}");
             }
         }
         assert!(!table::unload().expect("twice is fine"));
         assert_eq!(table::state().expect("asked"), TableState::Absent);
+        let (damage, _) = table::inspect(&spec("f", Fail::Closed), diversion).expect("asked");
+        assert_eq!(damage, Some(Damage::Absent));
     });
 }
 
@@ -238,6 +244,8 @@ fn a_flushed_mangle_table_is_noticed_and_mended() {
         run("ip6tables", "-t mangle -F FORWARD");
         let broken = TableState::Live { diversion: Diversion::Xtables, intact: false };
         assert_eq!(table::state().expect("asked"), broken);
+        let (damage, _) = table::inspect(&spec, Diversion::Xtables).expect("asked");
+        assert_eq!(damage, Some(Damage::Xtables));
         table::install(&spec, Diversion::Xtables).expect("it mends");
         let whole = TableState::Live { diversion: Diversion::Xtables, intact: true };
         assert_eq!(table::state().expect("asked"), whole);

@@ -65,6 +65,11 @@ fn an_icmp_error_must_be_about_something_under_way() {
     assert_eq!(judge(&mut lab, &good), Verdict::Accept);
     let guessed = error(&lab, client("P.", 1 << 30).ack(1));
     assert_eq!(judge(&mut lab, &guessed), Verdict::Drop(DropReason::IcmpUnrelated));
+    // Also the SYN itself, whatever it carries.
+    let mut opening = Lab::new();
+    opening.pass(&[client("S", 0).len(900)]);
+    let refused = error(&opening, client("S", 0).len(900));
+    assert_eq!(judge(&mut opening, &refused), Verdict::Accept);
     lab.client.1 += 1;
     let other = error(&lab, client("P.", 1).ack(1));
     assert_eq!(judge(&mut lab, &other), Verdict::Drop(DropReason::IcmpUnrelated));

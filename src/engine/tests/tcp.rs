@@ -159,6 +159,29 @@ fn rst_three_ways() {
     lab.seconds(31);
     assert_eq!(lab.phase(), None);
 
+    // What is said on the RST's own side answers nothing.
+    let mut lab = Lab::in_phase(Phase::Established);
+    lab.pass(&[client("R", 500), client("P.", 1).ack(1).len(10)]);
+    assert_eq!(lab.view().unwrap().timer, Timer::UnverifiedRst);
+    lab.pass(&[server(".", 1).ack(11)]);
+    assert_eq!(lab.view().unwrap().timer, Timer::Established);
+
+    // Between what is acknowledged and what was sent only the receiver knows: a
+    // forged one among much that is under way must not end the connection.
+    let mut lab = Lab::in_phase(Phase::Established);
+    lab.pass(&[client("P.", 1).ack(1).len(1000), client("P.", 1001).ack(1).len(1000), client("R", 1001)]);
+    assert_eq!(lab.view().unwrap().timer, Timer::UnverifiedRst);
+    lab.pass(&[server(".", 1).ack(2001)]);
+    assert_eq!(lab.view().unwrap().timer, Timer::Unacknowledged.min(Timer::Established));
+    for exact in [1, 2001] {
+        let mut lab = Lab::in_phase(Phase::Established);
+        lab.pass(&[client("P.", 1).ack(1).len(1000), client("P.", 1001).ack(1).len(1000)]);
+        lab.pass(&[client("R", exact)]);
+        assert_eq!(lab.phase(), Some(Phase::Reset));
+        // What is still under way to the end that is gone draws more of them.
+        lab.pass(&[client("R", 1), client("R", 2001)]);
+    }
+
     // Outside: dropped.
     let mut lab = Lab::in_phase(Phase::Established);
     lab.dropped(client("R", 70_000), DropReason::BadRst);
@@ -196,7 +219,8 @@ fn the_four_inequalities() {
     // 3: the server acknowledges what was never sent.
     lab.dropped(server(".", 1).ack(2002).window(2000), DropReason::AckBeyond);
     // 4: and what is long past.
-    lab.dropped(server(".", 1).ack(2001u32.wrapping_sub(66_001)).window(2000), DropReason::AckOld);
+    lab.dropped(server(".", 1).ack(2001u32.wrapping_sub(132_001)).window(2000), DropReason::AckOld);
+    lab.pass(&[server(".", 1).ack(2001u32.wrapping_sub(132_000)).window(2000)]);
     lab.pass(&[server(".", 1).ack(2001).window(2000)]);
 }
 
@@ -232,6 +256,16 @@ fn fast_open_data_in_the_syn_and_before_the_last_ack() {
     assert_eq!(lab.phase(), Some(Phase::SynReceived));
     lab.pass(&[client(".", 101).ack(501)]);
     assert_eq!(lab.phase(), Some(Phase::Established));
+    // The server may send as much as the SYN's window allows.
+    let mut lab = Lab::new();
+    lab.pass(&[
+        client("S", 0).len(100).window(3000),
+        server("S.", 0).ack(101),
+        server("P.", 1).ack(101).len(1448),
+        server("P.", 1449).ack(101).len(1448),
+        server("P.", 2897).ack(101).len(104),
+    ]);
+    lab.dropped(server("P.", 3002).ack(101).len(1), DropReason::SeqBeyond);
     // The server may also take only the SYN.
     let mut lab = Lab::new();
     lab.pass(&[client("S", 0).len(100), server("S.", 0).ack(1), client("P.", 1).ack(1).len(100)]);

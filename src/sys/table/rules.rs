@@ -17,8 +17,15 @@ use nftables::{
 };
 use serde_json::Value;
 
-use super::{Diversion, NAME, TableError, TableSpec, state::Notes};
-use crate::policy::{Fail, Hook, Hooks, Marks};
+use super::{
+    Diversion, NAME, TableError, TableSpec,
+    exempt::{DHCP_V4, DHCP_V6, Exempt, LISTENER_DISCOVERY, NEIGHBOUR_DISCOVERY, Share},
+    state::Notes,
+};
+use crate::{
+    policy::{Fail, Hook, Hooks, Marks},
+    wire::Protocol,
+};
 
 /// Before the operator's `mangle` (-150), after conntrack (-200).
 pub(super) const DIVERT_PRIORITY: i32 = -160;
@@ -33,48 +40,11 @@ pub(super) const fn inspected_priority(diversion: Diversion) -> i32 {
     }
 }
 
-/// ICMPv6 types of neighbour discovery that pass, with hop limit 255 (RFC 4861
-/// §6.1, §7.1). Redirects are left to the rules.
-const NEIGHBOUR_DISCOVERY: [&str; 4] =
-    ["nd-router-solicit", "nd-router-advert", "nd-neighbor-solicit", "nd-neighbor-advert"];
-
-/// ICMPv6 types of multicast listener discovery, with hop limit 1 (RFC 3810 §5).
-const LISTENER_DISCOVERY: [&str; 4] =
-    ["mld-listener-query", "mld-listener-report", "mld-listener-done", "mld2-listener-report"];
-
-/// UDP ports of the DHCP client and its server, for each family (RFC 2131 §4.1,
-/// RFC 8415 §7.2).
-const DHCP: [(&str, u32, u32); 2] = [("ipv4", 68, 67), ("ipv6", 546, 547)];
-
-/// The hooks that a table covers, and how much of each. A connection of the
-/// gateway itself runs through `input` and `output`: where the rule file names only
-/// one of them, its connections must be seen both ways, and the others' not at all.
+/// The hooks that a table covers, and how much of each.
 pub(super) fn on(hooks: Hooks) -> impl Iterator<Item = (Hook, Share)> {
-    let of = |own: bool, other: bool| match (own, other) {
-        (true, true) => Some(Share::All),
-        (true, false) => Some(Share::Originals),
-        (false, true) => Some(Share::Replies),
-        (false, false) => None,
-    };
-    [
-        (Hook::Forward, hooks.forward.then_some(Share::All)),
-        (Hook::Input, of(hooks.input, hooks.output)),
-        (Hook::Output, of(hooks.output, hooks.input)),
-    ]
-    .into_iter()
-    .filter_map(|(hook, share)| share.map(|share| (hook, share)))
-}
-
-/// Which packets of a hook are inspected.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Share {
-    /// All of them.
-    All,
-    /// Those of connections that were opened in this direction, and those that
-    /// belong to none: the answers to the other direction's are not ours.
-    Originals,
-    /// Only the answers to connections that the opposite hook lets in.
-    Replies,
+    [Hook::Forward, Hook::Input, Hook::Output]
+        .into_iter()
+        .filter_map(move |hook| Share::of(hooks, hook).map(|share| (hook, share)))
 }
 
 /// A hook's name, as nftables spells it.
@@ -313,41 +283,46 @@ impl Document {
     }
 }
 
-/// What passes on a hook without inspection, as matches. The kernel's own refusals
-/// (RST and ICMP about a packet that it has) are among it: they share the conntrack
-/// entry of that packet, and one that is not confirmed does not survive a queue.
+/// What passes on a hook without inspection, as matches.
 fn exemptions(hook: Hook) -> Vec<Vec<Statement<'static>>> {
-    let (interface, to_server) = match hook {
-        Hook::Forward => return Vec::new(),
-        Hook::Input => (MetaKey::Iif, false),
-        Hook::Output => (MetaKey::Oif, true),
-    };
-    let mut all = vec![vec![equals(meta(interface), string("lo"))]];
-    for (types, hop_limit) in [(NEIGHBOUR_DISCOVERY, 255), (LISTENER_DISCOVERY, 1)] {
-        let types = types.into_iter().map(|kind| SetItem::Element(string(kind))).collect();
-        all.push(vec![
+    Exempt::on(hook).iter().flat_map(|exempt| matches(*exempt, hook)).collect()
+}
+
+/// The packets of one kind: those that all matches of one of the lists match.
+fn matches(exempt: Exempt, hook: Hook) -> Vec<Vec<Statement<'static>>> {
+    let icmpv6 = |types: [(u8, &'static str); 4], hop_limit| {
+        vec![vec![
             equals(field("ip6", "hoplimit"), Expression::Number(hop_limit)),
-            equals(field("icmpv6", "type"), Expression::Named(NamedExpression::Set(types))),
-        ]);
+            equals(field("icmpv6", "type"), one_of(types.map(|(_, kind)| string(kind)))),
+        ]]
+    };
+    match exempt {
+        Exempt::Loopback => {
+            let interface = if hook == Hook::Output { MetaKey::Oif } else { MetaKey::Iif };
+            vec![vec![equals(meta(interface), string("lo"))]]
+        }
+        Exempt::NeighbourDiscovery => icmpv6(NEIGHBOUR_DISCOVERY, 255),
+        Exempt::ListenerDiscovery => icmpv6(LISTENER_DISCOVERY, 1),
+        Exempt::Refusal => {
+            let rst = equals(and(field("tcp", "flags"), string("rst")), string("rst"));
+            let icmp = one_of([number(Protocol::ICMP), number(Protocol::ICMPV6)]);
+            vec![vec![is_related(), rst], vec![is_related(), equals(meta(MetaKey::L4proto), icmp)]]
+        }
+        Exempt::DhcpClient => [("ipv4", DHCP_V4), ("ipv6", DHCP_V6)]
+            .map(|(family, (client, server))| {
+                let (from, to) = if hook == Hook::Output { (client, server) } else { (server, client) };
+                vec![
+                    equals(meta(MetaKey::Nfproto), string(family)),
+                    equals(field("udp", "sport"), Expression::Number(from.into())),
+                    equals(field("udp", "dport"), Expression::Number(to.into())),
+                ]
+            })
+            .into(),
     }
-    if hook == Hook::Output {
-        let rst = equals(and(field("tcp", "flags"), string("rst")), string("rst"));
-        all.push(vec![is_related(), rst]);
-        let icmp = ["icmp", "ipv6-icmp"].into_iter().map(|p| SetItem::Element(string(p))).collect();
-        all.push(vec![
-            is_related(),
-            equals(meta(MetaKey::L4proto), Expression::Named(NamedExpression::Set(icmp))),
-        ]);
-    }
-    for (family, client, server) in DHCP {
-        let (source, destination) = if to_server { (client, server) } else { (server, client) };
-        all.push(vec![
-            equals(meta(MetaKey::Nfproto), string(family)),
-            equals(field("udp", "sport"), Expression::Number(source)),
-            equals(field("udp", "dport"), Expression::Number(destination)),
-        ]);
-    }
-    all
+}
+
+fn one_of<const N: usize>(values: [Expression<'static>; N]) -> Expression<'static> {
+    Expression::Named(NamedExpression::Set(values.map(SetItem::Element).into()))
 }
 
 fn with<const N: usize>(
@@ -419,7 +394,13 @@ fn is_related() -> Statement<'static> {
 }
 
 fn is_tcp() -> Statement<'static> {
-    equals(meta(MetaKey::L4proto), string("tcp"))
+    equals(meta(MetaKey::L4proto), number(Protocol::TCP))
+}
+
+/// By its number: nft knows the names only where `/etc/protocols` is (Debian's
+/// package netbase), and a small system has none.
+fn number(protocol: Protocol) -> Expression<'static> {
+    Expression::Number(protocol.0.into())
 }
 
 fn reject(how: RejectType, code: Option<RejectCode>) -> Statement<'static> {
@@ -535,11 +516,12 @@ mod tests {
             let mut moved = spec(Fail::Closed, 2);
             moved.marks.shift = 0;
             let text = lines(&live(&moved, Diversion::Native, &Notes::default()).expect("in range"));
-            // own, known and inspected as they are at bit 24; the wiping masks.
+            // own, known, inspected and refuse as they are at bit 24; the wiping masks.
             let at_24 = [
                 (":[{\"meta\":{\"key\":\"mark\"}},8]", ":[{\"meta\":{\"key\":\"mark\"}},134217728]"),
                 (":[{\"meta\":{\"key\":\"mark\"}},16]", ":[{\"meta\":{\"key\":\"mark\"}},268435456]"),
                 (":[{\"meta\":{\"key\":\"mark\"}},4]", ":[{\"meta\":{\"key\":\"mark\"}},67108864]"),
+                (":[{\"meta\":{\"key\":\"mark\"}},32]", ":[{\"meta\":{\"key\":\"mark\"}},536870912]"),
                 (",4294967040]", ",16777215]"),
                 (",4294967048]", ",150994943]"),
             ];

@@ -1,9 +1,11 @@
 //! What of ours is in the kernel now.
 
+use std::{collections::BTreeMap, fmt};
+
 use serde_json::Value;
 
 use super::{
-    Diversion, NAME, TableError, run,
+    Diversion, NAME, TableError, TableSpec, rules, run,
     xtables::{self, Family},
 };
 use crate::policy::Fail;
@@ -22,7 +24,7 @@ pub enum TableState {
     Live {
         /// How.
         diversion: Diversion,
-        /// Whether it is all there. `false`: somebody removed xtables rules of
+        /// Whether its chains and the diverting rules are all there. `false`: somebody removed xtables rules of
         /// ours (a restored iptables file does that) and packets are not
         /// inspected; installing again mends it.
         intact: bool,
@@ -53,6 +55,95 @@ pub fn state() -> Result<TableState, TableError> {
         intact &= xtables::count(family)? == hooks * 2;
     }
     Ok(TableState::Live { diversion: Diversion::Xtables, intact })
+}
+
+/// What the table counted since it was loaded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Packets that were dropped because nobody had judged them.
+    pub missed: u64,
+    /// Packets that the kernel refused for us, with RST or ICMP.
+    pub refused: u64,
+}
+
+/// What of the live table somebody else took away. Installing again mends it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Damage {
+    /// All of it.
+    Absent,
+    /// It is the static form.
+    Static,
+    /// Chains or rules of it.
+    Rules,
+    /// The diverting rules in xtables' `mangle`.
+    Xtables,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Absent => "the table inet halfgate is gone",
+            Self::Static => "the table inet halfgate is its static form",
+            Self::Rules => "rules of the table inet halfgate are gone",
+            Self::Xtables => "halfgate's rules in the table mangle are gone",
+        })
+    }
+}
+
+/// Whether the live table is as [`super::install`] made it, and what it counted.
+///
+/// # Errors
+/// If nft or iptables can't be asked, or privileges are missing.
+pub fn inspect(spec: &TableSpec, diversion: Diversion) -> Result<(Option<Damage>, Counts), TableError> {
+    let Some(objects) = ours()? else { return Ok((Some(Damage::Absent), Counts::default())) };
+    let counts = counts(&objects);
+    let expected = rules::live(spec, diversion, &Notes::default())?;
+    let expected = expected.get("nftables").and_then(Value::as_array).into_iter().flatten();
+    let expected = rules_by_chain(expected.filter_map(|command| command.get("add")));
+    let present = rules_by_chain(objects.iter());
+    let damage = if !present.keys().any(|chain| chain.starts_with("divert_")) {
+        Some(Damage::Static)
+    } else if expected.iter().any(|(chain, rules)| present.get(chain) != Some(rules)) {
+        Some(Damage::Rules)
+    } else if diversion == Diversion::Xtables && !xtables::complete(spec)? {
+        Some(Damage::Xtables)
+    } else {
+        None
+    };
+    Ok((damage, counts))
+}
+
+/// How many rules each chain has. What they say is not compared: nft says it in
+/// other words than it was told.
+fn rules_by_chain<'a>(objects: impl Iterator<Item = &'a Value>) -> BTreeMap<String, usize> {
+    let mut chains = BTreeMap::new();
+    for object in objects {
+        if let Some(chain) = object.get("chain") {
+            chains.entry(chain_name(chain).to_owned()).or_default();
+        } else if let Some(chain) = object.get("rule").and_then(|rule| rule.get("chain")?.as_str()) {
+            *chains.entry(chain.to_owned()).or_default() += 1;
+        }
+    }
+    chains
+}
+
+fn counts(objects: &[Value]) -> Counts {
+    let mut counts = Counts::default();
+    for rule in objects.iter().filter_map(|object| object.get("rule")) {
+        let chain = rule.get("chain").and_then(Value::as_str).unwrap_or_default();
+        let statements = rule.get("expr").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let packets = |statement: &Value| statement.get("counter")?.get("packets")?.as_u64();
+        let packets: u64 = statements.iter().filter_map(packets).sum();
+        if !chain.starts_with("inspected_") {
+            continue;
+        }
+        if statements.iter().any(|statement| statement.get("drop").is_some()) {
+            counts.missed += packets;
+        } else if statements.iter().any(|statement| statement.get("reject").is_some()) {
+            counts.refused += packets;
+        }
+    }
+    counts
 }
 
 fn chain_name(chain: &Value) -> &str {

@@ -291,6 +291,22 @@ pub(super) fn count(family: Family) -> Result<usize, TableError> {
     Ok(count)
 }
 
+/// Whether all rules that there should be are there, for each family.
+pub(super) fn complete(spec: &TableSpec) -> Result<bool, TableError> {
+    let wanted = Wanted::of(spec)?;
+    for family in Family::ALL.into_iter().filter(|family| family.in_kernel()) {
+        let mut whole = false;
+        for tools in Tools::installed(family) {
+            let present = tools.ours()?;
+            whole |= wanted.lines.iter().all(|line| present.contains(line));
+        }
+        if !whole {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Removes all rules that are ours. `true` if there were any.
 pub(super) fn remove_all() -> Result<bool, TableError> {
     let mut found = false;
@@ -339,12 +355,15 @@ mod tests {
 
     #[test]
     fn two_lines_a_hook_each_kind_to_its_own_queues() {
+        // The answers to what leaves by `output` come in by `input`.
         let wanted = Wanted::of(&spec(2, Fail::Closed)).expect("in range");
         assert_eq!(
             wanted.lines,
             [
                 "-A FORWARD -m mark --mark 0x200/0x200 -m comment --comment halfgate -j NFQUEUE --queue-balance 6:7",
                 "-A FORWARD -m mark --mark 0x100/0x100 -m comment --comment halfgate -j NFQUEUE --queue-balance 4:5",
+                "-A INPUT -m mark --mark 0x200/0x200 -m comment --comment halfgate -j NFQUEUE --queue-balance 6:7",
+                "-A INPUT -m mark --mark 0x100/0x100 -m comment --comment halfgate -j NFQUEUE --queue-balance 4:5",
                 "-A OUTPUT -m mark --mark 0x200/0x200 -m comment --comment halfgate -j NFQUEUE --queue-balance 6:7",
                 "-A OUTPUT -m mark --mark 0x100/0x100 -m comment --comment halfgate -j NFQUEUE --queue-balance 4:5",
             ]

@@ -1,0 +1,247 @@
+//! What fuzzing asks of each part: bytes in, no panic, and laws that hold.
+//!
+//! Used twice: by the fuzz targets beside this file (`cargo fuzz`), and by
+//! `tests/fuzz.rs`, which replays the corpus and a short random run in the suite.
+
+use std::time::Duration;
+
+use halfgate::{
+    conntrack::{Flow, Instant},
+    engine::{Engine, IfIndex, Meta, Verdict, Worker},
+    policy::{Action, Adaptive, Hook, Live, LiveTimer, OnExcess, Policy, Settings},
+    wire::{self, Checksums, Flags, FourTuple, SegmentBuilder, SeqNum, build},
+};
+
+/// A target: its name, which is that of its corpus, and what it does.
+pub(crate) type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub(crate) const TARGETS: [Target; 4] =
+    [("parser", parser), ("engine", engine), ("rule_file", rule_file), ("control", control)];
+
+/// Any bytes as a packet, of any claimed length.
+pub(crate) fn parser(data: &[u8]) {
+    let Some((head, bytes)) = data.split_at_checked(2) else { return };
+    let claimed = u32::from(u16::from_le_bytes([head[0], head[1]]));
+    let own = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    for wire_len in [own, claimed, own.max(claimed)] {
+        for checksums in [Checksums::Trust, Checksums::Verify] {
+            if let Ok(packet) = wire::parse(bytes, wire_len, checksums) {
+                assert!(packet.transport_offset <= bytes.len());
+                assert_eq!(packet.src.is_ipv4(), packet.dst.is_ipv4());
+            }
+        }
+    }
+}
+
+/// Any bytes as a rule file, with a list file that is also any bytes.
+pub(crate) fn rule_file(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let mut read = |_: &str| Ok(text.clone().into_owned());
+    if let Err(diagnostics) = halfgate::config::compile("fuzz.yaml", &text, &mut read, None) {
+        assert!(!diagnostics.is_empty(), "a refusal without a reason");
+        for diagnostic in diagnostics {
+            assert!(!diagnostic.message.is_empty() && diagnostic.line > 0, "{diagnostic:?}");
+        }
+    }
+}
+
+/// Any bytes as a request on the control socket, and as the filter in one.
+pub(crate) fn control(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let _ = serde_json::from_str::<halfgate::daemon::protocol::Request>(&text);
+    let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+    if let Err(error) = halfgate::daemon::filter::Filter::parse(&words) {
+        assert!(!error.is_empty());
+    }
+}
+
+/// Bytes as a story: packets of a few connections, with numbers that are nearly
+/// right, time, kills, timers. The books must agree at every turn.
+pub(crate) fn engine(data: &[u8]) {
+    let mut story = Story::new();
+    let mut bytes = data.iter().copied();
+    let mut turns = 0;
+    while let Some(op) = bytes.next() {
+        story.turn(op, &mut || bytes.next().unwrap_or(0));
+        turns += 1;
+        if turns > 400 {
+            break;
+        }
+    }
+    story.check();
+    story.advance(Duration::from_secs(200 * 24 * 3600));
+    assert_eq!(story.worker.poll_timeout(), None, "nothing outlives its timer");
+    assert_eq!(story.counters().connections, 0);
+}
+
+struct Story {
+    engine: std::sync::Arc<Engine>,
+    worker: Worker,
+    now: Instant,
+    /// The highest number that each end of each connection has sent.
+    next: [[u32; 2]; 4],
+}
+
+impl Story {
+    fn new() -> Self {
+        let mut settings = Settings {
+            default: Action::Accept,
+            max_connections: 3,
+            adaptive: Adaptive { start: 50, end: 150 },
+            ..Settings::default()
+        };
+        settings.pickup.grace = Duration::from_secs(5);
+        settings.limits.total = Some(2);
+        settings.limits.on_excess = Some(OnExcess::Evict);
+        let policy = Policy::new(settings, Vec::new(), Vec::new(), vec!["default".into()]);
+        let now = Instant(u64::from(u32::MAX) * 10 - 50_000);
+        let engine = Engine::new(policy, [3, 4], now);
+        Self { worker: engine.worker(), engine, now, next: [[100, u32::MAX - 100]; 4] }
+    }
+
+    fn tuple(which: usize) -> FourTuple {
+        let port = 1000 + u16::try_from(which).unwrap_or(0);
+        if which.is_multiple_of(2) {
+            FourTuple {
+                src: [192, 0, 2, 1].into(),
+                src_port: port,
+                dst: [198, 51, 100, 1].into(),
+                dst_port: 80,
+            }
+        } else {
+            let address = |last| std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last).into();
+            FourTuple { src: address(1), src_port: port, dst: address(2), dst_port: 80 }
+        }
+    }
+
+    fn turn(&mut self, op: u8, more: &mut dyn FnMut() -> u8) {
+        let which = usize::from(op & 3);
+        match op >> 2 & 7 {
+            0..=4 => self.segment(which, more),
+            5 => self.advance(Duration::from_millis(u64::from(more()) * u64::from(more()) * 10)),
+            6 => match more() % 3 {
+                0 => self.raw(more),
+                1 => self.datagram(which, more() & 1 == 1),
+                _ => self.kill(which),
+            },
+            _ => self.tune(more()),
+        }
+        self.check();
+    }
+
+    fn segment(&mut self, which: usize, more: &mut dyn FnMut() -> u8) {
+        let (how, flags, seq, ack) = (more(), more() & 0x3f, more(), more());
+        let reply = usize::from(how & 1);
+        let there = Self::tuple(which);
+        let tuple = if reply == 1 { there.reversed() } else { there };
+        // Mostly right, sometimes near, rarely far.
+        let near = |base: u32, choice: u8| match choice {
+            0..=159 => base,
+            160..=191 => base.wrapping_sub(1),
+            192..=207 => base.wrapping_add(1),
+            208..=223 => base.wrapping_sub(70_000),
+            224..=239 => base.wrapping_add(65_535),
+            _ => base.wrapping_add(u32::from(choice) << 24),
+        };
+        let length = u32::from(how >> 4) * 100;
+        let sent = near(self.next[which][reply], seq);
+        let acked = near(self.next[which][1 - reply], ack);
+        let flags = Flags(flags);
+        let mut builder = SegmentBuilder::new(tuple).seq(SeqNum(sent)).window(u16::from(more()) << 8);
+        if flags.contains(Flags::ACK) {
+            builder = builder.ack(SeqNum(acked));
+        }
+        if how & 2 != 0 {
+            builder = builder.window_scale(more() % 15);
+        }
+        if how & 4 != 0 {
+            builder = builder.timestamps(u32::from(more()), 0);
+        }
+        let payload = vec![0; usize::try_from(length).unwrap_or(0)];
+        let packet = builder.flags(flags).payload(&payload).build();
+        let verdict = self.judge(&packet.bytes, packet.wire_len(), Checksums::Verify, how & 8 != 0);
+        if verdict == Verdict::Accept {
+            let counted = flags.0 & 1 != 0 || flags.0 & 2 != 0;
+            let end = sent.wrapping_add(length).wrapping_add(u32::from(counted));
+            if SeqNum(end).after(SeqNum(self.next[which][reply])) || flags.contains(Flags::SYN) {
+                self.next[which][reply] = end;
+            }
+        }
+    }
+
+    fn raw(&mut self, more: &mut dyn FnMut() -> u8) {
+        let bytes: Vec<u8> = (0..more() % 80).map(|_| more()).collect();
+        let len = u32::try_from(bytes.len()).unwrap_or(0);
+        self.judge(&bytes, len, Checksums::Trust, false);
+    }
+
+    fn datagram(&mut self, which: usize, reply: bool) {
+        let there = Self::tuple(which);
+        let packet = build::udp(if reply { there.reversed() } else { there }, b"fuzz");
+        self.judge(&packet.bytes, packet.wire_len(), Checksums::Verify, false);
+    }
+
+    fn kill(&mut self, which: usize) {
+        let tuple = Self::tuple(which);
+        let flow = Flow {
+            protocol: wire::Protocol::TCP,
+            src: tuple.src,
+            src_port: tuple.src_port,
+            dst: tuple.dst,
+            dst_port: tuple.dst_port,
+        };
+        self.worker.kill(&flow, which == 0, self.now);
+    }
+
+    fn tune(&mut self, what: u8) {
+        let timer = halfgate::conntrack::Timer::ALL[usize::from(what) % halfgate::conntrack::Timer::COUNT];
+        let mut live = Live::default();
+        let seconds = 1 + u64::from(what >> 4) * 100;
+        let change = LiveTimer {
+            timer,
+            rule: None,
+            value: Some(Duration::from_secs(seconds)),
+            until: None,
+            from_epoch: 0,
+        };
+        live.set_timer(change).expect("in range");
+        self.engine.set_live(live);
+    }
+
+    fn judge(&mut self, bytes: &[u8], wire_len: u32, checksums: Checksums, kernel_knows: bool) -> Verdict {
+        let meta = Meta {
+            hook: Hook::Forward,
+            in_if: IfIndex(1),
+            out_if: IfIndex(2),
+            wire_len,
+            checksums,
+            kernel_knows,
+        };
+        self.worker.handle_packet(&meta, bytes, self.now)
+    }
+
+    fn advance(&mut self, time: Duration) {
+        self.now = self.now.after(time);
+        while self.worker.handle_timeout(self.now) {}
+    }
+
+    fn counters(&self) -> halfgate::engine::Counters {
+        self.engine.counters()
+    }
+
+    fn check(&mut self) {
+        while self.worker.poll_event().is_some() {}
+        while self.worker.poll_transmit().is_some() {}
+        let counters = self.counters();
+        let by_phase: u64 = counters.phases.iter().map(|(_, count)| count).sum();
+        assert_eq!(by_phase, counters.connections);
+        assert_eq!(counters.opened - counters.closed, counters.connections);
+        let half_open: u64 =
+            counters.phases.iter().filter(|(name, _)| name.starts_with("syn_")).map(|(_, count)| count).sum();
+        assert_eq!(half_open, counters.embryonic);
+        assert!(counters.embryonic <= 2 && counters.connections <= 3, "{counters:?}");
+        let dropped: u64 = counters.dropped.iter().map(|(_, count)| count).sum();
+        assert_eq!(counters.accepted + dropped, counters.packets);
+    }
+}
