@@ -46,6 +46,13 @@ fn a_flushed_rule_set_comes_back() {
 }
 
 #[test]
+fn a_flushed_table_comes_back() {
+    comes_back("rules of the table inet halfgate are gone", |gateway| {
+        gateway.tool("nft", &["flush", "table", "inet", "halfgate"], "");
+    });
+}
+
+#[test]
 fn a_flushed_chain_comes_back() {
     comes_back("rules of the table inet halfgate are gone", |gateway| {
         gateway.tool("nft", &["flush", "chain", "inet", "halfgate", "divert_forward"], "");
