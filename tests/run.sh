@@ -3,13 +3,20 @@
 # namespaces, the lab. Installs what it needs (Debian packages) and ends with
 # one line: `N passed, N failed`.
 #
-#   sudo tests/run.sh
+#   sudo tests/run.sh [--captures DIR]
+#
+# DIR: captures with known outcomes (expected.tsv, floods.tsv) to replay as well.
 set -uo pipefail
 # shellcheck source=packaging/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../packaging/common.sh"
 
 [ "$(id -u)" = 0 ] || die "network namespaces need root: run it with sudo."
-[ $# -eq 0 ] || die "it takes no arguments."
+if [ "${1:-}" = --captures ]; then
+    [ -e "${2:-}/expected.tsv" ] || die "--captures needs a folder with expected.tsv."
+    HALFGATE_CAPTURES=$(realpath "$2") && export HALFGATE_CAPTURES
+    shift 2
+fi
+[ $# -eq 0 ] || die "it takes no argument but --captures DIR."
 cd "$here" || exit 1
 
 mapfile -t packages < <(missing_packages \

@@ -52,9 +52,10 @@ const COLUMNS: [(&str, Align); 11] = [
 
 pub(super) fn run(args: &Args, socket: &Path) -> Result<ExitCode> {
     Filter::parse(&args.filter).map_err(Usage)?;
-    let mut client = Client::connect(socket)?;
     let mut output = Output::open();
     loop {
+        // Not kept meanwhile: whoever asks for nothing makes room for others.
+        let mut client = Client::connect(socket)?;
         if args.watch.is_some() && !args.json {
             output.clear()?;
         }
@@ -63,6 +64,7 @@ pub(super) fn run(args: &Args, socket: &Path) -> Result<ExitCode> {
             output.line(&format!("{count} connections"))?;
         }
         output.flush()?;
+        drop(client);
         let Some(pause) = args.watch else { return Ok(ExitCode::SUCCESS) };
         std::thread::sleep(pause.max(Duration::from_millis(200)));
     }

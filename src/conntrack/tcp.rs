@@ -522,6 +522,8 @@ fn data(
     let vouches = receiver.seen.has(Seen::DOUBTED);
     receiver.seen.clear(Seen::DOUBTED);
     let still_sends = !sender.seen.has(Seen::FIN);
+    let new_data = segment.payload_len > 0 && !probe;
+    let repairs = new_data && kind == Kind::Ack && segment.end().after(receiver.ack);
     window::learn(sender, receiver, segment);
     let new_fin = kind == Kind::Fin && still_sends;
     let first_fin = new_fin && !receiver.seen.has(Seen::FIN);
@@ -536,12 +538,7 @@ fn data(
     }
     let next = next_phase(connection);
     connection.enter(next, now);
-    if refreshes(
-        phase,
-        next,
-        kind,
-        Refresh { still_sends, new_data: segment.payload_len > 0 && !probe, answers_probe },
-    ) {
+    if refreshes(phase, next, kind, Refresh { still_sends, new_data, repairs, answers_probe }) {
         connection.refresh(now);
     }
     Outcome::Pass
@@ -577,6 +574,7 @@ fn next_phase(connection: &Connection) -> Phase {
 struct Refresh {
     still_sends: bool,
     new_data: bool,
+    repairs: bool,
     answers_probe: bool,
 }
 
@@ -587,11 +585,13 @@ fn refreshes(before: Phase, after: Phase, kind: Kind, why: Refresh) -> bool {
         // A retransmitted FIN does not buy time.
         Phase::FinWait => kind != Kind::Fin,
         Phase::HalfClosed => before != after || (why.still_sends && why.new_data) || why.answers_probe,
+        // Both have said all, but what was lost on the way is still sent again; that
+        // is not silence. A FIN alone, sent again, does not buy time.
+        Phase::Closing => before != after || why.repairs,
         // RFC 9293 §3.10.7.8: a retransmitted FIN starts the 2 MSL anew.
         Phase::TimeWait => kind == Kind::Fin,
         Phase::SynSent
         | Phase::SynReceived
-        | Phase::Closing
         | Phase::Reset
         | Phase::UdpNew
         | Phase::UdpStream

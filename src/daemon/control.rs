@@ -5,14 +5,16 @@ use std::{os::unix::net::UnixListener, sync::Arc, time::Duration};
 use tokio::{
     net::UnixStream,
     signal::unix::{SignalKind, signal},
-    sync::{Semaphore, mpsc::UnboundedReceiver},
+    sync::mpsc::UnboundedReceiver,
     time::{MissedTickBehavior, interval},
 };
 
 use super::{
     log,
+    mend::Mending,
     protocol::{Line, ReloadExisting},
-    session::{self, Backend, MAX_CLIENTS, Patience},
+    seats::Seats,
+    session::{self, Backend, Patience},
     shared::Pulse,
     state::{Daemon, Order},
     threads::{Death, Watchman},
@@ -57,12 +59,13 @@ pub async fn run(daemon: &Arc<Daemon>, mut ears: Ears, ready: impl FnOnce()) -> 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let listener = tokio::net::UnixListener::from_std(ears.listener)?;
-    let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
+    let seats = Arc::new(Seats::default());
     let mut watchman = Watchman::default();
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut look = interval(Duration::from_secs(1));
     look.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut mending = Mending::start(daemon.now());
     ready();
     loop {
         tokio::select! {
@@ -83,14 +86,17 @@ pub async fn run(daemon: &Arc<Daemon>, mut ears: Ears, ready: impl FnOnce()) -> 
                 return Ok(Ending::Fatal(format!("thread {name} died: {why}")));
             },
             client = listener.accept() => match client {
-                Ok((stream, _)) => welcome(daemon, &clients, stream),
+                Ok((stream, _)) => welcome(daemon, &seats, stream),
                 Err(error) => {
                     // Out of descriptors, mostly: clients that leave free some.
                     log::warning(format_args!("control socket: {error}"));
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },
-            _ = tick.tick() => daemon.tick(),
+            _ = tick.tick() => {
+                daemon.tick();
+                mending.turn(daemon);
+            }
             _ = look.tick() => {
                 if let Some(name) = watchman.look(&ears.pulses) {
                     let patience = Watchman::PATIENCE;
@@ -104,14 +110,14 @@ pub async fn run(daemon: &Arc<Daemon>, mut ears: Ears, ready: impl FnOnce()) -> 
     }
 }
 
-fn welcome(daemon: &Arc<Daemon>, clients: &Arc<Semaphore>, stream: UnixStream) {
-    match PeerCredentials::of(&stream) {
-        Ok(who) if who.may_command(group_id()) => {}
+fn welcome(daemon: &Arc<Daemon>, seats: &Arc<Seats>, stream: UnixStream) {
+    let who = match PeerCredentials::of(&stream) {
+        Ok(who) if who.may_command(group_id()) => who,
         Ok(who) => {
             log::warning(format_args!("control socket: user {} was sent away", who.uid));
             tokio::spawn(session::send_away(
                 stream,
-                "only root and members of the group halfgate may do this",
+                "only root and members of the group halfgate may do this".to_owned(),
             ));
             return;
         }
@@ -119,16 +125,16 @@ fn welcome(daemon: &Arc<Daemon>, clients: &Arc<Semaphore>, stream: UnixStream) {
             log::warning(format_args!("control socket: who connected can't be told: {error}"));
             return;
         }
-    }
-    let Ok(seat) = Arc::clone(clients).try_acquire_owned() else {
-        tokio::spawn(session::send_away(stream, "too many clients at once: try again"));
-        return;
     };
-    let backend: Arc<dyn Backend> = Arc::<Daemon>::clone(daemon);
-    tokio::spawn(async move {
-        session::serve(stream, backend, Patience::default()).await;
-        drop(seat);
-    });
+    match seats.take(&who) {
+        Ok(seat) => {
+            let backend: Arc<dyn Backend> = Arc::<Daemon>::clone(daemon);
+            tokio::spawn(session::serve(stream, backend, seat, Patience::default()));
+        }
+        Err(full) => {
+            tokio::spawn(session::send_away(stream, full.to_string()));
+        }
+    }
 }
 
 /// SIGHUP: reload, with the log for an answer.

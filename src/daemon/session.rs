@@ -2,7 +2,7 @@
 //!
 //! A client can be slow, broken or absurd; it costs at most its own session.
 //! Requests have a length, silence has an end, what waits to be written is
-//! bounded, and there is a number of clients that are served at once.
+//! bounded, and whoever asks for nothing makes room for others.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,16 +18,14 @@ use super::{
     events::Ring,
     outlet::{CHUNKS_WAITING, Outlet, Refusal, SocketOutlet, append},
     protocol::{Line, MAX_REQUEST, Request},
+    seats::Seat,
 };
 use crate::sys::clock::Clock;
-
-/// How many clients are served at once.
-pub const MAX_CLIENTS: usize = 32;
 
 /// How long a client may take for things.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// To send a request.
+    /// To send a request, the first or the next one.
     pub request: Duration,
     /// To take a chunk of an answer.
     pub write: Duration,
@@ -35,7 +33,7 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { request: Duration::from_secs(60), write: Duration::from_secs(10) }
+        Self { request: Duration::from_secs(10), write: Duration::from_secs(10) }
     }
 }
 
@@ -52,11 +50,20 @@ pub trait Backend: Send + Sync + 'static {
 }
 
 /// Serves one client until it leaves, or is sent away.
-pub async fn serve(stream: UnixStream, backend: Arc<dyn Backend>, patience: Patience) {
+pub async fn serve(stream: UnixStream, backend: Arc<dyn Backend>, seat: Seat, patience: Patience) {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     loop {
-        let request = match timeout(patience.request, read_line(&mut read)).await {
+        let line = tokio::select! {
+            // What was asked is answered, if there is a choice.
+            biased;
+            line = timeout(patience.request, read_line(&mut read)) => line,
+            () = seat.is_lost() => {
+                let _ = say(&mut write, patience, &refused(IDLE)).await;
+                return;
+            }
+        };
+        let request = match line {
             Ok(Ok(Some(line))) => serde_json::from_slice::<Request>(&line),
             Ok(Err(TooLong)) => {
                 let _ = say(&mut write, patience, &refused("the request is too long")).await;
@@ -65,6 +72,10 @@ pub async fn serve(stream: UnixStream, backend: Arc<dyn Backend>, patience: Pati
             // It left, or never said anything.
             Ok(Ok(None)) | Err(_) => return,
         };
+        if !seat.asks() {
+            let _ = say(&mut write, patience, &refused(IDLE)).await;
+            return;
+        }
         let result = match request {
             Err(error) => say(&mut write, patience, &refused(&format!("not a request: {error}"))).await,
             Ok(Request::Events { follow: true, last }) => {
@@ -75,12 +86,16 @@ pub async fn serve(stream: UnixStream, backend: Arc<dyn Backend>, patience: Pati
         if result.is_err() {
             return;
         }
+        seat.is_answered();
     }
 }
 
+/// What a client hears that made room for another.
+const IDLE: &str = "others wait and this connection asked for nothing: connect again";
+
 /// Tells a client why it is not served.
-pub async fn send_away(mut stream: UnixStream, why: &str) {
-    let _ = say(&mut stream, Patience::default(), &refused(why)).await;
+pub async fn send_away(mut stream: UnixStream, why: String) {
+    let _ = say(&mut stream, Patience::default(), &refused(&why)).await;
 }
 
 fn refused(why: &str) -> Line {
@@ -192,6 +207,7 @@ async fn follow(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{daemon::seats::Seats, sys::control::PeerCredentials};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// Answers `connections` with many lines, `confirm` with a refusal, and
@@ -242,7 +258,9 @@ mod tests {
     fn client(backend: &Arc<Fake>, patience: Patience) -> (UnixStream, tokio::task::JoinHandle<()>) {
         let (here, there) = UnixStream::pair().unwrap();
         let backend: Arc<dyn Backend> = Arc::<Fake>::clone(backend);
-        (here, tokio::spawn(serve(there, backend, patience)))
+        let who = PeerCredentials::of(&here).unwrap();
+        let seat = Arc::new(Seats::default()).take(&who).unwrap();
+        (here, tokio::spawn(serve(there, backend, seat, patience)))
     }
 
     async fn ask(stream: &mut BufReader<UnixStream>, request: &str) -> Vec<String> {

@@ -25,7 +25,7 @@ pub struct Meta {
     pub out_if: IfIndex,
     /// Octets on the wire.
     pub wire_len: u32,
-    /// Whether its transport checksum can be believed.
+    /// Which of its checksums are to be verified.
     pub checksums: Checksums,
     /// The kernel's conntrack knows this connection both ways (pickup).
     pub kernel_knows: bool,

@@ -283,6 +283,8 @@ pub struct PeerCredentials {
     pub uid: u32,
     /// Effective group.
     pub gid: u32,
+    /// The process; 0 if it is in a PID namespace that can't be seen from here.
+    pub pid: i32,
     /// Supplementary groups.
     pub groups: Vec<u32>,
 }
@@ -304,7 +306,7 @@ impl PeerCredentials {
         if got != 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self { uid: who.uid, gid: who.gid, groups: peer_groups(fd)? })
+        Ok(Self { uid: who.uid, gid: who.gid, pid: who.pid, groups: peer_groups(fd)? })
     }
 
     /// Whether they may give orders: root, and members of `group`.
@@ -504,11 +506,12 @@ mod tests {
         let (one, _other) = UnixStream::pair().unwrap();
         let who = PeerCredentials::of(&one).unwrap();
         assert_eq!(who.uid, fs::metadata("/proc/self").unwrap().uid());
+        assert_eq!(who.pid as u32, std::process::id());
     }
 
     #[test]
     fn only_root_and_the_group_may_command() {
-        let stranger = PeerCredentials { uid: 1000, gid: 1000, groups: vec![4, 27] };
+        let stranger = PeerCredentials { uid: 1000, gid: 1000, pid: 1, groups: vec![4, 27] };
         assert!(!stranger.may_command(None));
         assert!(!stranger.may_command(Some(99)));
         assert!(stranger.may_command(Some(27)));

@@ -16,12 +16,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub use super::malformed::Malformed;
 use super::packet::{IcmpMessage, Packet, Protocol, Transport};
 
-/// Whether the transport checksum of a packet can be believed.
+/// Which checksums of a packet are to be verified.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Checksums {
-    /// Verify it, if the whole packet was copied to us.
+    /// The IPv4 header's, and the transport's if the whole packet is here.
     Verify,
-    /// The kernel says that it is not filled in yet, or has verified it.
+    /// The transport's alone. The kernel has verified the IPv4 header's when the
+    /// packet arrived, and since then may have filled in options (record route,
+    /// timestamp) whose checksum it mends only behind the forward hook.
+    VerifyTransport,
+    /// None: the kernel says that the transport's is not filled in yet, or has
+    /// verified it.
     Trust,
 }
 
@@ -122,8 +127,8 @@ impl<'a> Body<'a> {
 /// hold, it is the only length, and is believed for TCP (segments that the kernel
 /// has not cut yet).
 ///
-/// With [`Checksums::Verify`] the IPv4 header checksum is verified, and the
-/// transport checksum if all of the packet is here: not for fragments.
+/// What [`Checksums`] says is verified; the transport checksum only if all of the
+/// packet is here, so not for fragments.
 ///
 /// # Errors
 /// [`Malformed`], if a header is absurd or cut off, or the addresses are ones
@@ -143,9 +148,9 @@ pub fn parse_where(
     loopback: Loopback,
 ) -> Result<Packet<'_>, Malformed> {
     let bytes = bytes.get(..wire_len as usize).unwrap_or(bytes);
-    let verify = checksums == Checksums::Verify;
+    let verify = checksums != Checksums::Trust;
     let header = match bytes.first().map(|first| first >> 4) {
-        Some(4) => ipv4::header(bytes, wire_len, verify)?,
+        Some(4) => ipv4::header(bytes, wire_len, checksums == Checksums::Verify)?,
         Some(6) => ipv6::header(bytes, wire_len)?,
         Some(_) => return Err(Malformed::Version),
         None if wire_len == 0 => return Err(Malformed::TooShort),

@@ -25,7 +25,7 @@ pub(crate) fn parser(data: &[u8]) {
     let claimed = u32::from(u16::from_le_bytes([head[0], head[1]]));
     let own = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     for wire_len in [own, claimed, own.max(claimed)] {
-        for checksums in [Checksums::Trust, Checksums::Verify] {
+        for checksums in [Checksums::Trust, Checksums::VerifyTransport, Checksums::Verify] {
             if let Ok(packet) = wire::parse(bytes, wire_len, checksums) {
                 assert!(packet.transport_offset <= bytes.len());
                 assert_eq!(packet.src.is_ipv4(), packet.dst.is_ipv4());

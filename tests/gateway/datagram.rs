@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, time::Duration};
 
 use halfgate::{
-    sys::netns::Family,
-    wire::{IcmpMessage, Packet, Transport},
+    sys::{netns::Family, raw::RawSender},
+    wire::{FourTuple, IcmpMessage, Packet, Transport, build},
 };
 
 use crate::harness::{EARLY, Gateway, LATE, SOON, rules, s, udp};
@@ -55,6 +55,32 @@ fn nobody_asked_for_a_datagram_from_inside(family: Family) {
     server.send_to(b"surprise", (family.client(), 5000)).unwrap();
     assert!(client.recv(&mut [0; 16]).is_err(), "it must not arrive");
     assert!(gateway.connections(&[]).is_empty());
+}
+
+/// The kernel fills such options in on the way, before the packet is judged, and
+/// makes the header's checksum good only when it sends the packet on. Without a
+/// checksum of UDP's, conntrack has not vouched for the packet either.
+#[test]
+fn a_datagram_that_records_its_way_passes() {
+    let gateway = Gateway::start(&open());
+    let raw = gateway.three.client.enter(|| RawSender::open(0)).unwrap().expect("a raw socket");
+    let server = udp(&gateway.three.server, SocketAddr::new(Family::V4.server(), 53));
+    let mut record_route = [0; 40];
+    record_route[..3].copy_from_slice(&[7, 39, 4]);
+    let mut timestamps = [0; 40];
+    timestamps[..4].copy_from_slice(&[68, 40, 5, 0]);
+    for (src_port, options) in [(4001, record_route), (4002, timestamps)] {
+        let (src, dst) = (Family::V4.client(), Family::V4.server());
+        let mut packet = build::udp(FourTuple { src, src_port, dst, dst_port: 53 }, b"question");
+        packet.bytes[26..28].fill(0);
+        packet.bytes.splice(20..20, options);
+        // 15 words of header; the kernel sets total length and checksum itself.
+        packet.bytes[0] = 0x4f;
+        raw.send(&packet).expect("send");
+        let heard = server.recv_from(&mut [0; 64]);
+        let from = heard.unwrap_or_else(|error| panic!("{error}: {}", gateway.ok(&["status", "--json"]))).1;
+        assert_eq!(from, SocketAddr::new(src, src_port));
+    }
 }
 
 fn ping(gateway: &Gateway, family: Family) -> bool {

@@ -253,6 +253,22 @@ fn a_flushed_mangle_table_is_noticed_and_mended() {
 }
 
 #[test]
+fn chains_without_rules_are_not_whole() {
+    Host::new().run(|| {
+        let spec = spec("fi", Fail::Closed);
+        let diversion = table::probe().expect("the kernel can queue");
+        table::install(&spec, diversion).expect("it loads");
+        run("nft", "flush table inet halfgate");
+        let state = table::state().expect("asked");
+        assert!(matches!(state, TableState::Live { intact: false, .. }), "{state:?}");
+        let (damage, _) = table::inspect(&spec, diversion).expect("asked");
+        assert_eq!(damage, Some(Damage::Rules));
+        table::install(&spec, diversion).expect("it mends");
+        assert_eq!(table::state().expect("asked"), TableState::Live { diversion, intact: true });
+    });
+}
+
+#[test]
 fn rules_in_the_other_kind_of_iptables_are_found() {
     Host::new().run(|| {
         if !with_iptables() {

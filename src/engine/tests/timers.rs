@@ -87,6 +87,30 @@ fn half_closed_lives_by_the_side_that_still_sends() {
     assert_eq!(lab.view().unwrap().expires_in, Duration::from_secs(600));
 }
 
+/// Both FINs were seen, but data before one of them was lost and is sent again.
+#[test]
+fn closing_lives_while_what_was_lost_is_repaired() {
+    let mut lab = Lab::in_phase(Phase::HalfClosed);
+    // Of 5000 octets and a FIN the client gets the first 1000.
+    for at in 0..5 {
+        lab.pass(&[server("P.", 1 + at * 1000).ack(2).len(1000)]);
+    }
+    lab.pass(&[server("F.", 5001).ack(2), client(".", 2).ack(1001)]);
+    assert_eq!(lab.view().unwrap().timer, Timer::Closing);
+    for at in 1..5 {
+        lab.seconds(40);
+        lab.pass(&[server(".", 1 + at * 1000).ack(2).len(1000)]);
+        assert_eq!(lab.view().unwrap().expires_in, Duration::from_secs(60));
+        lab.pass(&[client(".", 2).ack(1001 + at * 1000)]);
+    }
+    lab.seconds(40);
+    // What the client has, and the FIN alone, buy no time.
+    lab.pass(&[server(".", 4001).ack(2).len(1000), server("F.", 5001).ack(2), client(".", 2).ack(5001)]);
+    assert_eq!(lab.view().unwrap().expires_in, Duration::from_secs(20));
+    lab.seconds(21);
+    assert_eq!(lab.closed(), [expired(Timer::Closing, 60, Origin::Default)]);
+}
+
 #[test]
 fn half_closed_max_counts_from_the_first_fin() {
     let mut settings = open_settings();

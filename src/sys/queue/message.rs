@@ -93,7 +93,7 @@ fn packet(body: &[u8]) -> Incoming<'_> {
         return Incoming::Unreadable(id);
     };
     let checksums = if skb_info & (SKB_CSUM_NOT_READY | SKB_CSUM_NOT_VERIFIED) == SKB_CSUM_NOT_VERIFIED {
-        Checksums::Verify
+        Checksums::VerifyTransport
     } else {
         Checksums::Trust
     };
@@ -230,8 +230,8 @@ mod tests {
             (None, Checksums::Trust),
             (Some(SKB_CSUM_NOT_READY), Checksums::Trust),
             (Some(2), Checksums::Trust),
-            (Some(SKB_CSUM_NOT_VERIFIED), Checksums::Verify),
-            (Some(2 | SKB_CSUM_NOT_VERIFIED), Checksums::Verify),
+            (Some(SKB_CSUM_NOT_VERIFIED), Checksums::VerifyTransport),
+            (Some(2 | SKB_CSUM_NOT_VERIFIED), Checksums::VerifyTransport),
         ] {
             let bytes = packet_message(3, info, None);
             let Incoming::Packet(_, queued) = read_one(&bytes) else { panic!("not a packet") };

@@ -24,9 +24,10 @@ pub enum TableState {
     Live {
         /// How.
         diversion: Diversion,
-        /// Whether its chains and the diverting rules are all there. `false`: somebody removed xtables rules of
-        /// ours (a restored iptables file does that) and packets are not
-        /// inspected; installing again mends it.
+        /// Whether its chains have rules and the diverting rules in xtables are all
+        /// there. `false`: somebody removed some of ours (a restored iptables file
+        /// does that) and packets are not inspected; installing again mends it.
+        /// [`inspect`] looks closer.
         intact: bool,
     },
 }
@@ -45,11 +46,14 @@ pub fn state() -> Result<TableState, TableError> {
         let drops = chains.iter().any(|chain| chain.get("policy").is_some_and(|policy| policy == "drop"));
         return Ok(TableState::Static { fail: if drops { Fail::Closed } else { Fail::Open } });
     }
+    let rules = rules_by_chain(objects.iter());
+    let of_hooks = |chain: &str| chain.starts_with("divert_") || chain.starts_with("inspected_");
+    let is_empty = rules.iter().any(|(chain, rules)| of_hooks(chain) && *rules == 0);
+    let mut intact = of_kind("inspected_") == hooks && !is_empty;
     let queues = objects.iter().filter_map(|object| object.get("rule")?.get("expr")?.as_array()).flatten();
     if queues.filter(|statement| statement.get("queue").is_some()).count() > 0 {
-        return Ok(TableState::Live { diversion: Diversion::Native, intact: of_kind("inspected_") == hooks });
+        return Ok(TableState::Live { diversion: Diversion::Native, intact });
     }
-    let mut intact = of_kind("inspected_") == hooks;
     for family in Family::ALL.into_iter().filter(|family| family.in_kernel()) {
         // One rule for SYNs and one for the rest.
         intact &= xtables::count(family)? == hooks * 2;

@@ -36,7 +36,7 @@ fn check(bytes: &[u8], wire_len: u32, packet: &Packet<'_>) {
 
 /// Reads in every way; panics only if the parser does, or if it lies.
 fn read_all_ways(bytes: &[u8], wire_len: u32) {
-    for checksums in [Checksums::Verify, Checksums::Trust] {
+    for checksums in [Checksums::Verify, Checksums::VerifyTransport, Checksums::Trust] {
         if let Ok(packet) = parse(bytes, wire_len, checksums) {
             check(bytes, wire_len, &packet);
         }

@@ -362,3 +362,19 @@ fn names_are_stable_words_and_unique() {
     }
     assert_eq!(Malformed::from_name("nonsense"), None);
 }
+
+/// What a router does to an option on its way mends the header's checksum later.
+#[test]
+fn the_header_checksum_is_believed_where_the_kernel_verified_it() {
+    let base = segment(v4());
+    let rewritten = changed(base.clone(), 8, &[63]);
+    let read = |packet: &RawPacket, checksums| {
+        parse(&packet.bytes, packet.wire_len(), checksums).map(|packet| packet.protocol)
+    };
+    assert_eq!(read(&rewritten, Checksums::Verify), Err(Malformed::Ipv4Checksum));
+    assert!(read(&rewritten, Checksums::VerifyTransport).is_ok());
+    let last = base.bytes.len() - 1;
+    let broken = changed(base.clone(), last, &[base.bytes[last] ^ 1]);
+    assert_eq!(read(&broken, Checksums::VerifyTransport), read(&broken, Checksums::Verify));
+    assert!(read(&broken, Checksums::VerifyTransport).is_err());
+}
