@@ -5,7 +5,8 @@
 //! `cargo run --release --example simulate -- --seed N`, which also runs a
 //! million of them (`--seeds 1000000`).
 
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "shared with a command")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "a model, where the rest is the rest")]
+#![allow(clippy::nonminimal_bool, dead_code, unreachable_pub, missing_docs, reason = "shared with a command")]
 
 #[path = "simulation/model.rs"]
 mod model;

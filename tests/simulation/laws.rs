@@ -309,7 +309,7 @@ impl Laws {
 
     /// Law 2: the books agree.
     pub fn books(&self, engine: &Engine) -> Result<(), String> {
-        if self.since % 16 != 0 {
+        if !self.since.is_multiple_of(16) {
             return Ok(());
         }
         let counters = engine.counters();

@@ -46,7 +46,7 @@ impl Network {
         Self { toward_firewall: [Leg::of(rng), Leg::of(rng)], toward_end: [Leg::of(rng), Leg::of(rng)] }
     }
 
-    pub const fn from_end(&self, side: Side) -> Leg {
+    pub const fn leg_of(&self, side: Side) -> Leg {
         self.toward_firewall[side as usize]
     }
 

@@ -2,7 +2,9 @@
 //!
 //!     cargo run --release --example simulate -- [--seeds N] [--from N] [--seed N]
 
-#![allow(clippy::print_stdout, dead_code, unreachable_pub, missing_docs, reason = "a command for tests")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "a model, where the rest is the rest")]
+#![allow(clippy::print_stdout, clippy::nonminimal_bool, reason = "a command for tests")]
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "shared with a test")]
 
 #[path = "model.rs"]
 mod model;

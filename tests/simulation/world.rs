@@ -212,7 +212,7 @@ impl World {
 
     /// After anything happened to an end: sends what it said, sets its timer.
     fn settle(&mut self, side: Side) -> Result<(), String> {
-        let leg = self.network.from_end(side);
+        let leg = self.network.leg_of(side);
         for s in std::mem::take(&mut self.hosts[side as usize].out) {
             if s.flags.contains(Flags::RST) {
                 self.laws.honest_rst();
