@@ -435,14 +435,10 @@ impl Host {
         let Some(t) = &mut self.tcb else { return };
         let (iss, una) = (t.iss, t.una);
         if una == iss {
-            // After a timeout Fast Open falls back to a plain SYN (RFC 7413 §4.1.3).
+            // After a timeout Fast Open falls back to a plain SYN (RFC 7413 §4.1.3); the
+            // data may have arrived all the same.
             match t.state {
-                State::SynSent => {
-                    let data = t.nxt.since(iss) - 1;
-                    t.unsent += data;
-                    t.nxt = iss.plus(1);
-                    self.emit(Flags::SYN, iss, 0, now);
-                }
+                State::SynSent => self.emit(Flags::SYN, iss, 0, now),
                 _ => self.emit(SYN_ACK, iss, 0, now),
             }
             return;
