@@ -12,7 +12,7 @@ mod model;
 
 use model::{simulate, world::Sum};
 
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 600;
 
 #[test]
 fn whatever_honest_ends_do_the_firewall_breaks_nothing() {

@@ -315,7 +315,12 @@ fn note_challenge(connection: &mut Connection, direction: Direction, kind: Kind,
 fn note_stale_syn(connection: &mut Connection, direction: Direction, kind: Kind, segment: &Segment) {
     let another = segment.seq != connection.sender(direction).iss;
     if kind == Kind::Syn && another {
-        connection.stale_syn = Some(StaleSyn::of(segment, direction));
+        let syn = StaleSyn::of(segment, direction);
+        // Sent again without its Fast Open data it may still be answered with them.
+        let again = connection.stale_syn.is_some_and(|known| known.covers(&syn));
+        if !again {
+            connection.stale_syn = Some(syn);
+        }
     }
 }
 

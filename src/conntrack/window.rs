@@ -133,6 +133,12 @@ impl StaleSyn {
         Self { from: Direction::Original, iss: half.iss, end: half.end, window, scale }
     }
 
+    /// Whether `other` is this one again, with no more data.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        (self.from, self.iss) == (other.from, other.iss) && self.end.after_or_at(other.end)
+    }
+
     /// Whether this segment acknowledges it.
     #[must_use]
     pub fn is_acked_by(&self, ack: SeqNum) -> bool {

@@ -89,7 +89,7 @@ pub struct Tcb {
     pub fin_sent: bool,
     pub fin_received: bool,
     passive: bool,
-    fast: bool,
+    pub fast: bool,
     released: bool,
     rto: u64,
     retries: u32,

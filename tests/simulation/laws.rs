@@ -24,6 +24,10 @@ pub struct Laws {
     phase: Option<Phase>,
     /// The last entry was ended by a documented timer.
     excused: bool,
+    /// When the last entry gave way without a new one at once.
+    gave_way: Option<u64>,
+    /// This entry began with a SYN that was sent again because of that.
+    asked_anew: bool,
     honest_rsts: u64,
     rsts_at_open: u64,
     /// When a packet that its receiver could use last passed; one that was no FIN;
@@ -125,6 +129,7 @@ impl Laws {
     pub fn dropped(
         &mut self,
         packet: &Packet,
+        sender: &Host,
         receiver: &Host,
         verdict: Verdict,
         now: u64,
@@ -134,6 +139,21 @@ impl Laws {
             return Ok(());
         }
         self.dropped[packet.from as usize] = now;
+        // A new SYN has overtaken the last RST of the connection before: the challenge
+        // that the SYN draws is answered with another.
+        let of_the_last = match (&sender.tcb, &receiver.tcb) {
+            (Some(a), Some(b)) => !paired(a, b) && a.state == State::SynSent,
+            _ => false,
+        };
+        if of_the_last && packet.segment.flags.contains(Flags::RST) && self.phase == Some(Phase::SynSent) {
+            return Ok(());
+        }
+        // The SYN that took its Fast Open data along came before this entry: the
+        // connection that it belongs to waits for the timer.
+        let fast = [sender, receiver].iter().any(|host| host.tcb.as_ref().is_some_and(|t| t.fast));
+        if self.asked_anew && fast {
+            return Ok(());
+        }
         if receiver.would_move(&packet.segment, now) {
             return Err(format!(
                 "{:?} would have taken {packet}, dropped as {verdict:?} in {:?}",
@@ -151,6 +171,7 @@ impl Laws {
                     return Err("a live connection was replaced".into());
                 }
                 self.begin(Phase::SynSent, now);
+                self.asked_anew = self.gave_way.take().is_some_and(|at| at < now);
                 Ok(())
             }
             Event::Phase { from, to, .. } => {
@@ -174,6 +195,7 @@ impl Laws {
                 if phase != Some(closed.phase) {
                     return Err(format!("closed in {} but was in {phase:?}", closed.phase));
                 }
+                self.gave_way = matches!(closed.reason, CloseReason::Replaced).then_some(now);
                 // What both ends forgot goes before the new connection is asked for.
                 self.excused = matches!(closed.reason, CloseReason::Expired { .. } | CloseReason::Replaced);
                 if live_pair(hosts) {

@@ -379,7 +379,8 @@ impl World {
             }
             Verdict::Drop(_) | Verdict::Reset(_) => {
                 self.sum.dropped += 1;
-                self.laws.dropped(&packet, receiver, verdict, self.now)?;
+                let sender = &self.hosts[packet.from as usize];
+                self.laws.dropped(&packet, sender, receiver, verdict, self.now)?;
             }
         }
         if matches!(verdict, Verdict::Reset(_)) {

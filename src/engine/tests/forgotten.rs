@@ -209,6 +209,15 @@ fn fast_open_data_are_sent_again_into_a_small_window() {
     // What was in the SYN only counts as never sent: an RST there is a guess.
     lab.dropped(client("R", 201), DropReason::BadRst);
     assert_eq!(lab.phase(), Some(Phase::Established));
+    // An old connection is in the way, and the data are not sent again.
+    let mut lab = Lab::in_phase(Phase::Established);
+    lab.pass(&[
+        client("S", AGAIN).len(200),
+        client("S", AGAIN),
+        server("S.", 700_000).ack(AGAIN + 201),
+        client(".", AGAIN + 201).ack(700_001),
+        server(".", 700_001).ack(AGAIN + 201).len(10),
+    ]);
     // Of two SYNs that cross neither end takes the data.
     let mut lab = Lab::new();
     lab.pass(&[
