@@ -17,6 +17,7 @@ pub mod filter;
 pub mod kernel;
 pub mod live;
 pub mod log;
+pub mod mend;
 pub mod outlet;
 pub mod protocol;
 pub mod rules;

@@ -106,6 +106,8 @@ struct Replay<'a> {
     sides: Vec<Side>,
     rows: Rows,
     totals: Totals,
+    /// A packet whose options were cut off.
+    padded: Vec<u8>,
     /// Used anew for every packet.
     verdicts: Vec<Verdict>,
     events: Vec<Vec<Event>>,
@@ -113,13 +115,15 @@ struct Replay<'a> {
 
 impl<'a> Replay<'a> {
     fn new(policies: &[Policy], paths: &'a Paths, checksums: Checksums) -> Self {
+        let sides: Vec<Side> = policies.iter().map(|policy| Side::new(policy.clone(), paths)).collect();
         Self {
             paths,
             checksums,
-            clock: Clock::default(),
-            sides: policies.iter().map(|policy| Side::new(policy.clone(), paths)).collect(),
-            rows: Rows::new(policies.len()),
+            clock: Clock::new(&sides),
+            sides,
+            rows: Rows::default(),
             totals: Totals::default(),
+            padded: Vec::new(),
             verdicts: Vec::new(),
             events: vec![Vec::new(); policies.len()],
         }
@@ -141,10 +145,21 @@ impl<'a> Replay<'a> {
         }
         let seen = headers::look(frame.bytes, frame.wire_len);
         let ends = seen.map(|seen| (seen.flow.src, seen.flow.dst));
-        let meta = world::meta(self.paths, ends, frame.wire_len, self.checksums);
+        let mut meta = world::meta(self.paths, ends, frame.wire_len, self.checksums);
+        let mut bytes = frame.bytes;
+        if let Some(seen) =
+            seen.filter(|seen| seen.headers > bytes.len() && seen.len as usize >= seen.headers)
+        {
+            // A short snapshot cut TCP options off: zeros end the list of options.
+            self.padded.clear();
+            self.padded.extend_from_slice(bytes);
+            self.padded.resize(seen.headers, 0);
+            bytes = &self.padded;
+            meta.checksums = Checksums::Trust;
+        }
         self.verdicts.clear();
         for (side, events) in self.sides.iter_mut().zip(&mut self.events) {
-            self.verdicts.push(side.judge(&meta, frame.bytes, now));
+            self.verdicts.push(side.judge(&meta, bytes, now));
             events.clear();
             while let Some(event) = side.event() {
                 events.push(event);
@@ -160,6 +175,7 @@ impl<'a> Replay<'a> {
             Some(seen) => self.rows.packet(&Judged {
                 seen,
                 number: place.packets,
+                now,
                 bad_checksum: self.verdicts.iter().any(is_bad_checksum),
                 verdicts: &self.verdicts,
                 events: &self.events,

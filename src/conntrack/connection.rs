@@ -55,7 +55,7 @@ pub struct Connection {
     pub first_fin: Stamp,
     /// An RST in window but not exact that nobody has answered yet (RFC 5961 §3).
     pub unverified_rst: Option<Stamp>,
-    /// TCP: the opener's SYN that may turn out to begin a new connection.
+    /// TCP: a SYN that may turn out to be the one that counts.
     pub stale_syn: Option<StaleSyn>,
     /// TCP: the opener's half.
     pub original: Half,

@@ -203,6 +203,10 @@ pub enum Outcome {
     /// It passes: a SYN-ACK to an opener's SYN that was stale here. Both ends have
     /// forgotten this connection and begin another one under its rule.
     Reborn,
+    /// A SYN-ACK to a SYN of the other end's that was stale here. Both ends have
+    /// forgotten this connection; whether that end may open one, the rules say at its
+    /// next SYN.
+    Over,
     /// It begins a new connection in place of this one.
     Reopen,
     /// It is dropped and changes nothing.
@@ -248,14 +252,17 @@ pub fn step(
         Meaning::Never => Outcome::Invalid(Invalid::Unexpected(kind, phase)),
         Meaning::Stale => {
             if kind == Kind::SynAck && answers_stale_syn(connection, direction, segment) {
-                return be_reborn(connection, segment, now);
+                return be_reborn(connection, direction, segment, now);
             }
-            note_challenge(connection, direction, segment);
+            note_challenge(connection, direction, kind, segment);
             note_stale_syn(connection, direction, kind, segment);
             Outcome::Stale
         }
         Meaning::Cross => {
-            connection.reply = Half { ack: connection.reply.ack, ..Half::at_syn(segment) };
+            connection.reply = connection.reply.at_syn_after(segment);
+            // Neither end takes data from such a SYN: they come again.
+            connection.original.end = connection.original.iss.plus(1);
+            connection.reply.end = connection.reply.iss.plus(1);
             connection.reply.offered(connection.original.max_win);
             connection.enter(Phase::SynReceived, now);
             settle(connection);
@@ -267,7 +274,10 @@ pub fn step(
         Meaning::Refuse => {
             let acks_syn = segment.flags.contains(Flags::ACK) && connection.original.is_acked_by(segment.ack);
             if !acks_syn {
-                return Outcome::Invalid(Invalid::BadRst);
+                let other = segment.flags.contains(Flags::ACK)
+                    && answers_stale_syn(connection, Direction::Reply, segment);
+                // Which of two attempts the opener still makes is for it to know.
+                return if other { Outcome::Stale } else { Outcome::Invalid(Invalid::BadRst) };
             }
             connection.reply.seen.add(Seen::RST);
             connection.enter(Phase::Reset, now);
@@ -289,34 +299,36 @@ fn settle(connection: &mut Connection) {
     window::settle_scaling(&mut connection.original, &mut connection.reply);
 }
 
-/// In `syn_sent`: an ACK that the opener will answer with an RST of that number.
-fn note_challenge(connection: &mut Connection, direction: Direction, segment: &Segment) {
-    if connection.phase == Phase::SynSent
-        && direction == Direction::Reply
-        && segment.flags.contains(Flags::ACK)
-    {
-        connection.reply.ack = segment.ack;
-        connection.reply.seen.add(Seen::CHALLENGED);
+/// What passes as stale and acknowledges something may be answered with an RST of that
+/// number: of an opener in `syn_sent`, to an end that still has an old connection; of
+/// an end that has none, to one that an old SYN has woken.
+fn note_challenge(connection: &mut Connection, direction: Direction, kind: Kind, segment: &Segment) {
+    if matches!(kind, Kind::SynAck | Kind::Ack | Kind::Fin) {
+        let (sender, _) = connection.halves(direction);
+        sender.challenge = segment.ack;
+        sender.seen.add(Seen::CHALLENGED);
     }
 }
 
-/// Remembers a SYN that changes nothing by itself. Only the opener's: whether the
-/// other end may open a connection is for the rules to say. And not a late duplicate
-/// of the SYN that opened this one, or with a late SYN-ACK it would begin again.
+/// Remembers a SYN that changes nothing by itself, but not a late duplicate of this
+/// connection's own, or with a late SYN-ACK it would begin again.
 fn note_stale_syn(connection: &mut Connection, direction: Direction, kind: Kind, segment: &Segment) {
-    let another = segment.seq != connection.original.iss;
-    if kind == Kind::Syn && direction == Direction::Original && another {
-        connection.stale_syn = Some(StaleSyn::of(segment));
+    let another = segment.seq != connection.sender(direction).iss;
+    if kind == Kind::Syn && another {
+        connection.stale_syn = Some(StaleSyn::of(segment, direction));
     }
 }
 
 fn answers_stale_syn(connection: &Connection, direction: Direction, segment: &Segment) -> bool {
-    direction == Direction::Reply && connection.stale_syn.is_some_and(|syn| syn.is_acked_by(segment.ack))
+    connection.stale_syn.is_some_and(|syn| syn.from != direction && syn.is_acked_by(segment.ack))
 }
 
 /// Both ends are in a new handshake (RFC 9293 §3.10.7.4 would have had the server
 /// challenge the SYN if it still knew the old connection).
-fn be_reborn(connection: &mut Connection, segment: &Segment, now: Instant) -> Outcome {
+fn be_reborn(connection: &mut Connection, direction: Direction, segment: &Segment, now: Instant) -> Outcome {
+    if direction == Direction::Original {
+        return Outcome::Over;
+    }
     let Some(syn) = connection.stale_syn.take() else { return Outcome::Stale };
     connection.original = Half::at_stale(&syn);
     connection.unverified_rst = None;
@@ -328,15 +340,25 @@ fn be_reborn(connection: &mut Connection, segment: &Segment, now: Instant) -> Ou
 
 fn answer(connection: &mut Connection, segment: &Segment, now: Instant) -> Outcome {
     if !connection.original.is_acked_by(segment.ack) {
-        // An old SYN-ACK: the opener answers it with an RST (RFC 9293 §3.10.7.3).
-        note_challenge(connection, Direction::Reply, segment);
-        return Outcome::Stale;
+        // Of two SYNs that went by, in whatever order, the one that is answered counts
+        // (RFC 9293 §3.5, figure 8).
+        let answered = answers_stale_syn(connection, Direction::Reply, segment);
+        let Some(syn) = connection.stale_syn.filter(|_| answered) else {
+            // An old SYN-ACK: the opener answers it with an RST (RFC 9293 §3.10.7.3).
+            note_challenge(connection, Direction::Reply, Kind::SynAck, segment);
+            return Outcome::Stale;
+        };
+        connection.stale_syn = Some(StaleSyn::of_half(&connection.original));
+        connection.original = Half::at_stale(&syn);
     }
-    connection.reply = Half::at_syn(segment);
+    // Data of the SYN that the server did not take count as never sent: they come
+    // again (RFC 7413 §4.2.2), and no RST at their end is an exact one.
+    connection.original.end = segment.ack;
+    connection.reply = connection.reply.at_syn_after(segment);
     connection.reply.offered(connection.original.max_win);
     settle(connection);
     let window = u32::from(segment.window).max(1);
-    connection.original.max_end = connection.original.max_end.latest(segment.ack.plus(window));
+    connection.original.max_end = segment.ack.plus(window);
     connection.enter(Phase::SynReceived, now);
     Outcome::Pass
 }
@@ -359,7 +381,7 @@ fn repeat(
     let (sender, receiver) = connection.halves(direction);
     if kind == Kind::SynAck && !receiver.is_acked_by(segment.ack) {
         if answers_stale_syn(connection, direction, segment) {
-            return be_reborn(connection, segment, now);
+            return be_reborn(connection, direction, segment, now);
         }
         return Outcome::Invalid(Invalid::BadAck);
     }
@@ -375,15 +397,21 @@ fn repeat(
             note_stale_syn(connection, direction, kind, segment);
             return Outcome::Stale;
         }
-        *sender = Half::at_syn(segment);
+        let other = std::mem::replace(sender, Half::at_syn(segment));
         sender.offered(receiver.max_win);
         if kind == Kind::SynAck {
             settle(connection);
+        } else {
+            // Either may be the one that is answered.
+            connection.stale_syn = Some(StaleSyn::of_half(&other));
         }
         return Outcome::Pass;
     }
-    sender.end = sender.end.latest(segment.end());
-    sender.max_end = sender.max_end.latest(segment.end());
+    // Data in a SYN that was answered before without them don't count.
+    if phase == Phase::SynSent {
+        sender.end = sender.end.latest(segment.end());
+        sender.max_end = sender.max_end.latest(segment.end());
+    }
     if kind == Kind::SynAck {
         window::learn(sender, receiver, segment);
         if is_complete(connection) {
@@ -395,7 +423,7 @@ fn repeat(
 
 fn abort(connection: &mut Connection, segment: &Segment, now: Instant) -> Outcome {
     let half = &connection.reply;
-    if half.seen.has(Seen::CHALLENGED) && segment.seq == half.ack {
+    if half.is_challenged_by(segment) {
         // It ends the other end's old connection, not this one.
         return Outcome::Stale;
     }
@@ -432,26 +460,26 @@ fn reopen(connection: &Connection, direction: Direction, segment: &Segment) -> O
 fn reset(connection: &mut Connection, direction: Direction, segment: &Segment, now: Instant) -> Outcome {
     let phase = connection.phase;
     let (sender, receiver) = connection.halves(direction);
-    if receiver.seen.has(Seen::CHALLENGED) && segment.seq == receiver.ack {
-        return Outcome::Stale;
-    }
     let expected_from = if receiver.seen.has(Seen::ACK) && receiver.ack.before(sender.end) {
         receiver.ack
     } else {
         sender.end
     };
+    // To a woken end it is the right answer, and here it changes nothing.
+    let outside =
+        if receiver.is_challenged_by(segment) { Outcome::Stale } else { Outcome::Invalid(Invalid::BadRst) };
     if matches!(phase, Phase::TimeWait | Phase::Reset) {
         // It changes nothing. An end that is gone answers everything that was still
         // under way to it, with numbers that may be a window old.
         let oldest = sender.end.minus(receiver.max_win).minus(1);
         let known = segment.seq.after_or_at(oldest) && segment.seq.before_or_at(sender.max_end);
-        return if known { Outcome::Pass } else { Outcome::Invalid(Invalid::BadRst) };
+        return if known { Outcome::Pass } else { outside };
     }
     let exact = segment.seq == expected_from || segment.seq == sender.end;
     let highest = sender.max_end.latest(sender.end);
     let inside = segment.seq.after_or_at(expected_from) && segment.seq.before_or_at(highest);
     if !inside && !exact {
-        return Outcome::Invalid(Invalid::BadRst);
+        return outside;
     }
     if exact {
         sender.seen.add(Seen::RST);

@@ -14,6 +14,7 @@
 //!
 //! Windows are scaled (RFC 7323 §2) when both ends offered it.
 
+use super::Direction;
 use crate::wire::{Flags, Segment, SeqNum};
 
 /// How far back an acknowledgement may lie at least: more than an unscaled window,
@@ -47,6 +48,8 @@ pub struct Half {
     pub ack: SeqNum,
     /// The largest window that this end has offered, in octets.
     pub max_win: u32,
+    /// What it acknowledged of something that is not this connection.
+    pub challenge: SeqNum,
     /// The highest TSval of this end (RFC 7323 §3), if it sends them.
     pub ts_recent: u32,
     /// Window scale shift of this end, 0 unless both offered one.
@@ -72,8 +75,9 @@ impl Seen {
     pub const FIN_ACKED: Self = Self(1 << 4);
     /// Sent a keepalive probe that was not answered yet.
     pub const PROBE: Self = Self(1 << 5);
-    /// Sent an acknowledgement that its peer, still in the handshake, will
-    /// answer with an RST; `ack` is that RST's number (RFC 9293 §3.5.1).
+    /// Sent an acknowledgement that passed as stale: a peer that does not know
+    /// what it acknowledges answers with an RST of the number `challenge`
+    /// (RFC 9293 §3.5.1).
     pub const CHALLENGED: Self = Self(1 << 6);
     /// Sends timestamps.
     pub const TIMESTAMPS: Self = Self(1 << 7);
@@ -101,10 +105,12 @@ impl Seen {
     }
 }
 
-/// The opener's SYN that met a connection which it can't replace by itself: if
-/// the other end answers it, both ends have forgotten that connection.
+/// A SYN that met a connection which it can't replace by itself: if the other end
+/// answers it, both ends have forgotten that connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StaleSyn {
+    /// Who sent it.
+    pub from: Direction,
     iss: SeqNum,
     end: SeqNum,
     window: u16,
@@ -114,9 +120,17 @@ pub struct StaleSyn {
 impl StaleSyn {
     /// What of a SYN is needed later.
     #[must_use]
-    pub fn of(segment: &Segment) -> Self {
+    pub fn of(segment: &Segment, from: Direction) -> Self {
         let scale = segment.options.window_scale;
-        Self { iss: segment.seq, end: segment.end(), window: segment.window, scale }
+        Self { from, iss: segment.seq, end: segment.end(), window: segment.window, scale }
+    }
+
+    /// The SYN of an opener that has sent nothing else.
+    #[must_use]
+    pub fn of_half(half: &Half) -> Self {
+        let scale = half.seen.has(Seen::SCALE).then_some(half.scale);
+        let window = u16::try_from(half.max_win).unwrap_or(u16::MAX);
+        Self { from: Direction::Original, iss: half.iss, end: half.end, window, scale }
     }
 
     /// Whether this segment acknowledges it.
@@ -172,6 +186,22 @@ impl Half {
         half.note_ack(segment);
         half.note_timestamp(segment);
         half
+    }
+
+    /// This end at its SYN or SYN-ACK, after it has challenged its peer.
+    #[must_use]
+    pub fn at_syn_after(&self, segment: &Segment) -> Self {
+        let mut half = Self { challenge: self.challenge, ..Self::at_syn(segment) };
+        if self.seen.has(Seen::CHALLENGED) {
+            half.seen.add(Seen::CHALLENGED);
+        }
+        half
+    }
+
+    /// Whether this number is that of an RST which answers a challenge of this end.
+    #[must_use]
+    pub fn is_challenged_by(&self, segment: &Segment) -> bool {
+        self.seen.has(Seen::CHALLENGED) && segment.seq == self.challenge
     }
 
     /// An end at a SYN that was remembered.

@@ -11,6 +11,7 @@ use tokio::{
 
 use super::{
     log,
+    mend::Mending,
     protocol::{Line, ReloadExisting},
     seats::Seats,
     session::{self, Backend, Patience},
@@ -69,6 +70,7 @@ pub async fn run(daemon: &Arc<Daemon>, mut ears: Ears, ready: impl FnOnce()) -> 
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut look = interval(Duration::from_secs(1));
     look.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut mending = Mending::start(daemon.now());
     ready();
     loop {
         tokio::select! {
@@ -96,7 +98,10 @@ pub async fn run(daemon: &Arc<Daemon>, mut ears: Ears, ready: impl FnOnce()) -> 
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },
-            _ = tick.tick() => daemon.tick(),
+            _ = tick.tick() => {
+                daemon.tick();
+                mending.turn(daemon);
+            }
             _ = look.tick() => {
                 if let Some(name) = watchman.look(&ears.pulses) {
                     let patience = Watchman::PATIENCE;

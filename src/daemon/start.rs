@@ -85,7 +85,6 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let policy = compiled.policy;
     let (spec, queues) = open_queues(&policy, &mut lock)?;
     let watch = interfaces::Watch::open().context("can't follow interfaces")?;
-    let table_watch = table::Watch::open().context("can't follow the rules of nftables")?;
     let kernel = RealKernel::open(policy.settings.marks.own())
         .context("can't open the raw and ctnetlink sockets (they need CAP_NET_RAW and CAP_NET_ADMIN)")?;
     let seed = random::seed().context("no random numbers")?;
@@ -131,10 +130,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         state,
         outbox,
     }));
-    let own = Arc::clone(&daemon);
-    let ending = crew
-        .hire("table", &shared, move |_, pulse| threads::guard_table(&own, &table_watch, pulse))
-        .and_then(|()| guard(&daemon, &socket, orders.1, &mut crew, compiled.warnings.len()));
+    let ending = guard(&daemon, &socket, orders.1, &mut crew, compiled.warnings.len());
     finish(&daemon, &mut crew, lock, &ending)
 }
 
@@ -348,7 +344,7 @@ fn guard(
 ) -> Result<Ending> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(super::seats::SEATS + 2)
+        .max_blocking_threads(super::seats::SEATS + 3)
         .thread_name("control-job")
         .build()
         .context("can't start the control side")?;

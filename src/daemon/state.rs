@@ -319,34 +319,6 @@ impl Daemon {
         Ok(())
     }
 
-    /// Puts the table back if it, or a part of it, is gone. `false`: it could not
-    /// be looked at now.
-    pub fn mend_table(&self) -> bool {
-        let Some(state) = self.try_state_for(std::time::Duration::from_secs(1)) else { return false };
-        if state.closing {
-            return true;
-        }
-        if let Err(error) = self.bring_back(&state) {
-            log::error(format_args!("halfgate's table could not be kept in place: {error}"));
-        }
-        true
-    }
-
-    fn bring_back(&self, state: &State) -> Result<(), TableError> {
-        let (damage, counts) = table::inspect(&state.spec, self.diversion)?;
-        let Some(damage) = damage else { return Ok(()) };
-        table::install(&state.spec, self.diversion)?;
-        let missed = match counts.missed {
-            0 => String::new(),
-            missed => format!("; {missed} packets had been dropped that nobody had judged"),
-        };
-        self.tell(format!(
-            "{damage}: somebody else removed that; it is in place again (`halfgate unload` takes it away for \
-             good){missed}"
-        ));
-        Ok(())
-    }
-
     fn adjust_sysctls(&self, state: &mut State) {
         if let Err(error) = state.settings.adjust(&self.shared.engine) {
             log::warning(error);

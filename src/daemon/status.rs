@@ -149,7 +149,7 @@ fn table_words(state: &State, diversion: Diversion, warnings: &mut Vec<String>) 
         }
     };
     if let Some(damage) = damage {
-        warnings.push(format!("{damage}: packets are not inspected until it is put back, in a moment"));
+        warnings.push(format!("{damage}: packets are not inspected until it is put back, in some seconds"));
     }
     warn_of_missed(counts.missed, warnings);
     let word = match damage {

@@ -17,7 +17,6 @@ use super::{
     events, log,
     log::{Pass, RateLimiter},
     shared::{Outbox, Pulse, Shared},
-    state::Daemon,
 };
 use crate::{
     engine::{Event, Meta, Verdict},
@@ -26,7 +25,6 @@ use crate::{
         clock::Clock,
         interfaces,
         queue::{Answer, Queue, Queued},
-        table,
     },
 };
 
@@ -36,12 +34,6 @@ const TURN: Duration = Duration::from_millis(200);
 /// The ticker looks at least this often, so that a deadline that a packet made
 /// sooner is not late by more.
 const TICK: Duration = Duration::from_millis(100);
-
-/// The table is looked at no more often than this, however often rules change,
-const TABLE_PAUSE: Duration = Duration::from_millis(500);
-
-/// and no less often.
-const TABLE_TURN: Duration = Duration::from_secs(10);
 
 /// Lines that a rule may write in a second.
 const LINES_PER_SECOND: u32 = 10;
@@ -166,30 +158,6 @@ pub fn watch_interfaces(shared: &Shared, watch: &interfaces::Watch, pulse: &Puls
         if watch.wait(TURN).map_err(|error| format!("interfaces: {error}"))? {
             let list = interfaces::list().map_err(|error| format!("interfaces: {error}"))?;
             shared.engine.set_interfaces(&list);
-        }
-    }
-    Ok(())
-}
-
-/// Puts the table back if somebody takes it away. Asked at once when anybody has
-/// changed rules of nftables, and from time to time, because legacy iptables tells
-/// nobody.
-///
-/// # Errors
-/// If the kernel no longer tells.
-pub fn guard_table(daemon: &Daemon, watch: &table::Watch, pulse: &Pulse) -> Result<(), String> {
-    let shared = &daemon.shared;
-    let mut changed = false;
-    let mut looked = shared.clock.now();
-    while !shared.stopping() {
-        pulse.beat();
-        changed |= watch.wait(TURN).map_err(|error| format!("nftables: {error}"))?;
-        let since = shared.clock.now().since(looked);
-        if (changed && since >= TABLE_PAUSE) || since >= TABLE_TURN {
-            changed = !daemon.mend_table();
-            // What it did itself is no reason to look again.
-            watch.wait(Duration::ZERO).map_err(|error| format!("nftables: {error}"))?;
-            looked = shared.clock.now();
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::{
     CloseReason, DropReason, Meta, Verdict,
     admit::Newcomer,
-    context::{Context, Held},
+    context::{Context, Held, path_of},
     shard::Family,
 };
 use crate::{
@@ -117,10 +117,10 @@ impl Context<'_> {
     /// so that a packet never meets a connection that should be gone.
     fn find_live<A: Family>(&mut self, held: &mut Held<'_>, key: &Key<A>, hash: u64) -> Option<Slot> {
         let slot = A::table(held.shard).find(key, hash)?;
-        let connection = A::table(held.shard).get(slot)?.connection;
-        let deadline = self.deadline(&connection);
+        let connection = &A::table(held.shard).get(slot)?.connection;
+        let deadline = self.deadline(connection);
         if deadline.at <= self.now {
-            let reason = self.expired(&connection, deadline.timer);
+            let reason = self.expired(connection, deadline.timer);
             self.end::<A>(held, slot, false, reason, false);
             return None;
         }
@@ -142,8 +142,13 @@ impl Context<'_> {
         let unchanged = connection.stale_syn.map(|_| *connection);
         let before = connection.phase;
         let direction = sender.direction(connection.opener);
+        // Both ends' words by one way may be one forger's.
+        let on_path = is_on_path(connection, direction, arrival.meta);
         match arrival.content {
             Content::Tcp(kind, segment) => match tcp::step(connection, direction, kind, &segment, now) {
+                Outcome::Stale if kind == Kind::Syn && !on_path => connection.stale_syn = None,
+                Outcome::Reborn if !on_path => *connection = unchanged.unwrap_or(*connection),
+                Outcome::Over if !on_path => {}
                 Outcome::Pass | Outcome::Stale => {}
                 Outcome::Reborn => {
                     if !self.count_half_open::<A>(held, slot, key) {
@@ -154,6 +159,10 @@ impl Context<'_> {
                         }
                         return Some(Verdict::Drop(DropReason::Limit));
                     }
+                }
+                Outcome::Over => {
+                    self.end::<A>(held, slot, false, CloseReason::Replaced, true);
+                    return Some(Verdict::Drop(DropReason::Unexpected));
                 }
                 Outcome::Reopen => {
                     self.end::<A>(held, slot, false, CloseReason::Replaced, true);
@@ -235,6 +244,15 @@ fn may_be_under_way(connection: &Connection, direction: Direction, seq: crate::w
     // A SYN may carry more than any window allows yet (RFC 7413 §2).
     let oldest = if connection.phase.is_embryonic() { sender.iss } else { window };
     seq.after_or_at(oldest) && seq.before_or_at(sender.end)
+}
+
+/// Whether a packet came by the interfaces that its connection runs through.
+fn is_on_path(connection: &Connection, direction: Direction, meta: &Meta) -> bool {
+    let [from, to] = path_of(connection);
+    match direction {
+        Direction::Original => (meta.in_if, meta.out_if) == (from, to),
+        Direction::Reply => (meta.in_if, meta.out_if) == (to, from),
+    }
 }
 
 const fn echo_request(protocol: Protocol) -> u8 {

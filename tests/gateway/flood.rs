@@ -68,7 +68,7 @@ fn honest_clients_connect_amid_a_flood_and_the_limit_holds(family: Family) {
         (pairs, watch.join().expect("the watcher"), flood.join().expect("the flood"))
     });
     let pairs = pairs.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    assert!(most <= LIMIT, "{most} half-open amid {sent} SYNs");
+    assert!(most <= LIMIT, "{most} half-open amid {sent} SYNs: the limit was passed");
     for (client, server) in &pairs {
         say(client, server, "amid a flood");
         say(server, client, "as ever");

@@ -81,33 +81,6 @@ fn what_a_killed_daemon_left_is_replaced_at_the_next_start() {
     assert_eq!(gateway.kernel_rules(), "");
 }
 
-/// With `flush ruleset` begin the files of most distributions.
-#[test]
-fn a_table_that_somebody_removes_is_put_back() {
-    let gateway = Gateway::start(&open());
-    connects(&gateway);
-    let fresh = gateway.kernel_rules();
-    for (tool, arguments) in [
-        ("nft", &["flush", "ruleset"][..]),
-        ("nft", &["delete", "table", "inet", "halfgate"]),
-        ("iptables", &["-t", "mangle", "-F"]),
-    ] {
-        gateway.tool(tool, arguments, "");
-        gateway.eventually("the table is back", SOON, || {
-            gateway.kernel_rules().lines().count() == fresh.lines().count()
-        });
-        let listener = gateway.listen(Family::V4, 81);
-        let closed = gateway.try_connect(Family::V4, 81, Duration::from_millis(1200)).unwrap_err();
-        assert_eq!(closed.kind(), std::io::ErrorKind::TimedOut, "after {tool} {arguments:?}");
-        drop(listener);
-        connects(&gateway);
-        gateway.eventually("status says so", SOON, || gateway.json(&["status"])[0]["table"] == "installed");
-    }
-    assert!(gateway.log().contains("it is in place again"), "{}", gateway.log());
-    gateway.ok(&["unload"]);
-    gateway.always("nothing brings it back then", s(1), || !gateway.kernel_rules().contains("halfgate"));
-}
-
 #[test]
 fn fail_open_lets_traffic_pass_when_the_daemon_died() {
     let mut gateway = Gateway::start(&format!("{}fail: open\n", open()));

@@ -31,7 +31,7 @@ fn comes_back(what: &str, take_away: impl Fn(&Gateway)) {
     });
     assert_eq!(gateway.kernel_rules(), before);
     assert!(guards(&gateway, 80));
-    let told = |text: &str| text.lines().filter(|line| line.contains("in place again")).count();
+    let told = |text: &str| text.lines().filter(|line| line.contains("put back")).count();
     assert_eq!(told(&gateway.log()), 1, "one line tells of it: {}", gateway.log());
     assert!(gateway.log().contains(what), "and says what: {}", gateway.log());
     assert_eq!(told(&gateway.ok(&["events"])), 1, "and an event");

@@ -19,6 +19,8 @@ pub(super) struct Seen {
     pub(super) flow: Flow,
     /// Octets of IP.
     pub(super) len: u32,
+    /// Octets of all headers, also of what a short snapshot has cut off.
+    pub(super) headers: usize,
     pub(super) content: Content,
 }
 
@@ -112,7 +114,11 @@ fn transport(bytes: &[u8], at: usize, len: u32, protocol: Protocol, ends: [IpAdd
     let [src, dst] = ends;
     let number = |at: usize| Some(u16::from_be_bytes([*body.get(at)?, *body.get(at + 1)?]));
     let seen = |src_port, dst_port, content| {
-        Some(Seen { flow: Flow { protocol, src, src_port, dst, dst_port }, len, content })
+        let headers = match content {
+            Content::Tcp(_) => at + body.get(12).map_or(0, |offset| usize::from(offset >> 4) * 4),
+            Content::Udp | Content::Echo | Content::Other => at,
+        };
+        Some(Seen { flow: Flow { protocol, src, src_port, dst, dst_port }, len, headers, content })
     };
     match protocol {
         Protocol::TCP => {

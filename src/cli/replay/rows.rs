@@ -1,22 +1,46 @@
 //! The connections of a replay: a row each, with what went over the wire and what
 //! became of it under each rule set.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    hash::{Hash, Hasher},
+    net::IpAddr,
+    time::Duration,
+};
 
 use super::{
     headers::{Content, Seen},
     zeek,
 };
 use crate::{
-    conntrack::{Flow, Phase},
+    conntrack::{Flow, Instant, Phase},
     engine::{CloseReason, Closed, Counts, DropReason, Event, Peer, Verdict},
     policy::RuleId,
     wire::{Flags, Protocol},
 };
 
+/// Zeek takes what comes after such a silence for another connection
+/// (`tcp_inactivity_timeout`).
+const SILENCE: Duration = Duration::from_secs(300);
+
 /// Both directions of a tuple under one key.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Key(Protocol, (std::net::IpAddr, u16), (std::net::IpAddr, u16));
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Key(Protocol, (IpAddr, u16), (IpAddr, u16));
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self(protocol, low, high) = self;
+        let ports = u64::from(low.1) << 32 | u64::from(high.1) << 16 | u64::from(protocol.0);
+        // Few words instead of many octets: this runs for every packet.
+        match (low.0, high.0) {
+            (IpAddr::V4(low), IpAddr::V4(high)) => {
+                state.write_u64(u64::from(low.to_bits()) << 32 | u64::from(high.to_bits()));
+            }
+            (low, high) => (low, high).hash(state),
+        }
+        state.write_u64(ports);
+    }
+}
 
 impl Key {
     fn of(flow: &Flow) -> Self {
@@ -76,8 +100,12 @@ impl Fate {
 
 /// What its packets say.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most are TCP, and a box would be one more cache miss a packet"
+)]
 enum Wire {
-    Tcp(Box<zeek::Connection>),
+    Tcp(zeek::Connection),
     Other { is_udp: bool, was_turned: bool, order: String },
 }
 
@@ -89,16 +117,17 @@ pub(super) struct Row {
     pub(super) original: Counts,
     pub(super) reply: Counts,
     wire: Wire,
-    /// One for each rule set.
-    pub(super) fates: Vec<Fate>,
+    last: Instant,
+    /// One for each rule set; without a second one its fate stays empty.
+    pub(super) fates: [Fate; 2],
     /// Who sent the RST that was believed, by rule set.
-    pub(super) reset_by: Vec<Peer>,
+    pub(super) reset_by: [Peer; 2],
     /// The first packet that two rule sets judged differently, and both verdicts.
     pub(super) differs: Option<(u64, [Verdict; 2])>,
 }
 
 impl Row {
-    fn new(seen: &Seen, sides: usize) -> Self {
+    fn new(seen: &Seen) -> Self {
         let flow = seen.flow;
         let turned = match &seen.content {
             Content::Tcp(tcp) => zeek::is_tcp_reply(tcp, flow.src_port, flow.dst_port),
@@ -108,7 +137,7 @@ impl Row {
             Content::Other => false,
         };
         let wire = match seen.content {
-            Content::Tcp(_) => Wire::Tcp(Box::new(zeek::Connection::new(turned))),
+            Content::Tcp(_) => Wire::Tcp(zeek::Connection::new(turned)),
             Content::Udp | Content::Echo | Content::Other => {
                 Wire::Other { is_udp: seen.content == Content::Udp, was_turned: turned, order: String::new() }
             }
@@ -118,8 +147,9 @@ impl Row {
             original: Counts::default(),
             reply: Counts::default(),
             wire,
-            fates: vec![Fate::default(); sides],
-            reset_by: vec![Peer::Client; sides],
+            last: Instant(0),
+            fates: [Fate::default(), Fate::default()],
+            reset_by: [Peer::Client; 2],
             differs: None,
         }
     }
@@ -179,6 +209,7 @@ pub(super) struct Judged<'a> {
     pub(super) seen: &'a Seen,
     /// Its number in the capture.
     pub(super) number: u64,
+    pub(super) now: Instant,
     pub(super) bad_checksum: bool,
     /// By rule set.
     pub(super) verdicts: &'a [Verdict],
@@ -187,19 +218,14 @@ pub(super) struct Judged<'a> {
 }
 
 /// All connections, in the order of their first packets.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Rows {
-    sides: usize,
     all: Vec<Row>,
     /// The newest of each tuple.
     newest: HashMap<Key, u32>,
 }
 
 impl Rows {
-    pub(super) fn new(sides: usize) -> Self {
-        Self { sides, all: Vec::new(), newest: HashMap::new() }
-    }
-
     pub(super) fn all(&self) -> &[Row] {
         &self.all
     }
@@ -214,7 +240,9 @@ impl Rows {
             events.iter().any(|event| matches!(event, Event::Opened { .. }) && mine(event))
         };
         let at = match known.and_then(|at| self.all.get(at).map(|row| (at, row))) {
-            Some((at, row)) if !self.begins_anew(row, seen, judged.events.first().is_some_and(&opens)) => at,
+            Some((at, row)) if !Self::begins_anew(row, judged, judged.events.first().is_some_and(&opens)) => {
+                at
+            }
             _ => self.add(key, seen, known, &judged.events.iter().map(opens).collect::<Vec<_>>()),
         };
         for (side, events) in judged.events.iter().enumerate() {
@@ -232,6 +260,7 @@ impl Rows {
             }
         }
         let row = &mut self.all[at];
+        row.last = judged.now;
         row.take(seen, judged.bad_checksum);
         for (fate, verdict) in row.fates.iter_mut().zip(judged.verdicts) {
             fate.count(*verdict);
@@ -246,14 +275,18 @@ impl Rows {
 
     /// Whether a packet begins another row: on the wire it is another connection,
     /// and the table has opened one or never had any.
-    fn begins_anew(&self, row: &Row, seen: &Seen, opens: bool) -> bool {
+    fn begins_anew(row: &Row, judged: &Judged<'_>, opens: bool) -> bool {
         let was_tracked = row.fates.first().is_some_and(|fate| fate.phase.is_some());
-        row.is_reused_by(seen) && if was_tracked { opens } else { opens || row.is_over() }
+        let is_reused = row.is_reused_by(judged.seen);
+        if was_tracked {
+            return is_reused && opens;
+        }
+        (is_reused && (opens || row.is_over())) || judged.now.since(row.last) >= SILENCE
     }
 
     /// A new row. A rule set that goes on with the connection of the row before takes it along.
     fn add(&mut self, key: Key, seen: &Seen, before: Option<usize>, opens: &[bool]) -> usize {
-        let mut row = Row::new(seen, self.sides);
+        let mut row = Row::new(seen);
         if let Some(before) = before.and_then(|at| self.all.get(at)) {
             for ((fate, old), opens) in row.fates.iter_mut().zip(&before.fates).zip(opens) {
                 if !opens && old.close.is_none() {

@@ -6,7 +6,7 @@ use std::{net::IpAddr, str::FromStr, sync::Arc, time::Duration};
 use ipnet::IpNet;
 
 use crate::{
-    conntrack::{Flow, Instant},
+    conntrack::{Flow, Instant, Timer},
     engine::{Engine, Event, IfIndex, Meta, Verdict, Worker},
     policy::{Hook, NewFlow, Policy, RuleId},
     wire::Checksums,
@@ -21,8 +21,8 @@ const SEED: [u64; 2] = [0x6861_6c66, 0x6761_7465];
 /// No timer is shorter, so what is new can't be over before.
 const SHORTEST_TIMER: Duration = Duration::from_secs(1);
 
-/// A pause beyond which every timer has fired anyway (none may be longer than 100 days).
-const LONGEST_PAUSE: u64 = 101 * 24 * 3600 * 1000;
+/// Beyond the longest timer and this much more, a pause changes nothing any more.
+const SLACK: Duration = Duration::from_secs(60);
 
 /// An interface by name and the networks behind it; none: everything else.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -97,19 +97,28 @@ impl Paths {
     }
 }
 
-/// The capture's clock as the engine's: it never goes back.
-#[derive(Clone, Copy, Debug, Default)]
+/// The capture's clock as the engine's: it never goes back, and a pause is no
+/// longer than any timer needs (a broken time stamp may lie decades ahead).
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
     last: Option<u64>,
     now: u64,
+    longest_pause: u64,
 }
 
 impl Clock {
+    /// A clock for these rule sets.
+    pub(super) fn new(sides: &[Side]) -> Self {
+        let longest = sides.iter().map(Side::longest_timer).max().unwrap_or_default();
+        let longest_pause = u64::try_from((longest + SLACK).as_millis()).unwrap_or(u64::MAX);
+        Self { last: None, now: 0, longest_pause }
+    }
+
     /// Moves to a time of the capture.
     pub(super) fn at(&mut self, milliseconds: Option<u64>) -> Instant {
         if let Some(time) = milliseconds {
             let before = self.last.unwrap_or(time);
-            self.now += time.saturating_sub(before).min(LONGEST_PAUSE);
+            self.now += time.saturating_sub(before).min(self.longest_pause);
             self.last = Some(before.max(time));
         }
         Instant(START + self.now)
@@ -137,6 +146,17 @@ impl Side {
 
     pub(super) fn policy(&self) -> Arc<Policy> {
         self.engine.policy()
+    }
+
+    /// The longest value of any timer of any rule.
+    fn longest_timer(&self) -> Duration {
+        let policy = self.policy();
+        let rules = policy.rules.iter().map(|rule| rule.id).chain([RuleId::DEFAULT]);
+        rules
+            .flat_map(|rule| Timer::ALL.map(|timer| self.engine.timer_value(rule, timer).0))
+            .flatten()
+            .max()
+            .unwrap_or_default()
     }
 
     /// Lets every timer fire that is due by `now`, each at its time. Returns
@@ -223,12 +243,12 @@ mod tests {
 
     #[test]
     fn the_clock_never_goes_back_and_skips_what_no_timer_outlasts() {
-        let mut clock = Clock::default();
+        let mut clock = Clock { last: None, now: 0, longest_pause: 10_000 };
         assert_eq!(clock.at(Some(5_000)), Instant(START));
         assert_eq!(clock.at(Some(6_500)), Instant(START + 1_500));
         assert_eq!(clock.at(Some(6_000)), Instant(START + 1_500));
         assert_eq!(clock.at(None), Instant(START + 1_500));
         assert_eq!(clock.at(Some(6_600)), Instant(START + 1_600));
-        assert_eq!(clock.at(Some(u64::MAX)), Instant(START + 1_600 + LONGEST_PAUSE));
+        assert_eq!(clock.at(Some(u64::MAX)), Instant(START + 1_600 + 10_000));
     }
 }

@@ -49,9 +49,46 @@ fn a_forged_syn_or_syn_ack_moves_nothing() {
     let mut lab = Lab::in_phase(Phase::Established);
     lab.pass(&[server("S.", 700_000).ack(AGAIN + 1)]);
     lab.pass(&[client("S", AGAIN), server("S.", 700_000).ack(AGAIN + 2)]);
-    lab.pass(&[server("S", 700_000), client("S.", AGAIN).ack(700_001)]);
     assert_eq!(lab.phase(), Some(Phase::Established));
     lab.pass(&[client("P.", 1).ack(1).len(10), server(".", 1).ack(11)]);
+}
+
+/// The right answer to a SYN, but one of them came by another way than the
+/// connection's packets: one forger could have sent both.
+#[test]
+fn a_syn_and_its_answer_that_came_by_another_way_move_nothing() {
+    for [syn_by, answer_by] in
+        [[From::Client, From::Client], [From::Server, From::Server], [From::Server, From::Client]]
+    {
+        for [syn, answer] in [
+            [client("S", 900_000), server("S.", 500_000).ack(900_001)],
+            [server("S", 900_000), client("S.", 500_000).ack(900_001)],
+        ] {
+            // By the way that either should have come is another test.
+            if (syn.from, answer.from) == (syn_by, answer_by) {
+                continue;
+            }
+            let mut lab = Lab::in_phase(Phase::Established);
+            for (say, by) in [(syn, syn_by), (answer, answer_by)] {
+                let packet = lab.packet(say);
+                let meta = Lab::meta(by, packet.bytes.len());
+                assert_eq!(lab.raw(meta, &packet.bytes), Verdict::Accept);
+            }
+            assert_eq!(lab.phase(), Some(Phase::Established));
+            lab.pass(&[client("P.", 1).ack(1).len(10), server(".", 1).ack(11)]);
+        }
+    }
+}
+
+/// The other end opens anew: whether it may, the rules say at its next SYN.
+#[test]
+fn both_ends_forgot_and_the_other_begins_anew() {
+    let mut lab = Lab::in_phase(Phase::Established);
+    lab.pass(&[server("S", 700_000)]);
+    lab.dropped(client("S.", AGAIN).ack(700_001), DropReason::Unexpected);
+    assert_eq!((lab.phase(), lab.closed()), (None, vec![CloseReason::Replaced]));
+    lab.pass(&[server("S", 700_000)]);
+    assert_eq!(lab.engine.counters().embryonic, 1);
 }
 
 /// A duplicate of the handshake that comes late is not a new one.
@@ -116,4 +153,70 @@ fn a_handshake_that_begins_anew_passes_no_limit() {
     lab.dropped(server("S.", 700_000).ack(AGAIN + 1), DropReason::Limit);
     assert_eq!((lab.phase(), lab.engine.counters().embryonic), (Some(Phase::Established), 1));
     lab.pass(&[client("P.", 1).ack(1).len(10)]);
+}
+
+/// RFC 9293 §3.5, figure 8: an old SYN arrives behind the new one, or before it.
+#[test]
+fn of_two_syns_the_one_that_is_answered_counts() {
+    let old = 0_u32.wrapping_sub(70_000);
+    for old_first in [true, false] {
+        let syns = if old_first { [old, 0] } else { [0, old] };
+        let mut lab = Lab::new();
+        lab.pass(&syns.map(|seq| client("S", seq)));
+        lab.pass(&[server("S.", 0).ack(1), client(".", 1).ack(1)]);
+        assert_eq!(lab.phase(), Some(Phase::Established));
+        // The old one may wake the server first, and the client denies it.
+        let mut lab = Lab::new();
+        lab.pass(&syns.map(|seq| client("S", seq)));
+        lab.pass(&[server("S.", 9_000).ack(old.wrapping_add(1)), client("R", old.wrapping_add(1))]);
+        lab.pass(&[client("S", 0), server("S.", 0).ack(1), client(".", 1).ack(1)]);
+        assert_eq!(lab.phase(), Some(Phase::Established));
+        // A refusal of either reaches the client; only of the last it ends the attempt.
+        let mut lab = Lab::new();
+        lab.pass(&syns.map(|seq| client("S", seq)));
+        lab.pass(&[server("R.", 0).ack(syns[0].wrapping_add(1))]);
+        assert_eq!(lab.phase(), Some(Phase::SynSent));
+        lab.dropped(server("R.", 0).ack(5_000), DropReason::BadRst);
+        lab.pass(&[server("R.", 0).ack(syns[1].wrapping_add(1))]);
+        assert_eq!(lab.phase(), Some(Phase::Reset));
+    }
+}
+
+/// A late duplicate of the SYN that once opened the connection wakes a server that
+/// has forgotten it; the client, which has as well, answers with an RST.
+#[test]
+fn a_woken_server_gets_its_rst() {
+    for phase in [Phase::Established, Phase::HalfClosed, Phase::TimeWait] {
+        let mut lab = Lab::in_phase(phase);
+        lab.dropped(client("R", 0x7000_0000), DropReason::BadRst);
+        lab.pass(&[server("S.", 700_000).ack(0x7000_0000), client("R", 0x7000_0000)]);
+        assert_eq!(lab.phase(), Some(phase), "it is no RST of this connection");
+    }
+}
+
+/// RFC 7413 §4.2.2: the server took the SYN and not its data, and its window is small.
+#[test]
+fn fast_open_data_are_sent_again_into_a_small_window() {
+    let mut lab = Lab::new();
+    lab.pass(&[
+        client("S", 0).len(200),
+        server("S.", 0).ack(1).window(1),
+        client("S", 0).len(200),
+        client(".", 1).ack(1),
+        client("P.", 1).ack(1).len(1),
+    ]);
+    assert_eq!(lab.phase(), Some(Phase::Established));
+    // What was in the SYN only counts as never sent: an RST there is a guess.
+    lab.dropped(client("R", 201), DropReason::BadRst);
+    assert_eq!(lab.phase(), Some(Phase::Established));
+    // Of two SYNs that cross neither end takes the data.
+    let mut lab = Lab::new();
+    lab.pass(&[
+        client("S", 0).window(1),
+        server("S", 0).len(200),
+        server("S.", 0).ack(1),
+        client("S.", 0).ack(1).window(1),
+        server("P.", 1).ack(1).len(1),
+    ]);
+    assert_eq!(lab.phase(), Some(Phase::Established));
 }

@@ -1,0 +1,331 @@
+//! What must hold at every step, against the true state of both ends.
+
+use halfgate::{
+    conntrack::{Phase, Timer},
+    engine::{CloseReason, Engine, Event, Verdict, View},
+    wire::Flags,
+};
+
+use super::{
+    endpoint::{End, Host, Past, State, Tcb},
+    packet::{Origin, Packet},
+    world::Sum,
+};
+
+/// How long an attempt to open may take when both ends are there: an old
+/// TIME-WAIT (two minutes at most) and a few rounds of SYN retransmission.
+const OPENS_WITHIN: u64 = 600_000;
+
+/// The firewall's clock ticks: a stamp is a hundredth of a second.
+const STAMP: u64 = 10;
+
+#[derive(Debug, Default)]
+pub struct Laws {
+    phase: Option<Phase>,
+    /// The last entry was ended by a documented timer.
+    excused: bool,
+    honest_rsts: u64,
+    rsts_at_open: u64,
+    /// When a packet that its receiver could use last passed; one that was no FIN;
+    /// one with new data.
+    useful: u64,
+    useful_from: [u64; 2],
+    useful_no_fin: u64,
+    useful_data: u64,
+    since: u64,
+    trying: Option<u64>,
+    dropped: [u64; 2],
+    seen_past: [usize; 2],
+}
+
+fn paired(a: &Tcb, b: &Tcb) -> bool {
+    a.iss == b.irs && b.iss == a.irs
+}
+
+fn live_pair(hosts: &[Host; 2]) -> bool {
+    match (&hosts[0].tcb, &hosts[1].tcb) {
+        (Some(a), Some(b)) => a.is_live() && b.is_live() && paired(a, b),
+        _ => false,
+    }
+}
+
+/// Every connection that an end has or had.
+fn all(host: &Host) -> impl Iterator<Item = &Tcb> {
+    host.past.iter().map(|past| &past.tcb).chain(&host.tcb)
+}
+
+fn some_pair(hosts: &[Host; 2], what: impl Fn(&Tcb, &Tcb) -> bool) -> bool {
+    all(&hosts[0]).any(|a| all(&hosts[1]).any(|b| paired(a, b) && what(a, b)))
+}
+
+impl Laws {
+    pub const fn honest_rst(&mut self) {
+        self.honest_rsts += 1;
+    }
+
+    pub const fn opened(&mut self) {
+        self.trying = None;
+    }
+
+    pub const fn disturbed(&mut self) {
+        self.trying = None;
+    }
+
+    const fn begin(&mut self, phase: Phase, now: u64) {
+        self.phase = Some(phase);
+        self.excused = false;
+        self.rsts_at_open = self.honest_rsts;
+        self.since = now;
+        self.useful = 0;
+        self.useful_from = [0; 2];
+        self.useful_no_fin = 0;
+        self.useful_data = 0;
+    }
+
+    /// Law 3: what crashed comes back.
+    pub fn attempt(&mut self, now: u64, peer_is_up: bool) -> Result<(), String> {
+        if !peer_is_up {
+            self.trying = None;
+            return Ok(());
+        }
+        let since = *self.trying.get_or_insert(now);
+        if now - since > OPENS_WITHIN {
+            return Err(format!("no connection could be made for {} s", (now - since) / 1000));
+        }
+        Ok(())
+    }
+
+    /// Law 1: what passed counts for the shadow timers.
+    pub fn passed(&mut self, packet: &Packet, receiver: &Host, now: u64) {
+        if packet.origin != Origin::End {
+            return;
+        }
+        let s = &packet.segment;
+        let Some(tcb) = &receiver.tcb else { return };
+        let answer = s.flags.contains(Flags::ACK)
+            && !s.flags.intersects(Flags::RST.with(Flags::SYN))
+            && tcb.is_live()
+            && (s.seq == tcb.rcv || s.seq.plus(1) == tcb.rcv)
+            && s.ack.after_or_at(tcb.una)
+            && s.ack.before_or_at(tcb.nxt);
+        let moved = !s.flags.contains(Flags::SYN) && receiver.would_move(s, now);
+        if moved || answer {
+            self.useful = now;
+            self.useful_from[packet.from as usize] = now;
+            if !s.flags.contains(Flags::FIN) {
+                self.useful_no_fin = now;
+            }
+        }
+        if moved && s.payload_len > 1 && !tcb.fin_received && s.seq.after_or_at(tcb.rcv) {
+            self.useful_data = now;
+        }
+    }
+
+    /// Law 1: nothing that its receiver would take is dropped.
+    pub fn dropped(
+        &mut self,
+        packet: &Packet,
+        receiver: &Host,
+        verdict: Verdict,
+        now: u64,
+    ) -> Result<(), String> {
+        let excused = self.phase.is_none() && self.excused;
+        if excused {
+            return Ok(());
+        }
+        self.dropped[packet.from as usize] = now;
+        if receiver.would_move(&packet.segment, now) {
+            return Err(format!(
+                "{:?} would have taken {packet}, dropped as {verdict:?} in {:?}",
+                receiver.side, self.phase
+            ));
+        }
+        Ok(())
+    }
+
+    /// What the firewall says happened.
+    pub fn event(&mut self, event: &Event, hosts: &[Host; 2], now: u64, sum: &mut Sum) -> Result<(), String> {
+        match event {
+            Event::Opened { .. } => {
+                if live_pair(hosts) && self.phase.is_some() {
+                    return Err("a live connection was replaced".into());
+                }
+                self.begin(Phase::SynSent, now);
+                Ok(())
+            }
+            Event::Phase { from, to, .. } => {
+                if self.phase != Some(*from) {
+                    return Err(format!("phase {from} was {:?}", self.phase));
+                }
+                // Both ends have forgotten the connection and begin another.
+                if *to == Phase::SynReceived && *from != Phase::SynSent {
+                    if live_pair(hosts) {
+                        return Err("a live connection was begun anew".into());
+                    }
+                    self.begin(*to, now);
+                    return Ok(());
+                }
+                self.phase = Some(*to);
+                self.since = now;
+                self.truth(*to, hosts)
+            }
+            Event::Closed(closed) => {
+                let phase = self.phase.take();
+                if phase != Some(closed.phase) {
+                    return Err(format!("closed in {} but was in {phase:?}", closed.phase));
+                }
+                // What both ends forgot goes before the new connection is asked for.
+                self.excused = matches!(closed.reason, CloseReason::Expired { .. } | CloseReason::Replaced);
+                if live_pair(hosts) {
+                    sum.excused += 1;
+                    return self.ended_alive(closed.reason, now);
+                }
+                Ok(())
+            }
+            Event::Logged { .. } | Event::LimitPassed { .. } => Ok(()),
+        }
+    }
+
+    /// A live connection ends only by a timer that has really run out.
+    fn ended_alive(&self, reason: CloseReason, now: u64) -> Result<(), String> {
+        let CloseReason::Expired { timer, after, .. } = reason else {
+            return Err(format!("a live connection was ended: {reason:?}"));
+        };
+        let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        let from = match timer {
+            Timer::Established | Timer::Unacknowledged => self.useful,
+            // The end that the RST went to vouches for itself, its peer does not.
+            Timer::UnverifiedRst => self.useful_from[0].min(self.useful_from[1]),
+            Timer::FinWait => self.useful_no_fin.max(self.since),
+            Timer::HalfClosed => self.useful_data.max(self.since),
+            Timer::Closing => self.since,
+            _ => return Err(format!("a live connection was ended by {timer}")),
+        };
+        if now + STAMP < from + after {
+            return Err(format!("{timer} ended a live connection {} ms after its last packet", now - from));
+        }
+        Ok(())
+    }
+
+    /// A phase must be what really happened.
+    fn truth(&self, phase: Phase, hosts: &[Host; 2]) -> Result<(), String> {
+        let holds = match phase {
+            Phase::Established => some_pair(hosts, |_, _| true),
+            Phase::FinWait => some_pair(hosts, |a, b| a.fin_sent || b.fin_sent),
+            Phase::HalfClosed => {
+                some_pair(hosts, |a, b| (a.fin_sent && b.fin_received) || (b.fin_sent && a.fin_received))
+            }
+            Phase::Closing => some_pair(hosts, |a, b| a.fin_sent && b.fin_sent),
+            Phase::TimeWait => {
+                some_pair(hosts, |a, b| a.fin_sent && b.fin_received && b.fin_sent && a.fin_received)
+            }
+            Phase::Reset => self.honest_rsts > self.rsts_at_open,
+            _ => true,
+        };
+        if phase == Phase::Reset && live_pair(hosts) {
+            return Err("reset, but both ends live".into());
+        }
+        if holds { Ok(()) } else { Err(format!("{phase} is not what happened")) }
+    }
+
+    /// The ends themselves: complete data, no time-out behind a firewall that drops.
+    pub fn ends(&mut self, hosts: &[Host; 2], now: u64, sum: &mut Sum) -> Result<(), String> {
+        for (i, host) in hosts.iter().enumerate() {
+            while let Some(past) = host.past.get(self.seen_past[i]) {
+                self.seen_past[i] += 1;
+                sum.ended(past.end);
+                self.end_of(past, &hosts[1 - i], self.dropped[i], now)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn end_of(&self, past: &Past, peer: &Host, dropped: u64, now: u64) -> Result<(), String> {
+        let other = all(peer).find(|other| paired(&past.tcb, other));
+        match past.end {
+            End::Clean => {
+                let Some(other) = other else { return Err("clean end of half a connection".into()) };
+                let got = u64::from(past.tcb.rcv.since(past.tcb.irs)) - 2;
+                if got != other.written {
+                    return Err(format!("{got} octets arrived of {}", other.written));
+                }
+                // Both FINs and their acknowledgements went by here.
+                let over = [None, Some(Phase::TimeWait), Some(Phase::SynSent), Some(Phase::SynReceived)];
+                let finished = past.tcb.state == State::LastAck
+                    && peer.tcb.as_ref().is_some_and(|t| t.state == State::TimeWait && paired(&past.tcb, t));
+                if finished && !over.contains(&self.phase) {
+                    return Err(format!("both ends have closed, the firewall is in {:?}", self.phase));
+                }
+                Ok(())
+            }
+            End::TimedOut
+                if now - dropped < 120_000 && peer.tcb.as_ref().is_some_and(|t| paired(&past.tcb, t)) =>
+            {
+                Err("an end timed out whose packets the firewall drops".into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Law 4: the attacker moved nothing.
+    pub fn attacked(
+        &self,
+        before: &View,
+        after: Option<&View>,
+        aimed: bool,
+        packet: &Packet,
+    ) -> Result<(), String> {
+        let Some(after) = after else { return Err(format!("{packet} ended the connection")) };
+        if (after.phase, after.flow) != (before.phase, before.flow) {
+            return Err(format!("{packet} moved {} to {}", before.phase, after.phase));
+        }
+        if !aimed && (after.timer, after.expires_in) != (before.timer, before.expires_in) {
+            return Err(format!("{packet} moved {} {:?}", before.timer, before.expires_in));
+        }
+        Ok(())
+    }
+
+    /// Law 2: the books agree.
+    pub fn books(&self, engine: &Engine) -> Result<(), String> {
+        if self.since % 16 != 0 {
+            return Ok(());
+        }
+        let counters = engine.counters();
+        let by_phase: u64 = counters.phases.iter().map(|(_, count)| count).sum();
+        let half_open: u64 =
+            counters.phases.iter().filter(|(name, _)| name.starts_with("syn_")).map(|(_, count)| count).sum();
+        let dropped: u64 = counters.dropped.iter().map(|(_, count)| count).sum();
+        if by_phase != counters.connections
+            || counters.opened - counters.closed != counters.connections
+            || half_open != counters.embryonic
+            || counters.accepted + dropped != counters.packets
+            || counters.connections != u64::from(self.phase.is_some())
+        {
+            return Err(format!("the books disagree: {counters:?}"));
+        }
+        Ok(())
+    }
+
+    /// Law 2: nothing is left but the firewall's entry; it must be one that waits for a timer.
+    pub fn lingering(&self, hosts: &[Host; 2], now: u64) -> Result<(), String> {
+        let Some(phase) = self.phase else { return Ok(()) };
+        let clean = hosts.iter().all(|h| h.past.last().is_some_and(|past| past.end == End::Clean));
+        let last = hosts.iter().filter_map(|h| h.past.last()).map(|past| past.at).max().unwrap_or(now);
+        if clean && hosts.iter().all(|h| h.tcb.is_none()) && now - last > 200_000 {
+            return Err(format!("both ends closed {} s ago, still {phase}", (now - last) / 1000));
+        }
+        Ok(())
+    }
+
+    /// When all is over nothing is left.
+    pub fn over(&self, hosts: &[Host; 2], engine: &Engine) -> Result<(), String> {
+        let counters = engine.counters();
+        if counters.connections != 0 || counters.embryonic != 0 {
+            return Err(format!("left over: {counters:?}"));
+        }
+        if hosts.iter().any(|h| h.tcb.as_ref().is_some_and(|t| t.state != State::Established)) {
+            return Err("an end is left with a connection".into());
+        }
+        Ok(())
+    }
+}
