@@ -19,7 +19,10 @@ use super::{
     state::{Daemon, Order},
     threads::{Death, Watchman},
 };
-use crate::sys::control::{PeerCredentials, group_id};
+use crate::sys::{
+    control::{PeerCredentials, group_id},
+    queue,
+};
 
 /// How often time is looked at: `--for` and `--confirm` are late by this.
 const TICK: Duration = Duration::from_millis(200);
@@ -48,6 +51,8 @@ pub struct Ears {
     pub deaths: UnboundedReceiver<Death>,
     /// The other threads' pulses.
     pub pulses: Vec<Pulse>,
+    /// The queues that are served.
+    pub queues: Vec<u16>,
 }
 
 /// Runs until the daemon should end. `ready` is called when clients are served.
@@ -102,12 +107,22 @@ pub async fn run(daemon: &Arc<Daemon>, mut ears: Ears, ready: impl FnOnce()) -> 
                     let patience = Watchman::PATIENCE;
                     return Ok(Ending::Fatal(format!("thread {name} has not moved for {patience} s")));
                 }
+                if let Some(number) = gone(&ears.queues) {
+                    return Ok(Ending::Fatal(format!("queue {number} is gone: somebody unbound it")));
+                }
                 if sd_notify::watchdog_enabled().is_some() {
                     let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
                 }
             },
         }
     }
+}
+
+/// A queue that the kernel has no more: its worker would wait for ever.
+fn gone(served: &[u16]) -> Option<u16> {
+    // Where it can't be asked nothing is known; `status` says so.
+    let there = queue::losses().ok()?;
+    served.iter().copied().find(|number| there.iter().all(|queue| queue.number != *number))
 }
 
 fn welcome(daemon: &Arc<Daemon>, seats: &Arc<Seats>, stream: UnixStream) {

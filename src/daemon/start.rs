@@ -349,7 +349,10 @@ fn guard(
         .build()
         .context("can't start the control side")?;
     let reports = crew.reports.take().context("the crew's reports are heard already")?;
-    let ears = Ears { listener: socket.listener()?, orders, deaths: reports, pulses: crew.pulses.clone() };
+    let spec = daemon.state().spec;
+    let queues = (spec.queue_base..=spec.syn_queues()?.1).collect();
+    let pulses = crew.pulses.clone();
+    let ears = Ears { listener: socket.listener()?, orders, deaths: reports, pulses, queues };
     let ending = runtime.block_on(control::run(daemon, ears, || ready(daemon, socket, warnings)));
     // Clients in the middle of an answer get a moment, not a veto.
     runtime.shutdown_timeout(Duration::from_secs(1));

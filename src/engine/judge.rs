@@ -117,10 +117,10 @@ impl Context<'_> {
     /// so that a packet never meets a connection that should be gone.
     fn find_live<A: Family>(&mut self, held: &mut Held<'_>, key: &Key<A>, hash: u64) -> Option<Slot> {
         let slot = A::table(held.shard).find(key, hash)?;
-        let connection = A::table(held.shard).get(slot)?.connection;
-        let deadline = self.deadline(&connection);
+        let connection = &A::table(held.shard).get(slot)?.connection;
+        let deadline = self.deadline(connection);
         if deadline.at <= self.now {
-            let reason = self.expired(&connection, deadline.timer);
+            let reason = self.expired(connection, deadline.timer);
             self.end::<A>(held, slot, false, reason, false);
             return None;
         }

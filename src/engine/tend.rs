@@ -92,12 +92,12 @@ impl Context<'_> {
     fn fire<A: Family>(&mut self, held: &mut Held<'_>) -> bool {
         for _ in 0..PIECE {
             let Some(slot) = A::table(held.shard).pop_due(self.now) else { return false };
-            let Some(connection) = A::table(held.shard).get(slot).map(|entry| entry.connection) else {
+            let Some(connection) = A::table(held.shard).get(slot).map(|entry| &entry.connection) else {
                 continue;
             };
-            let deadline = self.deadline(&connection);
+            let deadline = self.deadline(connection);
             if deadline.at <= self.now {
-                let reason = self.expired(&connection, deadline.timer);
+                let reason = self.expired(connection, deadline.timer);
                 self.end::<A>(held, slot, true, reason, false);
             } else {
                 A::table(held.shard).put_back(slot, deadline.at);

@@ -168,6 +168,7 @@ impl Gateway {
     pub(crate) fn start_firewall(&mut self) {
         let mut command = self.three.gateway.command(HALFGATE);
         command.arg("--socket").arg(self.socket()).arg("run").arg(self.rules_file());
+        command.arg("--state-dir").arg(&self.directory);
         let log = fs::File::options().create(true).append(true).open(self.log_file()).expect("the log file");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.firewall = Some(Process::start(&mut command).expect("start halfgate"));

@@ -121,3 +121,29 @@ fn a_limit_set_live_holds(family: Family) {
         .expect("a row");
     assert_eq!((&row["value"], row["origin"].as_str()), (&3.into(), Some("live")));
 }
+
+#[test]
+fn what_is_saved_survives_a_restart_until_it_is_unset() {
+    let mut gateway = Gateway::start(&open());
+    gateway.ok(&["timers", "set", "half_closed", "33s", "--save"]);
+    gateway.ok(&["timers", "set", "closing", "34s"]);
+    gateway.ok(&["limits", "set", "embryonic.per_source", "77", "--save"]);
+    let restart = |gateway: &mut Gateway| {
+        gateway.firewall().terminate().unwrap();
+        gateway.start_firewall();
+    };
+    let limit = |gateway: &Gateway| {
+        let rows = gateway.json(&["limits"]);
+        let found = rows.iter().find(|row| row["limit"] == "embryonic.per_source" && row["rule"].is_null());
+        found.expect("the limit").clone()
+    };
+    restart(&mut gateway);
+    assert_eq!(value(&gateway, "half_closed", None), ("33s".to_owned(), "live".to_owned()));
+    assert_ne!(value(&gateway, "closing", None).1, "live", "it was not saved");
+    assert_eq!((&limit(&gateway)["value"], &limit(&gateway)["origin"]), (&77.into(), &"live".into()));
+    gateway.ok(&["timers", "unset", "half_closed"]);
+    gateway.ok(&["limits", "unset", "embryonic.per_source"]);
+    restart(&mut gateway);
+    assert_ne!(value(&gateway, "half_closed", None).1, "live");
+    assert_ne!(limit(&gateway)["origin"], "live");
+}

@@ -28,6 +28,7 @@ macro_rules! both_families {
 mod clients;
 mod closing;
 mod datagram;
+mod documented;
 mod errors;
 mod flood;
 mod forbidden;
@@ -42,4 +43,5 @@ mod live;
 mod mend;
 mod nat;
 mod native;
+mod queue;
 mod reload;

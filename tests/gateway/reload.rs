@@ -86,7 +86,7 @@ fn confirm_within_or_the_old_rules_come_back(family: Family) {
     });
     refused(&gateway, family, 81);
     gateway.ok(&["reload", next.to_str().unwrap(), "--confirm", "3s"]);
-    gateway.ok(&["confirm"]);
+    assert_eq!(gateway.json(&["confirm"]), [serde_json::json!({ "confirmed": true })]);
     gateway.always("what was confirmed stays", s(4), || {
         gateway.try_connect(family, 81, SOON).is_ok_and(|_client| accept(&new).1.ip() == family.client())
     });

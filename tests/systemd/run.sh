@@ -24,6 +24,8 @@ binary=$(realpath "${1:?which halfgate?}")
 [ "$(id -u)" = 0 ] || die "debootstrap needs root: run it with sudo."
 [ "$(uname -m)" = x86_64 ] || die "the machine is an x86_64 one."
 PATH=$PATH:/usr/sbin:/sbin
+bash -c '. "$0"/packaging/common.sh; mapfile -t p < <(missing_packages "$@"); install_packages "${p[@]}"' "$top" \
+    debootstrap=debootstrap qemu-system-x86_64=qemu-system-x86 mke2fs=e2fsprogs ssh-keygen=openssh-client tar=tar
 for tool in debootstrap qemu-system-x86_64 mke2fs tar; do
     command -v $tool >/dev/null || die "$tool was not found."
 done

@@ -1,0 +1,88 @@
+//! Queues that lose packets, or are lost.
+
+use std::{
+    io::Write as _,
+    process::{Command, Stdio},
+};
+
+use halfgate::sys::netns::Family;
+
+use crate::harness::{Gateway, SOON, rules, s};
+
+/// SIGSTOP, SIGCONT (signal(7)).
+const SIGSTOP: i32 = 19;
+const SIGCONT: i32 = 18;
+
+/// Takes a second descriptor of the socket that has queue 0 (`pidfd_open` 434,
+/// `pidfd_getfd` 438) and unbinds the queue through it (NFQNL_MSG_CONFIG with
+/// NFQNL_CFG_CMD_UNBIND): the kernel lets nobody else do that. The worker hears
+/// nothing of it: no packet comes any more.
+const THIEF: &str = r#"
+import ctypes, os, socket, struct, sys
+pid = int(sys.argv[1])
+rows = [line.split() for line in open("/proc/%d/net/netfilter/nfnetlink_queue" % pid)]
+port = next(int(row[1]) for row in rows if row[0] == "0")
+call = ctypes.CDLL(None, use_errno=True).syscall
+process = call(434, pid, 0)
+assert process >= 0, os.strerror(ctypes.get_errno())
+message = struct.pack("=IHHIIBBH", 28, 0x302, 1, 0, 0, 0, 0, 0) + struct.pack("=HHBBH", 8, 1, 2, 0, 0)
+for number in os.listdir("/proc/%d/fd" % pid):
+    fd = call(438, process, int(number), 0)
+    if fd < 0:
+        continue
+    try:
+        stolen = socket.socket(fileno=fd)
+    except OSError:
+        continue
+    if stolen.family == socket.AF_NETLINK and stolen.getsockname()[0] == port:
+        stolen.sendto(message, (0, 0))
+        sys.exit(0)
+sys.exit("no socket has port %d" % port)
+"#;
+
+fn open(rest: &str) -> String {
+    rules(&format!("{rest}rules: [{{ name: web, from: outside, service: tcp/80, action: accept }}]"))
+}
+
+#[test]
+fn packets_that_a_queue_lost_are_warned_of() {
+    let mut gateway = Gateway::start(&open(""));
+    let lost = |gateway: &Gateway| {
+        let status = gateway.json(&["status"]).remove(0);
+        let queues = status["queues"].as_array().expect("queues").clone();
+        let sum: u64 = queues.iter().filter_map(|queue| queue["lost_full"].as_u64()).sum();
+        (sum, status["warnings"].to_string())
+    };
+    assert_eq!(lost(&gateway).0, 0);
+    let forger = gateway.forger();
+    gateway.firewall().signal(SIGSTOP).unwrap();
+    // More than the longest queue holds.
+    for number in 0..40_000 {
+        forger.syn(Family::V4, (number % 250) as u16, 1024 + (number / 250) as u16, 443);
+    }
+    gateway.firewall().signal(SIGCONT).unwrap();
+    let (sum, warnings) = lost(&gateway);
+    assert!(sum > 0 && warnings.contains("because it was full"), "{sum} {warnings}");
+    drop(gateway.pair(Family::V4, 80));
+}
+
+#[test]
+fn a_queue_that_is_taken_away_ends_the_daemon_and_holds_what_fail_says() {
+    for (fail, passes) in [("closed", false), ("open", true)] {
+        let mut gateway = Gateway::start(&open(&format!("fail: {fail}\n")));
+        let pid = gateway.firewall().id().to_string();
+        let mut thief = Command::new("python3");
+        let mut thief = thief.args(["-", &pid]).stdin(Stdio::piped()).spawn().expect("python3");
+        thief.stdin.take().unwrap().write_all(THIEF.as_bytes()).unwrap();
+        assert!(thief.wait().unwrap().success());
+        let status = gateway.firewall().wait(SOON).expect("it ends");
+        assert_eq!(status.code(), Some(1), "{}", gateway.log());
+        assert!(gateway.log().contains("queue 0 is gone: somebody unbound it"), "{}", gateway.log());
+        let kept = gateway.tool("nft", &["list", "table", "inet", "halfgate"], "");
+        assert!(kept.contains("static_forward"), "{kept}");
+        let _listener = gateway.listen(Family::V4, 8080);
+        assert_eq!(gateway.try_connect(Family::V4, 8080, s(1)).is_ok(), passes, "fail: {fail}");
+        gateway.ok(&["unload"]);
+        assert_eq!(gateway.kernel_rules(), "");
+    }
+}
