@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use halfgate::wire::{Flags, FourTuple, SegmentBuilder};
+
 use crate::harness::{Done, Gateway, rules};
 
 const OPERATIONS: &str = include_str!("../../docs/OPERATIONS.md");
@@ -35,18 +37,32 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
+/// A capture of one SYN: pcap, raw IP.
+fn capture() -> Vec<u8> {
+    let tuple =
+        FourTuple { src: [192, 168, 10, 9].into(), src_port: 4000, dst: [192, 0, 2, 1].into(), dst_port: 80 };
+    let packet = SegmentBuilder::new(tuple).flags(Flags::SYN).build().bytes;
+    let len = u32::try_from(packet.len()).unwrap();
+    let words = [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65_535, 101, 1_700_000_000, 0, len, len];
+    words.into_iter().flat_map(u32::to_le_bytes).chain(packet).collect()
+}
+
 #[test]
 fn the_documented_commands_do_what_they_are_documented_for() {
     let gateway =
         Gateway::start(&rules("rules: [{ name: web, from: outside, service: tcp/80, action: accept }]"));
     let here = gateway.directory().join("rules.yaml").display().to_string();
     let first = gateway.directory().join("first.yaml").display().to_string();
+    let recorded = gateway.directory().join("recorded.pcap").display().to_string();
+    fs::write(&recorded, capture()).unwrap();
     let mut ran = 0;
     for mut command in commands() {
         // The file that `init` writes is what the next commands read.
         for word in &mut command {
-            if word == "rules.yaml" {
-                word.clone_from(&first);
+            match word.as_str() {
+                "rules.yaml" | "stricter.yaml" => word.clone_from(&first),
+                capture if capture.ends_with(".pcap") => word.clone_from(&recorded),
+                _ => {}
             }
         }
         let arguments: Vec<&str> = command.iter().map(String::as_str).collect();
