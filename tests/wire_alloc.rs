@@ -80,8 +80,9 @@ fn parse_allocates_nothing() {
     let mut seen = [0_u64; Malformed::ALL.len()];
     let mut read = 0_u64;
     let before = allocations();
+    let ways = [Checksums::Verify, Checksums::VerifyTransport, Checksums::Trust];
     for packet in &packets {
-        for checksums in [Checksums::Verify, Checksums::VerifyTransport, Checksums::Trust] {
+        for checksums in ways {
             read += u64::from(parse(&packet.bytes, packet.wire_len(), checksums).is_ok());
             // Cut everywhere, as a liar and as a copy range would.
             for len in 0..packet.bytes.len().min(200) {
@@ -95,7 +96,7 @@ fn parse_allocates_nothing() {
         }
     }
     assert_eq!(allocations(), before);
-    assert_eq!(read, packets.len() as u64 * 2, "every packet is sound");
+    assert_eq!(read, (packets.len() * ways.len()) as u64, "every packet is sound");
     assert!(seen[Malformed::CutOff.index()] > 0 && seen[Malformed::TooShort.index()] > 0);
 }
 
