@@ -161,5 +161,6 @@ stage 'benchmark (smoke)' bench
 stage 'the tree is as it was' untouched
 
 if [ ${#failures[@]} -gt 0 ]; then printf 'failed: %s\n' "${failures[@]}"; fi
-printf '%d passed, %d failed (%d s)\n' "$passed" "$failed" "$SECONDS"
+printf 'took %d s\n' "$SECONDS"
+printf '%d passed, %d failed\n' "$passed" "$failed"
 [ "$failed" -eq 0 ]
