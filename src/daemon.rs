@@ -1,7 +1,7 @@
 //! The running gateway: threads, reload, live changes, shutdown, and the control
 //! socket.
 //!
-//! Threads (DESIGN: the house): a blocking worker for each queue; the ticker,
+//! Threads: a blocking worker for each queue; the ticker,
 //! which ends connections on time; the sender; the recorder of events; the
 //! watcher of interfaces; and the control thread. Workers hand over through
 //! bounded channels that they never wait for. Every thread's death or

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The phase of a connection (DESIGN: words). A middle box sees packets, not
+/// The phase of a connection (docs/CONNTRACK.md). A middle box sees packets, not
 /// states, so these are not the states of RFC 9293 §3.3.2.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
 #[repr(u8)]

@@ -583,7 +583,7 @@ struct Refresh {
     answers_probe: bool,
 }
 
-/// Whether a segment in window starts its phase's timer anew (DESIGN: timers).
+/// Whether a segment in window starts its phase's timer anew (docs/CONNTRACK.md, phases).
 fn refreshes(before: Phase, after: Phase, kind: Kind, why: Refresh) -> bool {
     match after {
         Phase::Established => true,

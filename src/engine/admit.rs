@@ -150,7 +150,7 @@ impl Context<'_> {
     }
 
     /// A TCP segment that opens nothing: picked up, answered with RST, or met with
-    /// silence (DESIGN: TCP).
+    /// silence (docs/CONNTRACK.md).
     fn judge_mid_stream<A: Family>(
         &mut self,
         held: &mut Held<'_>,

@@ -1,6 +1,6 @@
 //! Kernel settings that halfgate needs, saved and put back.
 //!
-//! Conntrack must not forget a connection before we do (DESIGN 3.10): its
+//! Conntrack must not forget a connection before we do: its
 //! timers are raised where ours are longer, its table where ours is larger, and
 //! never lowered. They belong to a network namespace: that of the calling thread.
 //!
