@@ -21,7 +21,7 @@ for target in "${targets[@]}"; do
     say "$target for $seconds s"
     # What is learned goes into a folder of its own; the corpus in git is for people.
     mkdir -p "tests/fuzz/learned/$target"
-    cargo fuzz run --fuzz-dir tests/fuzz --sanitizer none "$target" \
+    cargo fuzz run --fuzz-dir tests/fuzz --target-dir target/fuzz --sanitizer none "$target" \
         "tests/fuzz/learned/$target" "tests/fuzz/corpus/$target" -- \
         -max_total_time="$seconds" -max_len=4096 -print_final_stats=1
 done
