@@ -156,6 +156,10 @@ pub fn parse_where(
         None if wire_len == 0 => return Err(Malformed::TooShort),
         None => return Err(Malformed::CutOff),
     };
+    if header.offset as usize > bytes.len() {
+        // The last extension header is cut off, and with it whatever is behind.
+        return Err(Malformed::CutOff);
+    }
     let transport = transport(bytes, &header, verify)?;
     match (header.src, header.dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => check_v4(src, dst, &transport, loopback)?,

@@ -68,6 +68,11 @@ fn ip_cases() -> Vec<Case> {
             &chained_tcp(&[(HOP_BY_HOP, &[0, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])]),
             50,
         ),
+        cut(
+            "extension before another protocol cut",
+            &chained(&[(ROUTING, &[0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])], Protocol(132), &[1; 12]),
+            50,
+        ),
         cut("quoted packet cut", &answer(v4(), 3, 1, &tcp.bytes), 40),
         cut("quoted IPv6 packet cut", &answer(v6(), 1, 0, &tcp6.bytes), 90),
         overwritten("version 5", Malformed::Version, &tcp, 0, &[0x55]),
