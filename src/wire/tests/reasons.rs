@@ -70,7 +70,11 @@ fn ip_cases() -> Vec<Case> {
         ),
         cut(
             "extension before another protocol cut",
-            &chained(&[(ROUTING, &[0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])], Protocol(132), &[1; 12]),
+            &chained(
+                &[(ROUTING, &[0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])],
+                Protocol(132),
+                &[1; 12],
+            ),
             50,
         ),
         cut("quoted packet cut", &answer(v4(), 3, 1, &tcp.bytes), 40),
