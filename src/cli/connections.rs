@@ -20,7 +20,8 @@ use crate::daemon::{
 /// FILTER terms must all hold: `halfgate connections proto=tcp
 /// phase=half_closed src=10.0.0.0/8 dport=443 rule=web older=5m idle=1m`.
 /// Several values for one key are separated by commas, ports may be ranges, and
-/// `phase=half_open` means both half-open phases.
+/// `phase=half_open` means both half-open phases. `stale=yes` are those that one
+/// end seems to have forgotten while the other has them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = filter::GRAMMAR)]
 pub(super) struct Args {
@@ -98,7 +99,7 @@ fn words(connection: &Connection) -> Vec<String> {
         connection.proto.clone(),
         end(&connection.src, connection.sport),
         end(&connection.dst, connection.dport),
-        connection.phase.clone(),
+        if connection.stale { format!("{} (stale)", connection.phase) } else { connection.phase.clone() },
         connection.rule.clone(),
         text::rough_duration(connection.age),
         text::rough_duration(connection.idle),

@@ -107,12 +107,14 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
     rows.push((
         "connections",
         format!(
-            "{} of {}, {} half-open; {} opened, {} closed{}",
+            "{} of {}, {} half-open, {} stale; {} opened, {} closed ({} were stale){}",
             status.connections,
             status.max_connections,
             status.half_open,
+            status.stale,
             status.opened,
             status.closed,
+            status.forgotten,
             in_brackets(&status.phases),
         ),
     ));
@@ -204,7 +206,7 @@ mod tests {
         table: installed, hooks forward input, diversion xtables NFQUEUE, fail closed
         kernel: 0 refused with RST or ICMP, 0 dropped unjudged
         queue: 1 (syn): 0 waiting, 2 lost when full, 0 lost at the socket
-        connections: 7 of 1000000, 1 half-open; 0 opened, 0 closed (established 6, syn_sent 1)
+        connections: 7 of 1000000, 1 half-open, 0 stale; 0 opened, 0 closed (0 were stale) (established 6, syn_sent 1)
         packets: 10 (2.0 KiB): 0 accepted, 0 dropped, 0 reset
         drops: rule 3
         sent: 4 RSTs (0 kept back by the budget); 0 refused by the kernel, 0 lost

@@ -7,7 +7,7 @@ use super::{
     embryonic::EmbryoId,
     key::Sender,
     time::{Instant, Stamp},
-    window::{Half, StaleSyn},
+    window::{Half, Seen, StaleSyn},
 };
 
 /// Packets and octets of one direction.
@@ -136,6 +136,19 @@ impl Connection {
             Direction::Original => (&mut self.original, &mut self.reply),
             Direction::Reply => (&mut self.reply, &mut self.original),
         }
+    }
+
+    /// The end that seems to have forgotten this connection, while the other has it:
+    /// RFC 9293 §3.5.1 calls it half-open, here it is stale.
+    #[must_use]
+    pub fn forgotten_by(&self) -> Option<Direction> {
+        let live = matches!(
+            self.phase,
+            Phase::Established | Phase::FinWait | Phase::HalfClosed | Phase::Closing | Phase::Reset
+        );
+        [(Direction::Original, &self.original), (Direction::Reply, &self.reply)]
+            .into_iter()
+            .find_map(|(direction, half)| (live && half.seen.has(Seen::FORGOT)).then_some(direction))
     }
 
     /// Whether either end has sent something that the other has not acknowledged.

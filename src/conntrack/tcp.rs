@@ -321,6 +321,12 @@ fn note_stale_syn(connection: &mut Connection, direction: Direction, kind: Kind,
         if !again {
             connection.stale_syn = Some(syn);
         }
+        if matches!(
+            connection.phase,
+            Phase::Established | Phase::FinWait | Phase::HalfClosed | Phase::Closing
+        ) {
+            connection.halves(direction).0.seen.add(Seen::FORGOT);
+        }
     }
 }
 
@@ -458,12 +464,25 @@ fn reopen(connection: &Connection, direction: Direction, segment: &Segment) -> O
     if segment.seq.after(sender.end) || newer_time { Outcome::Reopen } else { Outcome::Stale }
 }
 
+/// Whether an RST says that its sender knows no such connection (RFC 9293 §3.10.7.1:
+/// without ACK, and of the number that the other end's segment acknowledged), and not
+/// that it gives it up: it sent a SYN of its own before, or something of the other
+/// end's waits for its answer. An end that has closed may do without a connection.
+fn denies(connection: &Connection, direction: Direction, segment: &Segment) -> bool {
+    let (sender, receiver) = (connection.sender(direction), connection.sender(direction.opposite()));
+    let is_answer = !segment.flags.contains(Flags::ACK) && segment.seq == receiver.ack;
+    let was_asked =
+        sender.seen.has(Seen::FORGOT) || receiver.seen.has(Seen::PROBE) || receiver.awaits_ack(sender);
+    is_answer && was_asked && receiver.seen.has(Seen::ACK) && !sender.seen.has(Seen::FIN)
+}
+
 /// The three-way test of RFC 5961 §3, as far as the middle can make it. Exact is
 /// what the receiver has last acknowledged (it has not got more, or its ACK is
 /// still under way), or the highest number that its peer has sent (it has all of
 /// it). Between them only the receiver knows, and answers.
 fn reset(connection: &mut Connection, direction: Direction, segment: &Segment, now: Instant) -> Outcome {
     let phase = connection.phase;
+    let denies = denies(connection, direction, segment);
     let (sender, receiver) = connection.halves(direction);
     let expected_from = if receiver.seen.has(Seen::ACK) && receiver.ack.before(sender.end) {
         receiver.ack
@@ -488,6 +507,11 @@ fn reset(connection: &mut Connection, direction: Direction, segment: &Segment, n
     }
     if exact {
         sender.seen.add(Seen::RST);
+        sender.seen.clear(Seen::FORGOT);
+        receiver.seen.clear(Seen::FORGOT);
+        if denies {
+            sender.seen.add(Seen::FORGOT);
+        }
         connection.unverified_rst = None;
         connection.enter(Phase::Reset, now);
     } else {
@@ -515,6 +539,7 @@ fn data(
     if let Err(outside) = window::check(sender, receiver, segment) {
         return Outcome::Invalid(Invalid::Outside(outside));
     }
+    sender.seen.clear(Seen::FORGOT);
     let probe = segment.payload_len <= 1 && kind == Kind::Ack && segment.seq.plus(1) == sender.end;
     let answers_probe = kind == Kind::Ack && receiver.seen.has(Seen::PROBE);
     if answers_probe {

@@ -87,6 +87,10 @@ impl Seen {
     pub const MET: Self = Self(1 << 9);
     /// An RST bears its address that was in window but not exact (RFC 5961 §3).
     pub const DOUBTED: Self = Self(1 << 10);
+    /// Seems to have forgotten the connection (RFC 9293 §3.5.1): a SYN bears its
+    /// address that is not of this connection, or an RST such as a closed port
+    /// answers with. Whatever it says in window takes that back.
+    pub const FORGOT: Self = Self(1 << 11);
 
     /// Whether all of these happened.
     #[must_use]

@@ -125,6 +125,13 @@ pub fn describe(event: &Event, policy: &Policy, time: SystemTime) -> protocol::E
             phase: Some(to.name().to_owned()),
             ..base("phase", flow)
         },
+        Event::Stale { flow, by } => protocol::Event {
+            message: Some(match by {
+                Some(by) => format!("the {} seems to have forgotten it", by.name()),
+                None => "it is not forgotten".to_owned(),
+            }),
+            ..base("stale", flow)
+        },
         Event::Closed(closed) => protocol::Event {
             rule: name(closed.rule),
             phase: Some(closed.phase.name().to_owned()),
@@ -160,6 +167,7 @@ pub fn close_reason(reason: &CloseReason) -> String {
         }
         CloseReason::Rst(Peer::Client) => "rst from client".to_owned(),
         CloseReason::Rst(Peer::Server) => "rst from server".to_owned(),
+        CloseReason::Forgotten(peer) => format!("stale: the {} had forgotten it", peer.name()),
         CloseReason::Finished => "finished".to_owned(),
         CloseReason::Killed => "killed".to_owned(),
         CloseReason::Evicted(limit) => format!("evicted by {}", limit.name()),
@@ -188,6 +196,7 @@ pub fn sentence(event: &protocol::Event) -> String {
     match event.event.as_str() {
         "opened" => format!("{flow} opened by rule {}", known(&event.rule)),
         "phase" => format!("{flow} {} -> {}", known(&event.from), known(&event.phase)),
+        "stale" => format!("{flow} stale: {}", known(&event.message)),
         "closed" => {
             let bytes = |counts: Option<protocol::Counts>| text::octets(counts.unwrap_or_default().bytes);
             format!(
@@ -232,6 +241,8 @@ pub fn connection(view: &crate::engine::View, policy: &Policy) -> protocol::Conn
         original: counts(view.original),
         reply: counts(view.reply),
         fast_path: view.fast_path,
+        stale: view.forgotten_by.is_some(),
+        forgotten_by: view.forgotten_by.map(|peer| peer.name().to_owned()),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
 
 /// What a filter may be made of, for help and errors.
 pub const GRAMMAR: &str = "proto=tcp|udp|icmp|icmpv6|other|NUMBER phase=PHASE|half_open src=NETWORK dst=NETWORK \
-sport=PORT[-PORT] dport=PORT[-PORT] rule=NAME older=DURATION idle=DURATION";
+sport=PORT[-PORT] dport=PORT[-PORT] rule=NAME older=DURATION idle=DURATION stale=yes|no";
 
 /// A parsed filter; an empty one lets everything through.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -38,6 +38,7 @@ enum Term {
     Rule(Vec<String>),
     Older(Duration),
     Idle(Duration),
+    Stale(bool),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -125,6 +126,7 @@ fn holds(term: &Term, view: &View) -> bool {
         Term::Rule(_) => true,
         Term::Older(age) => view.age >= *age,
         Term::Idle(idle) => view.idle >= *idle,
+        Term::Stale(stale) => view.forgotten_by.is_some() == *stale,
     }
 }
 
@@ -145,6 +147,11 @@ fn term(text: &str) -> Result<Term, String> {
         "rule" => Term::Rule(several(value, |name| Ok(name.to_owned()))?),
         "older" => Term::Older(parse_duration(value)?),
         "idle" => Term::Idle(parse_duration(value)?),
+        "stale" => Term::Stale(match value {
+            "yes" | "true" => true,
+            "no" | "false" => false,
+            _ => return Err(format!("stale can't be \"{value}\": write stale=yes or stale=no")),
+        }),
         _ => return Err(format!("\"{key}\" is no key of a filter: use {GRAMMAR}")),
     })
 }
@@ -223,6 +230,7 @@ mod tests {
             timer: Timer::HalfClosed,
             original: Counts::default(),
             reply: Counts::default(),
+            forgotten_by: Some(crate::engine::Peer::Client),
             fast_path: false,
         }
     }
@@ -254,6 +262,7 @@ mod tests {
             ("rule=web", "rule=dns"),
             ("older=10m", "older=10m1s"),
             ("idle=59s", "idle=1m"),
+            ("stale=yes", "stale=no"),
             ("dport=80,443", "dport=80,8080"),
             ("phase=established,half_closed", "phase=established,time_wait"),
             ("rule=dns,web", "rule=dns,default"),
@@ -286,6 +295,7 @@ mod tests {
             ("proto=sctpp", "number"),
             ("older=5", "unit"),
             ("older=5m,6m", "duration"),
+            ("stale=perhaps", "stale=no"),
         ] {
             let error = Filter::parse(&[text]).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");

@@ -252,6 +252,11 @@ pub struct Connection {
     pub reply: Counts,
     /// Whether its packets pass in the kernel.
     pub fast_path: bool,
+    /// Whether one end seems to have forgotten it.
+    pub stale: bool,
+    /// Which: `client` or `server`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forgotten_by: Option<String>,
 }
 
 /// Something that happened. Fields that don't apply are left out.
@@ -259,7 +264,7 @@ pub struct Connection {
 pub struct Event {
     /// When.
     pub time: String,
-    /// What: `opened`, `phase`, `closed`, `rule`, `limit`, `lost`, or `daemon`.
+    /// What: `opened`, `phase`, `stale`, `closed`, `rule`, `limit`, `lost`, or `daemon`.
     pub event: String,
     /// Protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -497,12 +502,16 @@ pub struct Status {
     pub max_connections: u64,
     /// Half-open ones now.
     pub half_open: u64,
+    /// Stale ones now.
+    pub stale: u64,
     /// Connections by phase.
     pub phases: Vec<Named>,
     /// Opened since the start.
     pub opened: u64,
     /// Closed since the start.
     pub closed: u64,
+    /// Those of them that one end had forgotten.
+    pub forgotten: u64,
     /// Packets judged.
     pub packets: u64,
     /// Octets judged.
@@ -656,10 +665,12 @@ mod tests {
             original: Counts { packets: 3, bytes: 180 },
             reply: Counts { packets: 2, bytes: 120 },
             fast_path: false,
+            stale: false,
+            forgotten_by: None,
         };
         assert_eq!(
             serde_json::to_string(&row).unwrap(),
-            r#"{"proto":"tcp","src":"10.0.0.1","sport":1234,"dst":"10.0.0.2","dport":80,"phase":"established","rule":"web","age":"5m","idle":"20ms","expires_in":"2h4m","timer":"established","original":{"packets":3,"bytes":180},"reply":{"packets":2,"bytes":120},"fast_path":false}"#
+            r#"{"proto":"tcp","src":"10.0.0.1","sport":1234,"dst":"10.0.0.2","dport":80,"phase":"established","rule":"web","age":"5m","idle":"20ms","expires_in":"2h4m","timer":"established","original":{"packets":3,"bytes":180},"reply":{"packets":2,"bytes":120},"fast_path":false,"stale":false}"#
         );
     }
 

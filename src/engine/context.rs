@@ -132,6 +132,7 @@ impl Context<'_> {
         let Some(entry) = entry else { return };
         let connection = entry.connection;
         held.shard.count_phase(Some(connection.phase), None);
+        held.shard.count_stale(connection.forgotten_by().is_some(), false);
         self.engine.connection_closed();
         add(&self.stats.closed, 1);
         let flow = entry.key.flow(connection.opener);
@@ -142,11 +143,15 @@ impl Context<'_> {
             held.shard.remember_ended(entry.key.hash(seed), self.now);
             self.out.transmits.push_back(Transmit::Forget { flow });
         }
+        let reason = final_reason(&connection, reason);
+        if matches!(reason, CloseReason::Forgotten(_)) {
+            add(&self.stats.forgotten, 1);
+        }
         self.event(Event::Closed(Closed {
             flow,
             rule: RuleId(connection.rule),
             phase: connection.phase,
-            reason: final_reason(&connection, reason),
+            reason,
             age: connection.age(self.now),
             original: counts_of(connection.original_tally),
             reply: counts_of(connection.reply_tally),
@@ -177,7 +182,10 @@ impl Context<'_> {
             },
             CloseReason::Killed | CloseReason::Rejudged => (true, true),
             CloseReason::Evicted(_) | CloseReason::TableFull => (false, true),
-            CloseReason::Rst(_) | CloseReason::Finished | CloseReason::Replaced => (false, false),
+            CloseReason::Rst(_)
+            | CloseReason::Forgotten(_)
+            | CloseReason::Finished
+            | CloseReason::Replaced => (false, false),
         };
         if client {
             self.reset_toward(Direction::Reply, flow, connection);
@@ -221,17 +229,23 @@ impl Context<'_> {
         }
     }
 
-    /// Notes that a connection's phase may have changed.
+    /// Notes that a connection's phase may have changed, and who has forgotten it.
     pub(super) fn after_step<A: Family>(
         &mut self,
         held: &mut Held<'_>,
         slot: Slot,
         key: &Key<A>,
         before: Phase,
+        forgotten_before: Option<Direction>,
     ) {
         let Some(entry) = A::table(held.shard).get(slot) else { return };
         let (phase, opener) = (entry.connection.phase, entry.connection.opener);
+        let forgotten = entry.connection.forgotten_by();
         let deadline = self.deadline(&entry.connection);
+        if forgotten != forgotten_before {
+            held.shard.count_stale(forgotten_before.is_some(), forgotten.is_some());
+            self.event(Event::Stale { flow: key.flow(opener), by: forgotten.map(Peer::sending) });
+        }
         if phase != before {
             held.shard.count_phase(Some(before), Some(phase));
             if before.is_embryonic() && !phase.is_embryonic() {
@@ -254,6 +268,11 @@ fn expected(from: &Half, to: &Half) -> [Option<SeqNum>; 2] {
 fn final_reason(connection: &Connection, reason: CloseReason) -> CloseReason {
     match (connection.phase, reason) {
         (Phase::TimeWait, CloseReason::Expired { .. }) => CloseReason::Finished,
+        (Phase::Reset, CloseReason::Expired { .. } | CloseReason::Replaced)
+            if connection.forgotten_by().is_some() =>
+        {
+            CloseReason::Forgotten(who_reset(connection))
+        }
         (Phase::Reset, CloseReason::Expired { .. }) => CloseReason::Rst(who_reset(connection)),
         (_, reason) => reason,
     }
@@ -274,6 +293,8 @@ fn kernel_must_forget(connection: &Connection, reason: CloseReason) -> bool {
             true
         }
         CloseReason::Expired { .. } => !over,
-        CloseReason::Rst(_) | CloseReason::Finished | CloseReason::Replaced => false,
+        CloseReason::Rst(_) | CloseReason::Forgotten(_) | CloseReason::Finished | CloseReason::Replaced => {
+            false
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    conntrack::{Flow, Phase, Timer},
+    conntrack::{Direction, Flow, Phase, Timer},
     policy::{Action, Limit, OnExcess, Origin, RuleId},
 };
 
@@ -16,6 +16,26 @@ pub enum Peer {
     Client,
     /// The other end.
     Server,
+}
+
+impl Peer {
+    /// The end that sends in this direction.
+    #[must_use]
+    pub const fn sending(direction: Direction) -> Self {
+        match direction {
+            Direction::Original => Self::Client,
+            Direction::Reply => Self::Server,
+        }
+    }
+
+    /// The end's name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
 }
 
 /// Why a connection ended.
@@ -33,6 +53,9 @@ pub enum CloseReason {
     /// An RST of one end; the connection then stayed in `reset` until that
     /// timer ended it.
     Rst(Peer),
+    /// It was stale: this end had forgotten it, and its RST told the other one
+    /// (RFC 9293 §3.5.1).
+    Forgotten(Peer),
     /// Both FINs acknowledged; it then stayed in `time_wait`.
     Finished,
     /// `halfgate kill`.
@@ -84,6 +107,13 @@ pub enum Event {
         from: Phase,
         /// To.
         to: Phase,
+    },
+    /// A connection became stale, or is not any more.
+    Stale {
+        /// The connection.
+        flow: Flow,
+        /// The end that seems to have forgotten it; `None`: it has spoken again.
+        by: Option<Peer>,
     },
     /// A connection left the table.
     Closed(Closed),

@@ -13,7 +13,7 @@ use crate::{
         Connection, Direction, Flow, Key, Phase, Slot,
         key::Sender,
         tcp::{self, Kind, Outcome},
-        window::Half,
+        window::{Half, Seen},
     },
     policy::Hook,
     wire::{Embedded, IcmpMessage, Packet, Protocol, Segment, Transport},
@@ -140,13 +140,16 @@ impl Context<'_> {
         let connection = &mut A::table(held.shard).get_mut(slot)?.connection;
         // Only a handshake that begins anew may have to be taken back.
         let unchanged = connection.stale_syn.map(|_| *connection);
-        let before = connection.phase;
+        let (before, forgotten) = (connection.phase, connection.forgotten_by());
         let direction = sender.direction(connection.opener);
         // Both ends' words by one way may be one forger's.
         let on_path = is_on_path(connection, direction, arrival.meta);
         match arrival.content {
             Content::Tcp(kind, segment) => match tcp::step(connection, direction, kind, &segment, now) {
-                Outcome::Stale if kind == Kind::Syn && !on_path => connection.stale_syn = None,
+                Outcome::Stale if kind == Kind::Syn && !on_path => {
+                    connection.stale_syn = None;
+                    connection.halves(direction).0.seen.clear(Seen::FORGOT);
+                }
                 Outcome::Reborn if !on_path => *connection = unchanged.unwrap_or(*connection),
                 Outcome::Over if !on_path => {}
                 Outcome::Pass | Outcome::Stale => {}
@@ -181,7 +184,7 @@ impl Context<'_> {
         if let Some(entry) = A::table(held.shard).get_mut(slot) {
             entry.connection.count(direction, arrival.len, now);
         }
-        self.after_step::<A>(held, slot, key, before);
+        self.after_step::<A>(held, slot, key, before, forgotten);
         Some(Verdict::Accept)
     }
 

@@ -13,6 +13,8 @@ pub(super) struct Shard {
     pub(super) ipv4: Table<Ipv4Addr>,
     pub(super) ipv6: Table<Ipv6Addr>,
     phases: [u32; Phase::ALL.len()],
+    /// How many of them one end has forgotten.
+    pub(super) stale: u32,
     /// Connections that we ended lately, by hash; a later one takes the place of an
     /// earlier one.
     ended: Box<[Ended]>,
@@ -45,6 +47,7 @@ impl Shard {
             ipv4: Table::new(capacity, now),
             ipv6: Table::new(capacity, now),
             phases: [0; Phase::ALL.len()],
+            stale: 0,
             ended: vec![Ended { hash: 0, at: Instant(0) }; MEMORY].into_boxed_slice(),
             walk: None,
         }
@@ -70,6 +73,11 @@ impl Shard {
         if let Some(count) = to.and_then(|phase| self.phases.get_mut(phase as usize)) {
             *count = count.saturating_add(1);
         }
+    }
+
+    /// Counts one that was stale before, or is now.
+    pub(super) fn count_stale(&mut self, before: bool, now: bool) {
+        self.stale = self.stale.saturating_sub(u32::from(before)).saturating_add(u32::from(now));
     }
 
     pub(super) fn phase_count(&self, phase: Phase) -> u32 {

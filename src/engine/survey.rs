@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use super::{
-    Change, Counters, DropReason, Engine, Stats, TimerRow, View,
+    Change, Counters, DropReason, Engine, Peer, Stats, TimerRow, View,
     context::counts_of,
     ruling::{Ruling, Shrink},
 };
@@ -35,6 +35,7 @@ fn view<A: Address>(
         timer: deadline.timer,
         original: counts_of(connection.original_tally),
         reply: counts_of(connection.reply_tally),
+        forgotten_by: connection.forgotten_by().map(Peer::sending),
         fast_path: false,
     };
     Some((view, entry.connection))
@@ -129,8 +130,10 @@ impl Engine {
             })
             .collect();
         let mut by_phase = [0_u64; Phase::ALL.len()];
+        let mut stale = 0_u64;
         for shard in &self.shards {
             let shard = shard.lock();
+            stale = stale.saturating_add(u64::from(shard.stale));
             for (count, phase) in by_phase.iter_mut().zip(Phase::ALL) {
                 *count = count.saturating_add(u64::from(shard.phase_count(phase)));
             }
@@ -155,6 +158,8 @@ impl Engine {
             phases: Phase::ALL.into_iter().map(Phase::name).zip(by_phase).collect(),
             embryonic: u64::from(embryonic.len()),
             embryonic_by_rule,
+            stale,
+            forgotten: sum(|s| s.forgotten.load(Ordering::Relaxed)),
             opened: sum(|s| s.opened.load(Ordering::Relaxed)),
             closed: sum(|s| s.closed.load(Ordering::Relaxed)),
             events_lost: sum(|s| s.events_lost.load(Ordering::Relaxed)),

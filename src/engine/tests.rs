@@ -8,6 +8,7 @@ mod forgotten;
 mod limits;
 mod other;
 mod rules;
+mod stale;
 mod tcp;
 mod threads;
 mod timers;
@@ -346,6 +347,7 @@ impl Lab {
                 Event::Closed(closed) => Some(closed.reason),
                 Event::Opened { .. }
                 | Event::Phase { .. }
+                | Event::Stale { .. }
                 | Event::Logged { .. }
                 | Event::LimitPassed { .. } => None,
             })
@@ -364,9 +366,15 @@ impl Lab {
         let dropped: u64 = counters.dropped.iter().map(|(_, count)| count).sum();
         assert_eq!(counters.accepted + dropped, counters.packets);
         assert_eq!(counters.embryonic == 0, self.engine.embryonic.lock().counts().count() == 0);
+        let mut stale = 0;
         for shard in &self.engine.shards {
             let shard = shard.lock();
+            let known = (0..shard.ipv4.bound())
+                .filter_map(|slot| Some(shard.ipv4.get(slot)?.connection))
+                .chain((0..shard.ipv6.bound()).filter_map(|slot| Some(shard.ipv6.get(slot)?.connection)));
+            stale += known.filter(|connection| connection.forgotten_by().is_some()).count();
             assert!(shard.ipv4.is_consistent(self.engine.seed) && shard.ipv6.is_consistent(self.engine.seed));
         }
+        assert_eq!(stale as u64, counters.stale, "stale connections and their count");
     }
 }

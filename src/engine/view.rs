@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Peer;
 use crate::{
     conntrack::{Flow, Phase, Timer},
     policy::RuleId,
@@ -37,6 +38,8 @@ pub struct View {
     pub original: Counts,
     /// Reply direction.
     pub reply: Counts,
+    /// It is stale: the end that seems to have forgotten it.
+    pub forgotten_by: Option<Peer>,
     /// Whether its packets pass in the kernel.
     pub fast_path: bool,
 }
@@ -93,6 +96,10 @@ pub struct Counters {
     pub embryonic: u64,
     /// Embryonic connections now by rule, rules without any left out.
     pub embryonic_by_rule: Vec<(RuleId, u64)>,
+    /// Stale connections now: one end has forgotten them.
+    pub stale: u64,
+    /// Connections closed because one end had forgotten them.
+    pub forgotten: u64,
     /// Connections opened.
     pub opened: u64,
     /// Connections closed.

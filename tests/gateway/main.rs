@@ -45,3 +45,4 @@ mod nat;
 mod native;
 mod queue;
 mod reload;
+mod stale;

@@ -204,7 +204,7 @@ impl Laws {
                 }
                 Ok(())
             }
-            Event::Logged { .. } | Event::LimitPassed { .. } => Ok(()),
+            Event::Stale { .. } | Event::Logged { .. } | Event::LimitPassed { .. } => Ok(()),
         }
     }
 

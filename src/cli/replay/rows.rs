@@ -58,6 +58,8 @@ pub(super) struct Fate {
     pub(super) close: Option<CloseReason>,
     /// The rule that let it in.
     pub(super) rule: Option<RuleId>,
+    /// The end that seems to have forgotten it.
+    pub(super) forgotten_by: Option<Peer>,
     /// Times it was opened: a tuple may be, again and again, by the same SYN.
     pub(super) opened: u32,
     pub(super) accepted: u64,
@@ -71,6 +73,9 @@ impl Fate {
     pub(super) fn close_reason(&self, reset_by: Peer) -> Option<CloseReason> {
         self.close.or(match self.phase {
             Some(Phase::TimeWait) => Some(CloseReason::Finished),
+            Some(Phase::Reset) if self.forgotten_by == Some(reset_by) => {
+                Some(CloseReason::Forgotten(reset_by))
+            }
             Some(Phase::Reset) => Some(CloseReason::Rst(reset_by)),
             _ => None,
         })
@@ -311,9 +316,10 @@ impl Rows {
 
 const fn flow_of(event: &Event) -> Option<&Flow> {
     match event {
-        Event::Opened { flow, .. } | Event::Phase { flow, .. } | Event::Closed(Closed { flow, .. }) => {
-            Some(flow)
-        }
+        Event::Opened { flow, .. }
+        | Event::Phase { flow, .. }
+        | Event::Stale { flow, .. }
+        | Event::Closed(Closed { flow, .. }) => Some(flow),
         Event::Logged { .. } | Event::LimitPassed { .. } => None,
     }
 }
@@ -324,6 +330,7 @@ fn apply(row: &mut Row, side: usize, event: &Event, packet: Option<&Seen>) {
         Event::Opened { rule, .. } => {
             fate.phase = packet.map(first_phase);
             fate.close = None;
+            fate.forgotten_by = None;
             fate.rule = Some(*rule);
             fate.opened += 1;
         }
@@ -334,6 +341,7 @@ fn apply(row: &mut Row, side: usize, event: &Event, packet: Option<&Seen>) {
                 row.reset_by[side] = if by_client { Peer::Client } else { Peer::Server };
             }
         }
+        Event::Stale { by, .. } => fate.forgotten_by = *by,
         Event::Closed(closed) => {
             fate.phase = Some(closed.phase);
             fate.close = Some(closed.reason);

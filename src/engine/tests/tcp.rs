@@ -133,7 +133,7 @@ fn a_crashed_end_recovers_through_the_challenge_ack() {
     assert_eq!(lab.phase(), Some(Phase::Reset));
     lab.pass(&[client("S", again)]);
     assert_eq!(lab.phase(), Some(Phase::SynSent));
-    assert!(lab.closed().contains(&CloseReason::Replaced));
+    assert_eq!(lab.closed(), [CloseReason::Forgotten(Peer::Client)]);
 }
 
 #[test]
