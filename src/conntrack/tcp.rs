@@ -389,13 +389,19 @@ fn repeat(
     now: Instant,
 ) -> Outcome {
     let phase = connection.phase;
-    let (sender, receiver) = connection.halves(direction);
+    let receiver = connection.sender(direction.opposite());
     if kind == Kind::SynAck && !receiver.is_acked_by(segment.ack) {
+        let beyond = segment.ack.after(receiver.end);
         if answers_stale_syn(connection, direction, segment) {
             return be_reborn(connection, direction, segment, now);
         }
-        return Outcome::Invalid(Invalid::BadAck);
+        if beyond {
+            return Outcome::Invalid(Invalid::BadAck);
+        }
+        note_challenge(connection, direction, kind, segment);
+        return Outcome::Stale;
     }
+    let (sender, receiver) = connection.halves(direction);
     if !sender.seen.has(Seen::SYN) || sender.iss != segment.seq {
         // Another sequence number: before anything was answered the opener began
         // anew, and a server may answer from another instance; later it is stale.
@@ -483,15 +489,18 @@ fn denies(connection: &Connection, direction: Direction, segment: &Segment) -> b
 fn reset(connection: &mut Connection, direction: Direction, segment: &Segment, now: Instant) -> Outcome {
     let phase = connection.phase;
     let denies = denies(connection, direction, segment);
+    let refuses_stale_syn =
+        segment.flags.contains(Flags::ACK) && answers_stale_syn(connection, direction, segment);
     let (sender, receiver) = connection.halves(direction);
     let expected_from = if receiver.seen.has(Seen::ACK) && receiver.ack.before(sender.end) {
         receiver.ack
     } else {
         sender.end
     };
-    // To a woken end it is the right answer, and here it changes nothing.
-    let outside =
-        if receiver.is_challenged_by(segment) { Outcome::Stale } else { Outcome::Invalid(Invalid::BadRst) };
+    // To a woken end, or to one that opens anew toward an end that has forgotten this
+    // connection, it is the right answer, and here it changes nothing.
+    let is_answer = receiver.is_challenged_by(segment) || refuses_stale_syn;
+    let outside = if is_answer { Outcome::Stale } else { Outcome::Invalid(Invalid::BadRst) };
     if matches!(phase, Phase::TimeWait | Phase::Reset) {
         // It changes nothing. An end that is gone answers everything that was still
         // under way to it, with numbers that may be a window old.
@@ -531,13 +540,20 @@ fn data(
     let phase = connection.phase;
     let (sender, receiver) = connection.halves(direction);
     if phase == Phase::SynReceived && !receiver.is_acked_by(segment.ack) {
-        return Outcome::Invalid(Invalid::BadAck);
+        if segment.ack.after(receiver.end) {
+            return Outcome::Invalid(Invalid::BadAck);
+        }
+        // Of an older connection: RFC 9293 §3.10.7.4 (SYN-RECEIVED) answers it with an
+        // RST, which ends that one.
+        note_challenge(connection, direction, kind, segment);
+        return Outcome::Stale;
     }
     if sender.seen.has(Seen::FIN) && segment.end().after(sender.end) {
         return Outcome::Invalid(Invalid::AfterFin);
     }
     if let Err(outside) = window::check(sender, receiver, segment) {
-        return Outcome::Invalid(Invalid::Outside(outside));
+        // Its receiver does not accept it, but answers (RFC 9293 §3.10.7.4).
+        return if outside.near { Outcome::Stale } else { Outcome::Invalid(Invalid::Outside(outside)) };
     }
     sender.seen.clear(Seen::FORGOT);
     let probe = segment.payload_len <= 1 && kind == Kind::Ack && segment.seq.plus(1) == sender.end;

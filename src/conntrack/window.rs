@@ -13,6 +13,10 @@
 //!    acknowledgement be another window older
 //!
 //! Windows are scaled (RFC 7323 §2) when both ends offered it.
+//!
+//! Nothing that fails is believed. What only misses 1, 2 or 4 by little
+//! ([`Outside::near`]) is still the receiver's to answer: RFC 9293 §3.10.7.4 has
+//! it acknowledge what it can't accept, and that is how two ends find together again.
 
 use super::Direction;
 use crate::wire::{Flags, Segment, SeqNum};
@@ -159,6 +163,10 @@ pub struct Outside {
     pub number: SeqNum,
     /// What it was compared with.
     pub limit: SeqNum,
+    /// Its receiver should see it all the same, and answer it with an ACK: it lies at
+    /// most one more window beyond the receiver's, or is no older than the largest
+    /// window (RFC 7323 §2.3). What is further away never belonged to this connection.
+    pub near: bool,
 }
 
 /// The four inequalities.
@@ -325,27 +333,31 @@ fn offered_window(sender: &Half, segment: &Segment) -> u32 {
 /// The four inequalities.
 ///
 /// # Errors
-/// The first one that fails.
+/// One that fails; 3 before the others, because no receiver answers for those what it
+/// fails too.
 pub fn check(sender: &Half, receiver: &Half, segment: &Segment) -> Result<(), Outside> {
-    let outside = |bound, number, limit| Err(Outside { bound, number, limit });
-    if segment.seq.after(sender.max_end) {
-        return outside(Bound::SeqBeyond, segment.seq, sender.max_end);
+    let outside = |bound, number, limit, near| Err(Outside { bound, number, limit, near });
+    let has_ack = segment.flags.contains(Flags::ACK);
+    let highest = receiver.highest_ack();
+    if has_ack && segment.ack.after(highest) {
+        return outside(Bound::AckBeyond, segment.ack, highest, false);
     }
+    let reach = sender.max_win.max(MIN_ACK_REACH).saturating_mul(2).min(MAX_REACH);
+    let oldest_ack = receiver.end.minus(reach);
+    let is_ack_old = has_ack && segment.ack.before(oldest_ack);
     // One octet more: a keepalive probe of an idle connection lies one below.
     let oldest = sender.end.minus(receiver.max_win).minus(1);
-    if segment.end().before(oldest) {
-        return outside(Bound::SeqOld, segment.end(), oldest);
+    if segment.seq.after(sender.max_end) {
+        let near = segment.end().since(sender.max_end) < receiver.max_win && !is_ack_old;
+        return outside(Bound::SeqBeyond, segment.seq, sender.max_end, near);
     }
-    if segment.flags.contains(Flags::ACK) {
-        let highest = receiver.highest_ack();
-        if segment.ack.after(highest) {
-            return outside(Bound::AckBeyond, segment.ack, highest);
-        }
-        let reach = sender.max_win.max(MIN_ACK_REACH).saturating_mul(2).min(MAX_REACH);
-        let oldest = receiver.end.minus(reach);
-        if segment.ack.before(oldest) {
-            return outside(Bound::AckOld, segment.ack, oldest);
-        }
+    if segment.end().before(oldest) {
+        let near = oldest.since(segment.end()) <= MAX_REACH;
+        return outside(Bound::SeqOld, segment.end(), oldest, near);
+    }
+    if is_ack_old {
+        let near = oldest_ack.since(segment.ack) <= MAX_REACH;
+        return outside(Bound::AckOld, segment.ack, oldest_ack, near);
     }
     Ok(())
 }

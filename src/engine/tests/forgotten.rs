@@ -30,6 +30,20 @@ fn both_ends_forgot_and_begin_anew() {
     }
 }
 
+/// RFC 9293 §3.10.7.1: an end that has forgotten the connection and does not listen
+/// refuses the other's new SYN. Its RST must pass, or the opener would try in vain.
+#[test]
+fn an_end_that_forgot_refuses_the_others_new_syn() {
+    for phase in [Phase::Established, Phase::FinWait, Phase::HalfClosed, Phase::Closing] {
+        let mut lab = Lab::in_phase(phase);
+        lab.dropped(server("R.", AGAIN).ack(AGAIN + 1), DropReason::BadRst);
+        lab.pass(&[client("S", AGAIN)]);
+        lab.dropped(server("R.", 0u32.wrapping_sub(9)).ack(AGAIN + 2), DropReason::BadRst);
+        lab.pass(&[server("R.", 0u32.wrapping_sub(9)).ack(AGAIN + 1)]);
+        assert_eq!(lab.phase(), Some(phase), "to an end that lives it means nothing");
+    }
+}
+
 /// With SYN cookies a server answers any SYN, without knowing that it has answered
 /// another one before.
 #[test]

@@ -90,7 +90,7 @@ fn an_end_that_speaks_has_not_forgotten() {
     assert_eq!(lab.stale(), (None, 0, 0), "its own SYN, late");
     lab.pass(&[client("S", AGAIN), server("P.", 1).ack(1).len(10)]);
     assert_eq!(lab.stale(), (Some(Peer::Client), 1, 0), "the other end can't know");
-    lab.dropped(client("P.", 90_000).ack(11).len(5), DropReason::SeqBeyond);
+    lab.dropped(client("P.", 140_000).ack(11).len(5), DropReason::SeqBeyond);
     assert_eq!(lab.stale(), (Some(Peer::Client), 1, 0));
     lab.pass(&[client(".", 1).ack(11)]);
     assert_eq!(lab.stale(), (None, 0, 0));

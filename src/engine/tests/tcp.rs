@@ -209,19 +209,64 @@ fn the_four_inequalities() {
         client(".", 1).ack(1).window(1000),
     ]);
     // 1: the server's window ends at 2001.
-    lab.dropped(client(".", 2002).ack(1).window(1000), DropReason::SeqBeyond);
+    lab.dropped(client(".", 4001).ack(1).window(1000), DropReason::SeqBeyond);
     lab.pass(&[
         client(".", 1).ack(1).len(1000).window(1000),
         client(".", 1001).ack(1).len(1000).window(1000),
     ]);
-    // 2: more than the server's window behind what was sent.
-    lab.dropped(client(".", 0u32.wrapping_sub(10)).ack(1).window(1000), DropReason::SeqOld);
+    // 2: more than the server's window and the largest one behind what was sent.
+    lab.dropped(client(".", 0u32.wrapping_sub((1 << 30) + 1)).ack(1).window(1000), DropReason::SeqOld);
     // 3: the server acknowledges what was never sent.
     lab.dropped(server(".", 1).ack(2002).window(2000), DropReason::AckBeyond);
     // 4: and what is long past.
-    lab.dropped(server(".", 1).ack(2001u32.wrapping_sub(132_001)).window(2000), DropReason::AckOld);
+    let long_past = 2001u32.wrapping_sub((1 << 30) + 132_001);
+    lab.dropped(server(".", 1).ack(long_past).window(2000), DropReason::AckOld);
     lab.pass(&[server(".", 1).ack(2001u32.wrapping_sub(132_000)).window(2000)]);
     lab.pass(&[server(".", 1).ack(2001).window(2000)]);
+}
+
+/// RFC 9293 §3.10.7.4: a receiver answers what it can't accept with an ACK. It must
+/// see it, and the firewall must not believe it.
+#[test]
+fn what_is_little_outside_the_window_passes_and_changes_nothing() {
+    let outside = [
+        client("P.", 2002).ack(1).len(100),
+        client("F.", 2002).ack(1),
+        client("P.", 4000).ack(1),
+        client("P.", 0u32.wrapping_sub(3000)).ack(1).len(100),
+        client("F.", 0u32.wrapping_sub(1 << 29)).ack(1),
+        client("P.", 1).ack(1u32.wrapping_sub(140_000)).len(100),
+        client("F.", 1).ack(1u32.wrapping_sub(1 << 29)),
+    ];
+    for segment in outside {
+        let mut lab = Lab::new();
+        lab.pass(&[
+            client("S", 0).window(1000),
+            server("S.", 0).ack(1).window(2000),
+            client(".", 1).ack(1).window(1000),
+        ]);
+        lab.seconds(100);
+        let expires_in = lab.view().unwrap().expires_in;
+        lab.pass(&[segment]);
+        let view = lab.view().unwrap();
+        assert_eq!((view.phase, view.expires_in), (Phase::Established, expires_in), "{segment:?}");
+        // It has opened no window, and nobody can acknowledge it.
+        lab.dropped(client(".", 4001).ack(1), DropReason::SeqBeyond);
+        lab.dropped(server(".", 1).ack(2), DropReason::AckBeyond);
+    }
+}
+
+/// RFC 9293 §3.10.7.4 (SYN-RECEIVED): an old acknowledgement is answered with an RST
+/// of its number, which must pass to whoever still has that old connection.
+#[test]
+fn an_old_acknowledgement_in_the_handshake_is_for_the_server_to_refuse() {
+    let mut lab = Lab::in_phase(Phase::SynReceived);
+    lab.pass(&[client(".", 1).ack(0u32.wrapping_sub(500)), server("R", 0u32.wrapping_sub(500))]);
+    assert_eq!(lab.phase(), Some(Phase::SynReceived));
+    lab.pass(&[server("S.", 0).ack(0u32.wrapping_sub(700)), client("R", 0u32.wrapping_sub(700))]);
+    assert_eq!(lab.phase(), Some(Phase::SynReceived));
+    lab.pass(&[client(".", 1).ack(1)]);
+    assert_eq!(lab.phase(), Some(Phase::Established));
 }
 
 #[test]
@@ -232,8 +277,10 @@ fn windows_scale_only_if_both_ends_offer_it() {
         answer.scale = server_scale;
         lab.pass(&[client("S", 0).scale(5), answer, client(".", 1).ack(1)]);
         lab.pass(&[server(".", 1).ack(1).window(1000)]);
-        lab.dropped(client(".", 1 + reach + 1).ack(1), DropReason::SeqBeyond);
-        lab.pass(&[client(".", 1 + reach).ack(1)]);
+        lab.dropped(client("P.", 1 + reach + 200_000).ack(1), DropReason::SeqBeyond);
+        lab.pass(&[client("P.", 1 + reach).ack(1).len(1)]);
+        // That was believed.
+        lab.pass(&[server(".", 1).ack(1 + reach + 1)]);
     }
 }
 
@@ -265,7 +312,7 @@ fn fast_open_data_in_the_syn_and_before_the_last_ack() {
         server("P.", 1449).ack(101).len(1448),
         server("P.", 2897).ack(101).len(104),
     ]);
-    lab.dropped(server("P.", 3002).ack(101).len(1), DropReason::SeqBeyond);
+    lab.dropped(server("P.", 6001).ack(101).len(1), DropReason::SeqBeyond);
     // The server may also take only the SYN.
     let mut lab = Lab::new();
     lab.pass(&[client("S", 0).len(100), server("S.", 0).ack(1), client("P.", 1).ack(1).len(100)]);

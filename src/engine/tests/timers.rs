@@ -45,7 +45,8 @@ fn a_packet_never_meets_a_connection_that_should_be_gone() {
 fn established_is_refreshed_by_any_packet_in_window_only() {
     let mut lab = Lab::in_phase(Phase::Established);
     lab.seconds(7000);
-    lab.dropped(client("P.", 90_000).ack(1).len(5), DropReason::SeqBeyond);
+    lab.dropped(client("P.", 140_000).ack(1).len(5), DropReason::SeqBeyond);
+    lab.pass(&[client("P.", 90_000).ack(1).len(5)]);
     assert_eq!(lab.view().unwrap().expires_in, Duration::from_secs(440));
     lab.pass(&[client(".", 1).ack(1)]);
     assert_eq!(lab.view().unwrap().expires_in, Duration::from_secs(7440));
