@@ -135,7 +135,7 @@ pub const fn meaning(direction: Direction, kind: Kind, phase: Phase) -> Option<M
         // RFC 9293 §3.5, figure 7: simultaneous open.
         (Phase::SynSent, Reply, Syn) => Meaning::Cross,
         (Phase::SynSent, Reply, SynAck) => Meaning::Answer,
-        // RFC 9293 §3.5.1, figure 10: the other end still has an old connection;
+        // RFC 9293 §3.5.1, figure 9: the other end still has an old connection;
         // its ACK draws the RST that ends that one.
         (Phase::SynSent, Reply, Ack | Fin) => Meaning::Stale,
         // RFC 9293 §3.10.7.3: an RST refuses if it acknowledges the SYN.
@@ -454,20 +454,23 @@ fn abort(connection: &mut Connection, segment: &Segment, now: Instant) -> Outcom
     Outcome::Pass
 }
 
-/// TIME-WAIT may be left only by a SYN that is newer, in sequence or in time
-/// (RFC 9293 §3.6.1, RFC 6191 §2). What was reset may be opened by any.
+/// TIME-WAIT may be left only by a SYN that is newer (RFC 9293 §3.6.1): in time, where
+/// both connections tell it, else in sequence (RFC 6191 §2, its cases in order). What
+/// was reset may be opened by any.
 fn reopen(connection: &Connection, direction: Direction, segment: &Segment) -> Outcome {
     if connection.phase == Phase::Reset {
         return Outcome::Reopen;
     }
     let sender = connection.sender(direction);
-    let newer_time = match segment.options.timestamps {
-        Some((value, _)) if sender.seen.has(Seen::TIMESTAMPS) => {
-            SeqNum(value).after(SeqNum(sender.ts_recent))
-        }
-        _ => false,
+    // The last number that was used is the FIN's.
+    let newer_number = segment.seq.after_or_at(sender.end);
+    let recent = SeqNum(sender.ts_recent);
+    let newer = match segment.options.timestamps.map(|(value, _)| SeqNum(value)) {
+        Some(_) if !sender.seen.has(Seen::TIMESTAMPS) => true,
+        Some(time) if time != recent => time.after(recent),
+        Some(_) | None => newer_number,
     };
-    if segment.seq.after(sender.end) || newer_time { Outcome::Reopen } else { Outcome::Stale }
+    if newer { Outcome::Reopen } else { Outcome::Stale }
 }
 
 /// Whether an RST says that its sender knows no such connection (RFC 9293 §3.10.7.1:
@@ -508,7 +511,8 @@ fn reset(connection: &mut Connection, direction: Direction, segment: &Segment, n
         let known = segment.seq.after_or_at(oldest) && segment.seq.before_or_at(sender.max_end);
         return if known { Outcome::Pass } else { outside };
     }
-    let exact = segment.seq == expected_from || segment.seq == sender.end;
+    let all_sent = segment.seq == sender.end && !sender.seen.has(Seen::OUTDATED);
+    let exact = segment.seq == expected_from || all_sent;
     let highest = sender.max_end.latest(sender.end);
     let inside = segment.seq.after_or_at(expected_from) && segment.seq.before_or_at(highest);
     if !inside && !exact {
@@ -538,6 +542,7 @@ fn data(
     now: Instant,
 ) -> Outcome {
     let phase = connection.phase;
+    let silence = connection.last_seen.elapsed(now);
     let (sender, receiver) = connection.halves(direction);
     if phase == Phase::SynReceived && !receiver.is_acked_by(segment.ack) {
         if segment.ack.after(receiver.end) {
@@ -555,6 +560,16 @@ fn data(
         // Its receiver does not accept it, but answers (RFC 9293 §3.10.7.4).
         return if outside.near { Outcome::Stale } else { Outcome::Invalid(Invalid::Outside(outside)) };
     }
+    if silence > window::TIMESTAMPS_HOLD {
+        sender.seen.clear(Seen::TIMESTAMPS);
+        receiver.seen.clear(Seen::TIMESTAMPS);
+    }
+    if window::is_outdated(sender, receiver, segment) {
+        // Its receiver answers it with an ACK and takes nothing of it, unless it has
+        // never got what made this one old here. What it acknowledges later tells.
+        window::learn_outdated(sender, segment);
+        return Outcome::Stale;
+    }
     sender.seen.clear(Seen::FORGOT);
     let probe = segment.payload_len <= 1 && kind == Kind::Ack && segment.seq.plus(1) == sender.end;
     let answers_probe = kind == Kind::Ack && receiver.seen.has(Seen::PROBE);
@@ -568,15 +583,18 @@ fn data(
     let vouches = receiver.seen.has(Seen::DOUBTED);
     receiver.seen.clear(Seen::DOUBTED);
     let still_sends = !sender.seen.has(Seen::FIN);
+    let no_fin_yet = still_sends && !receiver.seen.has(Seen::FIN);
+    let ahead =
+        sender.seen.has(Seen::MET) || !receiver.seen.has(Seen::ACK) || segment.end().after(receiver.ack);
     let new_data = segment.payload_len > 0 && !probe;
     let repairs = new_data && kind == Kind::Ack && segment.end().after(receiver.ack);
     window::learn(sender, receiver, segment);
-    let new_fin = kind == Kind::Fin && still_sends;
-    let first_fin = new_fin && !receiver.seen.has(Seen::FIN);
+    // One below what its receiver has acknowledged is forged, and old data there.
+    let new_fin = kind == Kind::Fin && still_sends && ahead;
     if new_fin {
         sender.seen.add(Seen::FIN);
     }
-    if first_fin {
+    if no_fin_yet && (sender.seen.has(Seen::FIN) || receiver.seen.has(Seen::FIN)) {
         connection.first_fin = Stamp::of(now);
     }
     if vouches {
@@ -634,7 +652,7 @@ fn refreshes(before: Phase, after: Phase, kind: Kind, why: Refresh) -> bool {
         // Both have said all, but what was lost on the way is still sent again; that
         // is not silence. A FIN alone, sent again, does not buy time.
         Phase::Closing => before != after || why.repairs,
-        // RFC 9293 §3.10.7.8: a retransmitted FIN starts the 2 MSL anew.
+        // RFC 9293 §3.10.7.4, eighth: a retransmitted FIN starts the 2 MSL anew.
         Phase::TimeWait => kind == Kind::Fin,
         Phase::SynSent
         | Phase::SynReceived

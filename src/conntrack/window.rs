@@ -18,6 +18,8 @@
 //! ([`Outside::near`]) is still the receiver's to answer: RFC 9293 §3.10.7.4 has
 //! it acknowledge what it can't accept, and that is how two ends find together again.
 
+use std::time::Duration;
+
 use super::Direction;
 use crate::wire::{Flags, Segment, SeqNum};
 
@@ -39,6 +41,9 @@ const UNKNOWN_WINDOW: u32 = (u16::MAX as u32) << UNKNOWN_SCALE;
 /// How much an end may have sent before it was met.
 const UNDER_WAY: u32 = 1 << 29;
 
+/// How long a timestamp tells old from new on a silent connection (RFC 7323 §5.5).
+pub const TIMESTAMPS_HOLD: Duration = Duration::from_hours(24 * 24);
+
 /// One end of a TCP connection, as its own segments show it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Half {
@@ -54,7 +59,9 @@ pub struct Half {
     pub max_win: u32,
     /// What it acknowledged of something that is not this connection.
     pub challenge: SeqNum,
-    /// The highest TSval of this end (RFC 7323 §3), if it sends them.
+    /// TS.Recent of its peer, as far as the middle can tell (RFC 7323 §4.3): the
+    /// highest TSval of this end in a segment that was not ahead of what its peer had
+    /// acknowledged.
     pub ts_recent: u32,
     /// Window scale shift of this end, 0 unless both offered one.
     pub scale: u8,
@@ -95,6 +102,11 @@ impl Seen {
     /// address that is not of this connection, or an RST such as a closed port
     /// answers with. Whatever it says in window takes that back.
     pub const FORGOT: Self = Self(1 << 11);
+
+    /// `end` is that of an outdated segment, which the peer has not acknowledged.
+    pub const OUTDATED: Self = Self(1 << 12);
+    /// That segment was a FIN.
+    pub const OUTDATED_FIN: Self = Self(1 << 13);
 
     /// Whether all of these happened.
     #[must_use]
@@ -282,7 +294,8 @@ impl Half {
     /// Whether something that this end sent is not acknowledged by `other`.
     #[must_use]
     pub fn awaits_ack(&self, other: &Self) -> bool {
-        other.seen.has(Seen::ACK) && self.seen.has(Seen::SYN) && self.end.after(other.ack)
+        let sent = self.seen.has(Seen::SYN) && !self.seen.has(Seen::OUTDATED);
+        sent && other.seen.has(Seen::ACK) && self.end.after(other.ack)
     }
 
     /// Lets the other end's SYN or SYN-ACK offer its window to this one: what it
@@ -362,12 +375,43 @@ pub fn check(sender: &Half, receiver: &Half, segment: &Segment) -> Result<(), Ou
     Ok(())
 }
 
+/// Whether a segment in window is one that its receiver takes for an old duplicate by
+/// its timestamp (RFC 7323 §5.3, R1; an RST never is).
+#[must_use]
+pub fn is_outdated(sender: &Half, receiver: &Half, segment: &Segment) -> bool {
+    let both = sender.seen.has(Seen::TIMESTAMPS) && receiver.seen.has(Seen::TIMESTAMPS);
+    let older = |(value, _): (u32, u32)| SeqNum(value).before(SeqNum(sender.ts_recent));
+    both && segment.options.timestamps.is_some_and(older)
+}
+
+/// Learns from a segment that [`is_outdated`]: what its receiver may acknowledge if it
+/// takes it nevertheless.
+pub fn learn_outdated(sender: &mut Half, segment: &Segment) {
+    if segment.end().after(sender.end) {
+        sender.end = segment.end();
+        sender.seen.clear(Seen::OUTDATED_FIN);
+        sender.seen.add(Seen::OUTDATED);
+        if segment.flags.contains(Flags::FIN) {
+            sender.seen.add(Seen::OUTDATED_FIN);
+        }
+    }
+}
+
 /// Learns from a segment that passed [`check`].
 pub fn learn(sender: &mut Half, receiver: &mut Half, segment: &Segment) {
     let window = offered_window(sender, segment);
     sender.max_win = sender.max_win.max(window);
-    sender.end = sender.end.latest(segment.end());
-    sender.note_timestamp(segment);
+    if segment.end().after(sender.end) || (segment.end() == sender.end && segment.seq_len() > 0) {
+        sender.end = segment.end();
+        sender.seen.clear(Seen::OUTDATED);
+        sender.seen.clear(Seen::OUTDATED_FIN);
+    }
+    // RFC 7323 §4.3: not that of a segment which may have overtaken others, or those
+    // would look outdated.
+    let in_order = receiver.seen.has(Seen::ACK) && segment.seq.before_or_at(receiver.ack);
+    if in_order || !sender.seen.has(Seen::TIMESTAMPS) {
+        sender.note_timestamp(segment);
+    }
     if segment.flags.contains(Flags::ACK) {
         sender.note_ack(segment);
         if receiver.seen.has(Seen::MET) {
@@ -380,6 +424,14 @@ pub fn learn(sender: &mut Half, receiver: &mut Half, segment: &Segment) {
         }
         // A zero window is probed with one octet (RFC 9293 §3.8.6.1).
         receiver.max_end = receiver.max_end.latest(segment.ack.plus(window.max(1)));
+        if receiver.seen.has(Seen::OUTDATED) && segment.ack.after_or_at(receiver.end) {
+            // It was not outdated to this end.
+            if receiver.seen.has(Seen::OUTDATED_FIN) {
+                receiver.seen.add(Seen::FIN);
+            }
+            receiver.seen.clear(Seen::OUTDATED);
+            receiver.seen.clear(Seen::OUTDATED_FIN);
+        }
         if receiver.seen.has(Seen::FIN) && segment.ack.after_or_at(receiver.end) {
             receiver.seen.add(Seen::FIN_ACKED);
         }

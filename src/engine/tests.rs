@@ -4,6 +4,7 @@
 //! the test moves. Sequence numbers are relative, as in packetdrill: the client's
 //! SYN is 0 of its numbers, the server's SYN-ACK 0 of its own.
 
+mod clauses;
 mod forgotten;
 mod limits;
 mod other;
@@ -62,6 +63,8 @@ fn say(from: From, flags: &str, seq: u32) -> Say {
             b'R' => Flags::RST,
             b'P' => Flags::PSH,
             b'U' => Flags::URG,
+            b'E' => Flags(0x40),
+            b'W' => Flags(0x80),
             b'.' => Flags::ACK,
             other => panic!("unknown flag {other}"),
         })
@@ -183,6 +186,10 @@ impl Lab {
     }
 
     fn packet(&self, say: Say) -> RawPacket {
+        self.builder(say).build()
+    }
+
+    fn builder(&self, say: Say) -> SegmentBuilder {
         let (own, other) = match say.from {
             From::Client => (CLIENT_ISS, SERVER_ISS),
             From::Server => (SERVER_ISS, CLIENT_ISS),
@@ -201,7 +208,7 @@ impl Lab {
             builder = builder.timestamps(value, 0);
         }
         // Flags last: `ack` sets its flag.
-        builder.flags(say.flags).payload(&payload).build()
+        builder.flags(say.flags).payload(&payload)
     }
 
     fn meta(from: From, len: usize) -> Meta {

@@ -120,7 +120,7 @@ fn a_syn_ack_for_another_syn_opens_nothing_but_may_be_refused() {
     lab.dropped(client(".", 1).ack(9), DropReason::BadAck);
 }
 
-/// RFC 9293 §3.5.1, figure 10: the client crashed and opens again.
+/// RFC 9293 §3.5.1, figure 9: the client crashed and opens again.
 #[test]
 fn a_crashed_end_recovers_through_the_challenge_ack() {
     let mut lab = Lab::in_phase(Phase::Established);
