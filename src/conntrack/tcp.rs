@@ -588,9 +588,12 @@ fn data(
         sender.seen.has(Seen::MET) || !receiver.seen.has(Seen::ACK) || segment.end().after(receiver.ack);
     let new_data = segment.payload_len > 0 && !probe;
     let repairs = new_data && kind == Kind::Ack && segment.end().after(receiver.ack);
+    // A FIN is the last that an end sends (RFC 9293 §3.6): whoever has sent more has not
+    // sent this one.
+    let is_last = sender.seen.has(Seen::OUTDATED) || segment.end().after_or_at(sender.end);
     window::learn(sender, receiver, segment);
     // One below what its receiver has acknowledged is forged, and old data there.
-    let new_fin = kind == Kind::Fin && still_sends && ahead;
+    let new_fin = kind == Kind::Fin && still_sends && ahead && is_last;
     if new_fin {
         sender.seen.add(Seen::FIN);
     }

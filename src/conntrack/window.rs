@@ -5,7 +5,9 @@
 //! Filter"). For a segment from S to R, with S's and R's halves as seen here:
 //!
 //! 1. SEG.SEQ            <= S.max_end                  not beyond R's window
-//! 2. SEG.SEQ + SEG.LEN  >= S.end - R.max_win          not older than R's window
+//!    (without data: or S.end, if what S sent ended beyond it)
+//! 2. SEG.SEQ + SEG.LEN  >= min(S.end, S.max_end) - R.max_win - 1   not older than
+//!    R's window
 //! 3. SEG.ACK            <= R.end                      acknowledges only what R sent
 //!    (a connection met mid-stream: R may have sent more before it was met)
 //! 4. SEG.ACK            >= R.end - 2 max(S.max_win, 66000)   not too old: R's
@@ -358,11 +360,16 @@ pub fn check(sender: &Half, receiver: &Half, segment: &Segment) -> Result<(), Ou
     let reach = sender.max_win.max(MIN_ACK_REACH).saturating_mul(2).min(MAX_REACH);
     let oldest_ack = receiver.end.minus(reach);
     let is_ack_old = has_ack && segment.ack.before(oldest_ack);
-    // One octet more: a keepalive probe of an idle connection lies one below.
-    let oldest = sender.end.minus(receiver.max_win).minus(1);
-    if segment.seq.after(sender.max_end) {
-        let near = segment.end().since(sender.max_end) < receiver.max_win && !is_ack_old;
-        return outside(Bound::SeqBeyond, segment.seq, sender.max_end, near);
+    // One octet more: a keepalive probe of an idle connection lies one below. What was
+    // sent beyond the window makes nothing in it older.
+    let inside = if sender.end.after(sender.max_end) { sender.max_end } else { sender.end };
+    let oldest = inside.minus(receiver.max_win).minus(1);
+    // What was sent may end beyond the window; an ACK without data then begins there.
+    let is_empty = segment.end() == segment.seq;
+    let highest = if is_empty { sender.max_end.latest(sender.end) } else { sender.max_end };
+    if segment.seq.after(highest) {
+        let near = segment.end().since(highest) < receiver.max_win && !is_ack_old;
+        return outside(Bound::SeqBeyond, segment.seq, highest, near);
     }
     if segment.end().before(oldest) {
         let near = oldest.since(segment.end()) <= MAX_REACH;

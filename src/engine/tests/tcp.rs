@@ -256,6 +256,37 @@ fn what_is_little_outside_the_window_passes_and_changes_nothing() {
     }
 }
 
+/// RFC 9293 §3.6: a FIN is the last that an end sends. One that lies before what was
+/// sent is a forger's or of another life, and must not cut the rest off.
+#[test]
+fn a_fin_before_what_was_sent_closes_nothing() {
+    let mut lab = Lab::in_phase(Phase::Established);
+    lab.pass(&[client("P.", 1).ack(1).len(1000), client("F.", 501).ack(1)]);
+    assert_eq!(lab.phase(), Some(Phase::Established));
+    lab.pass(&[client("P.", 1001).ack(1).len(1000), client("F.", 2001).ack(1)]);
+    assert_eq!(lab.phase(), Some(Phase::FinWait));
+}
+
+/// What a forger sends at the window's end must not make the rest look old.
+#[test]
+fn what_ends_beyond_the_window_makes_nothing_older() {
+    let mut lab = Lab::new();
+    lab.pass(&[client("S", 0), server("S.", 0).ack(1).window(1000), client(".", 1).ack(1)]);
+    lab.pass(&[client("P.", 1001).ack(1).len(1400)]);
+    lab.pass(&[server("F.", 1).ack(1).window(1000), client("F.", 1).ack(2), server(".", 2).ack(2)]);
+    assert_eq!(lab.phase(), Some(Phase::HalfClosed), "the client's ACK was believed");
+}
+
+/// What fits into the window may end beyond it; the ACKs after it must be believed.
+#[test]
+fn an_ack_may_begin_where_the_last_segment_ended() {
+    let mut lab = Lab::new();
+    lab.pass(&[client("S", 0), server("S.", 0).ack(1).window(100), client(".", 1).ack(1)]);
+    lab.pass(&[client("F.", 1).ack(1).len(150), server("F.", 1).ack(1).window(100)]);
+    lab.pass(&[server(".", 2).ack(152), client(".", 152).ack(2)]);
+    assert_eq!(lab.phase(), Some(Phase::TimeWait));
+}
+
 /// RFC 9293 §3.10.7.4 (SYN-RECEIVED): an old acknowledgement is answered with an RST
 /// of its number, which must pass to whoever still has that old connection.
 #[test]
