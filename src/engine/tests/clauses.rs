@@ -5,10 +5,18 @@
 //! against each other.
 
 mod closing;
+mod datagrams;
+mod errors;
+mod handshake;
 mod options;
+mod resets;
 mod reuse;
+mod windows;
 
 use super::*;
+
+/// The phases in which both ends have finished the handshake and neither has forgotten.
+const SYNCHRONISED: [Phase; 4] = [Phase::Established, Phase::FinWait, Phase::HalfClosed, Phase::Closing];
 
 impl Lab {
     /// Sends a segment with something that a script has no word for.

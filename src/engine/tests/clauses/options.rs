@@ -239,7 +239,7 @@ fn reserved_bits_are_ignored() {
     }
 }
 
-/// RFC 9293 §3.2, MUST-6 (C9293-02): an option that nobody knows is passed over, in the
+/// RFC 9293 §3.1, MUST-6 (C9293-02): an option that nobody knows is passed over, in the
 /// SYN and later.
 #[test]
 fn options_that_nobody_knows_pass() {

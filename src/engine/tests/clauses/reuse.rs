@@ -68,7 +68,7 @@ fn a_syn_leaves_time_wait_as_rfc_6191_says() {
     }
 }
 
-/// RFC 9293 §3.6.1, MAY-2 (C9293-40): the SYN of either end may leave TIME-WAIT; rules
+/// RFC 9293 §3.6.1, MAY-2 (C9293-40), RFC 1122 §4.2.2.13 (C1122-03): the SYN of either end may leave TIME-WAIT; rules
 /// are asked anew, in its direction.
 #[test]
 fn either_end_may_leave_time_wait_if_a_rule_lets_it() {
@@ -98,7 +98,7 @@ fn an_old_syn_and_what_it_draws_leave_time_wait_alone() {
     lab.changes_nothing(client("R", 2));
 }
 
-/// RFC 1337 §3 (C1337-01): an RST does not end TIME-WAIT, whatever its number and whoever
+/// RFC 1337 §3, F1 (C1337-01): an RST does not end TIME-WAIT, whatever its number and whoever
 /// sends it.
 #[test]
 fn no_rst_ends_time_wait() {
@@ -111,7 +111,7 @@ fn no_rst_ends_time_wait() {
     }
 }
 
-/// RFC 1337 §1 (C1337-02): old duplicates of data and ACKs, and what the ends answer, do
+/// RFC 1337 §2 (C1337-02): old duplicates of data and ACKs, and what the ends answer, do
 /// not disturb TIME-WAIT; a new connection is then not harmed by them.
 #[test]
 fn old_duplicates_in_time_wait_neither_refresh_it_nor_harm_the_next_connection() {
