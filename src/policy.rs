@@ -15,13 +15,16 @@
     )
 )]
 
+mod classifier;
 pub mod duration;
 pub mod limits;
 pub mod live;
 pub mod network;
+mod ranges;
 pub mod rule;
 pub mod settings;
 pub mod timers;
+mod zones;
 
 pub use limits::{EmbryonicLimits, Limit, LimitTable, OnExcess, ResolvedLimit, ResolvedLimits};
 pub use live::{Live, LiveError, LiveLimit, LiveTimer, Origin};
@@ -32,7 +35,10 @@ pub use rule::{
 pub use settings::{Adaptive, Fail, Marks, OnExpire, Pickup, PickupMode, Queues, Settings, Zone};
 pub use timers::TimerTable;
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
+
+use classifier::Classifier;
+use zones::ZoneMap;
 
 /// A compiled rule set.
 #[derive(Clone, Debug)]
@@ -49,6 +55,9 @@ pub struct Policy {
     pub names: Vec<Arc<str>>,
     /// Where in `rules` the rule with this id stands.
     index: Vec<Option<u16>>,
+    /// `rules` and `zones` once more, as packets ask for them.
+    classifier: Arc<Classifier>,
+    zone_map: Arc<ZoneMap>,
 }
 
 impl Policy {
@@ -66,13 +75,46 @@ impl Policy {
                 *slot = u16::try_from(at).ok();
             }
         }
-        Self { settings, zones, rules, names, index }
+        let classifier = Arc::new(Classifier::new(&rules));
+        let zone_map = Arc::new(ZoneMap::new(&zones));
+        Self { settings, zones, rules, names, index, classifier, zone_map }
     }
 
     /// The first rule that matches, `None` if the default action decides.
     #[must_use]
     pub fn first_match(&self, flow: &NewFlow) -> Option<&Rule> {
-        self.rules.iter().find(|rule| rule.matches(flow))
+        let found = self.classifier.first(flow).and_then(|at| self.rules.get(at));
+        debug_assert_eq!(
+            found.map(|rule| rule.id),
+            self.rules.iter().find(|rule| rule.matches(flow)).map(|rule| rule.id),
+            "the classifier and the rules agree about {flow:?}"
+        );
+        found
+    }
+
+    /// The places in `rules` of all that match, in order; the first of them decides.
+    #[must_use]
+    pub fn all_matches(&self, flow: &NewFlow) -> Vec<usize> {
+        let mut all = Vec::new();
+        self.classifier.visit(flow, |at| {
+            all.push(at);
+            false
+        });
+        all
+    }
+
+    /// Octets of memory that rules and zones take in the form that packets ask them
+    /// in, beside the rules themselves.
+    #[must_use]
+    pub fn classifier_bytes(&self) -> usize {
+        self.classifier.bytes().saturating_add(self.zone_map.bytes())
+    }
+
+    /// Whether that form would take more memory than it may, a gibibyte: then the
+    /// rule set must not be used.
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        self.classifier.is_too_large()
     }
 
     /// The enabled rule with this id; `None` for the default and for rules that
@@ -99,9 +141,23 @@ impl Policy {
     /// interface, or destination and outgoing interface) belong to.
     /// `interface` is `None` where the packet has none (INPUT has no outgoing).
     #[must_use]
-    pub fn zones_of(&self, interface: Option<&str>, address: std::net::IpAddr) -> ZoneBits {
-        (0_u8..).zip(&self.zones).take(ZoneId::MAX).fold(ZoneBits::default(), |bits, (id, zone)| {
-            if zone.contains(interface, address) { bits.with(ZoneId(id)) } else { bits }
+    pub fn zones_of(&self, interface: Option<&str>, address: IpAddr) -> ZoneBits {
+        self.zones_of_interface(interface).both(self.zones_of_address(address))
+    }
+
+    /// The zones that an interface may be in, by its name alone. Compares the name
+    /// with every pattern: to be kept for each interface.
+    #[must_use]
+    pub fn zones_of_interface(&self, interface: Option<&str>) -> ZoneBits {
+        let zones = (0_u8..).zip(&self.zones).take(ZoneId::MAX);
+        zones.fold(ZoneBits::default(), |bits, (id, zone)| {
+            if zone.has_interface(interface) { bits.with(ZoneId(id)) } else { bits }
         })
+    }
+
+    /// The zones that an address may be in, by itself.
+    #[must_use]
+    pub fn zones_of_address(&self, address: IpAddr) -> ZoneBits {
+        self.zone_map.find(address)
     }
 }

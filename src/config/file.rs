@@ -2,6 +2,7 @@
 
 use super::{
     hosts::Hosts,
+    reach,
     reader::{Fields, Report},
     rules, schema,
     services::Services,
@@ -30,9 +31,22 @@ pub(super) fn compile(
             "write `rules:` with a list below it",
         );
     }
-    let (rules, names) =
+    let (placed, names) =
         rules::read(fields.get("rules"), &hosts, &services, settings.hooks, previous, report);
     let tests = fields.get("tests").map_or_else(Vec::new, |node| tests::read(node, report));
+    let (rules, places): (Vec<_>, Vec<_>) =
+        placed.into_iter().map(|placed| (placed.rule, placed.place)).unzip();
     debug_assert!(rules.iter().all(|rule| rule.id != RuleId::DEFAULT), "`default` can't be a rule's name");
-    Some((Policy::new(settings, hosts.zones, rules, names), tests))
+    let policy = Policy::new(settings, hosts.zones, rules, names);
+    if policy.is_too_large() {
+        report.error(
+            fields.place,
+            "the rules name so many different networks and services together that looking them up would take more \
+             than 1 GiB of memory",
+            "use fewer and larger lists, and ranges of ports",
+        );
+        return None;
+    }
+    reach::check_order(&policy, &places, report);
+    Some((policy, tests))
 }

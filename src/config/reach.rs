@@ -4,12 +4,15 @@
 //! What is said here is certain: a rule is called unreachable only if no packet
 //! can reach it. Rules that several earlier ones cover together are not found.
 
+mod sample;
+
 use super::{
     reader::{Context, Report},
     rules::Placed,
+    yaml::Place,
 };
 use crate::{
-    policy::{Hooks, NetworkSet, Rule, Selector, Service, ServiceKind, Term, Zone},
+    policy::{Hooks, NetworkSet, Policy, Rule, Selector, Service, ServiceKind, Term, Zone},
     wire::Protocol,
 };
 
@@ -164,28 +167,28 @@ fn families(placed: &Placed, zones: &[Zone], report: &mut Report) {
     }
 }
 
-/// Looks for rules behind an earlier one that takes all they ask for.
-pub(super) fn check_order(rules: &[Placed], zones: &[Zone], report: &mut Report) {
+/// Looks for rules behind an earlier one that takes all they ask for. Only rules
+/// that take one certain packet of a rule can take all of them, so few are compared.
+pub(super) fn check_order(policy: &Policy, places: &[Place], report: &mut Report) {
     let mut budget = BUDGET;
-    for (at, later) in rules.iter().enumerate() {
-        for earlier in rules.iter().take(at) {
-            let terms = |rule: &Rule| {
-                let ends =
-                    [&rule.from, &rule.to].map(|end| end.any_of.len().saturating_add(end.none_of.len()));
-                ends.into_iter().sum::<usize>().saturating_add(rule.services.len())
-            };
-            let cost = terms(&earlier.rule).saturating_mul(terms(&later.rule)).saturating_add(1);
-            budget = budget.saturating_sub(u64::try_from(cost).unwrap_or(u64::MAX));
+    for (at, (later, place)) in policy.rules.iter().zip(places).enumerate() {
+        let candidates = match sample::packet_for(later, policy) {
+            Some(flow) => policy.all_matches(&flow),
+            None => (0..at).collect(),
+        };
+        for earlier in candidates.into_iter().take_while(|earlier| *earlier < at) {
+            let (Some(rule), Some(line)) = (policy.rules.get(earlier), places.get(earlier)) else { break };
+            budget = budget.saturating_sub(cost_of(rule, later));
             if budget == 0 {
                 return;
             }
-            if covers(&earlier.rule, &later.rule, zones) {
-                report.enter(Context::Rule(later.rule.name.to_string()));
+            if covers(rule, later, &policy.zones) {
+                report.enter(Context::Rule(later.name.to_string()));
                 report.warning(
-                    later.place,
+                    *place,
                     format!(
                         "never matches: rule {} on line {} already takes all of it",
-                        earlier.rule.name, earlier.place.line
+                        rule.name, line.line
                     ),
                     "move it before that rule, narrow that rule, or remove one of them",
                 );
@@ -194,6 +197,24 @@ pub(super) fn check_order(rules: &[Placed], zones: &[Zone], report: &mut Report)
             }
         }
     }
+}
+
+/// About how many terms and networks are compared to see whether a rule covers another.
+fn cost_of(earlier: &Rule, later: &Rule) -> u64 {
+    let terms = |rule: &Rule| {
+        let ends = [&rule.from, &rule.to].map(|end| end.any_of.len().saturating_add(end.none_of.len()));
+        ends.into_iter().sum::<usize>().saturating_add(rule.services.len())
+    };
+    let networks = |end: &Selector| {
+        let sizes = end.any_of.iter().map(|term| match term {
+            Term::Networks(networks) => networks.ranges(),
+            Term::Zone(_) | Term::Gateway => 0,
+        });
+        sizes.fold(0, usize::saturating_add)
+    };
+    let ranges = networks(&later.from).saturating_add(networks(&later.to));
+    let cost = terms(earlier).saturating_mul(terms(later).saturating_add(ranges)).saturating_add(1);
+    u64::try_from(cost).unwrap_or(u64::MAX)
 }
 
 /// Whether every flow that `b` matches is matched by `a`.

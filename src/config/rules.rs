@@ -51,8 +51,8 @@ impl Ids {
     }
 }
 
-/// Reads `rules:` and looks for those that can never match. Returns the
-/// enabled rules, and the names of all ids.
+/// Reads `rules:` and looks for those that can never match by themselves. Returns
+/// the enabled rules, and the names of all ids.
 pub(super) fn read(
     node: Option<&Node>,
     hosts: &Hosts,
@@ -60,7 +60,7 @@ pub(super) fn read(
     hooks: Hooks,
     previous: Option<&Policy>,
     report: &mut Report,
-) -> (Vec<Rule>, Vec<Arc<str>>) {
+) -> (Vec<Placed>, Vec<Arc<str>>) {
     let mut ids = Ids::after(previous);
     let mut enabled = Vec::new();
     let nodes = match node.map(|node| (&node.kind, node.place)) {
@@ -105,8 +105,7 @@ pub(super) fn read(
         }
     }
     report.enter(Context::File);
-    reach::check_order(&enabled, &hosts.zones, report);
-    (enabled.into_iter().map(|placed| placed.rule).collect(), ids.names)
+    (enabled, ids.names)
 }
 
 fn name_of(node: &Node) -> Option<&str> {

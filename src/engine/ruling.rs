@@ -24,13 +24,21 @@ pub(super) struct Ruling {
     pub(super) timers: TimerTable,
     pub(super) limits: LimitTable,
     interfaces: HashMap<IfIndex, Arc<str>>,
+    /// The zones of each interface by its name, in order of their numbers.
+    zones: Vec<(IfIndex, ZoneBits)>,
+    /// The zones of a packet's end that has no interface, or one without a name.
+    zones_of_none: ZoneBits,
 }
 
 impl Ruling {
     pub(super) fn new(policy: Arc<Policy>, live: Live, interfaces: HashMap<IfIndex, Arc<str>>) -> Self {
         let timers = TimerTable::resolve(&policy, &live);
         let limits = LimitTable::resolve(&policy, &live);
-        Self { policy, live, timers, limits, interfaces }
+        let mut zones: Vec<(IfIndex, ZoneBits)> =
+            interfaces.iter().map(|(index, name)| (*index, policy.zones_of_interface(Some(name)))).collect();
+        zones.sort_unstable_by_key(|(index, _)| index.0);
+        let zones_of_none = policy.zones_of_interface(None);
+        Self { policy, live, timers, limits, interfaces, zones, zones_of_none }
     }
 
     pub(super) fn with_policy(&self, policy: Arc<Policy>) -> Self {
@@ -49,8 +57,9 @@ impl Ruling {
     }
 
     fn zones(&self, interface: IfIndex, address: IpAddr) -> ZoneBits {
-        let name = self.interfaces.get(&interface).map(AsRef::as_ref);
-        self.policy.zones_of(name, address)
+        let known = self.zones.binary_search_by_key(&interface.0, |(index, _)| index.0).ok();
+        let by_name = known.and_then(|at| self.zones.get(at)).map_or(self.zones_of_none, |(_, bits)| *bits);
+        by_name.both(self.policy.zones_of_address(address))
     }
 
     /// A connection's first packet as the rules see it.

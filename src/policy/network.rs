@@ -3,13 +3,16 @@
 //! A set is kept as sorted ranges that neither touch nor overlap, one vector per
 //! family, so that a lookup is one binary search whatever was typed.
 
-use std::{cmp::Ordering, net::IpAddr};
+use std::{
+    cmp::Ordering,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use ipnet::IpNet;
 
 /// A set of IPv4 and IPv6 networks. Lookup is a binary search over merged,
 /// sorted ranges; lists may hold 100,000 networks.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct NetworkSet {
     v4: Vec<(u32, u32)>,
     v6: Vec<(u128, u128)>,
@@ -53,7 +56,7 @@ impl NetworkSet {
         fn all<T: Ord + Copy>(ours: &[(T, T)], theirs: &[(T, T)]) -> bool {
             theirs.iter().all(|&(first, last)| find(ours, first).is_some_and(|(_, end)| last <= end))
         }
-        all(&self.v4, &other.v4) && all(&self.v6, &other.v6)
+        std::ptr::eq(self, other) || all(&self.v4, &other.v4) && all(&self.v6, &other.v6)
     }
 
     /// Whether an address lies in both.
@@ -79,6 +82,26 @@ impl NetworkSet {
     #[must_use]
     pub fn families(&self) -> (bool, bool) {
         (!self.v4.is_empty(), !self.v6.is_empty())
+    }
+
+    /// Its IPv4 ranges, first and last addresses, in order; none touches the next.
+    pub(super) fn ipv4(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.v4.iter().copied()
+    }
+
+    /// Its IPv6 ranges, as those of IPv4.
+    pub(super) fn ipv6(&self) -> impl Iterator<Item = (u128, u128)> {
+        self.v6.iter().copied()
+    }
+
+    /// The lowest address of a family that it holds.
+    #[must_use]
+    pub fn lowest(&self, is_ipv6: bool) -> Option<IpAddr> {
+        if is_ipv6 {
+            self.v6.first().map(|(first, _)| Ipv6Addr::from(*first).into())
+        } else {
+            self.v4.first().map(|(first, _)| Ipv4Addr::from(*first).into())
+        }
     }
 
     /// How many ranges are searched.

@@ -100,7 +100,7 @@ pub struct Selector {
 }
 
 /// An inclusive range of ports.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Ports {
     /// First port.
     pub first: u16,
@@ -109,7 +109,7 @@ pub struct Ports {
 }
 
 /// What is asked of the transport header.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum ServiceKind {
     /// Destination ports of TCP, UDP or another protocol with ports.
     Ports(Protocol, Ports),
@@ -161,7 +161,8 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// Whether a new connection matches.
+    /// Whether a new connection matches. This is what a rule means; packets get
+    /// the same answer from [`super::Policy::first_match`], sooner.
     #[must_use]
     pub fn matches(&self, flow: &NewFlow) -> bool {
         (self.services.is_empty() || self.services.iter().any(|service| service.matches(flow)))
@@ -181,6 +182,12 @@ impl ZoneBits {
     #[must_use]
     pub const fn with(self, zone: ZoneId) -> Self {
         Self(self.0 | zone.bit())
+    }
+
+    /// The zones that are in both sets.
+    #[must_use]
+    pub const fn both(self, other: Self) -> Self {
+        Self(self.0 & other.0)
     }
 }
 
@@ -228,7 +235,10 @@ impl ServiceKind {
     #[must_use]
     pub fn matches(&self, flow: &NewFlow) -> bool {
         match *self {
-            Self::Ports(protocol, ports) => flow.protocol == protocol && ports.contains(flow.dst_port),
+            // ICMP has no ports, and an echo's identifier stands where they do.
+            Self::Ports(protocol, ports) => {
+                flow.protocol == protocol && flow.icmp.is_none() && ports.contains(flow.dst_port)
+            }
             Self::Protocol(protocol) => flow.protocol == protocol,
             Self::Icmp { protocol, kind, code } => {
                 flow.protocol == protocol

@@ -1,6 +1,6 @@
 //! Everything in a rule file that is not a rule.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use super::{Action, EmbryonicLimits, Hooks, NetworkSet};
 use crate::conntrack::Timer;
@@ -131,13 +131,12 @@ pub struct Zone {
 }
 
 impl Zone {
-    /// Whether a packet with this interface (`None` where it has none) and
-    /// address is in the zone.
+    /// Whether a packet with this interface (`None` where it has none) may be in the
+    /// zone; its address must be too.
     #[must_use]
-    pub fn contains(&self, interface: Option<&str>, address: IpAddr) -> bool {
-        let by_name = self.interfaces.is_empty()
-            || interface.is_some_and(|name| self.interfaces.iter().any(|pattern| is_named(pattern, name)));
-        by_name && self.networks.as_ref().is_none_or(|networks| networks.contains(address))
+    pub fn has_interface(&self, interface: Option<&str>) -> bool {
+        self.interfaces.is_empty()
+            || interface.is_some_and(|name| self.interfaces.iter().any(|pattern| is_named(pattern, name)))
     }
 }
 

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    config::reach,
     policy::{Hook, NewFlow},
     wire::Protocol,
 };
@@ -90,6 +91,8 @@ rules:
             }
         };
         let Some(policy) = policy else { return Ok(()) };
+        let covers = reach::covers(&policy.rules[0], &policy.rules[1], &policy.zones);
+        prop_assert_eq!(shadowed, covers, "looking at few rules finds what looking at all does: {}", text);
         for (hook, in_if, out_if, src, dst, port) in flows {
             let (src, dst) = (ADDRESSES[src].parse().unwrap(), ADDRESSES[dst].parse().unwrap());
             let flow = NewFlow {
@@ -107,4 +110,27 @@ rules:
             prop_assert!(!shadowed || found.as_deref() != Some("b"), "{text}\n{flow:?}");
         }
     }
+}
+
+/// Every rule is looked at, not only those of a short file.
+#[test]
+fn a_hidden_rule_is_found_among_thousands() {
+    let rule = |n: u32| {
+        let host = std::net::Ipv4Addr::from(0x0a00_0000 + n);
+        format!(
+            "  - {{ name: r{n}, from: [lan, big], to: {host}, service: tcp/{}, action: accept }}\n",
+            1 + n
+        )
+    };
+    let rules: String = (0..5000).map(rule).collect();
+    let text = format!(
+        "version: 1\nhooks: [forward, input]\nzones: {{ lan: {{ interfaces: [eth1] }} }}\nlists: {{ big: {{ file: big }} }}\nrules:\n{rules}  \
+         - {{ name: hidden, from: lan, to: 10.0.18.52, service: tcp/4661, action: drop }}\n"
+    );
+    let list: String = (0..2000).map(|n| format!("100.{}.{}.0/25\n", n / 256, n % 256)).collect();
+    let compiled = crate::config::compile("t", &text, &mut |_| Ok(list.clone()), None).unwrap();
+    let told: Vec<String> = compiled.warnings.iter().map(|warning| warning.message.clone()).collect();
+    assert_eq!(told, ["never matches: rule r4660 on line 4666 already takes all of it"]);
+    let bytes = compiled.policy.classifier_bytes();
+    assert!(bytes < 2 << 20, "5,000 rules and a list of 2,000 networks take {bytes} octets");
 }

@@ -1,7 +1,24 @@
 //! TCP's phases, numbers and RSTs.
 
 use super::*;
-use crate::engine::Peer;
+use crate::{
+    conntrack::{
+        Direction,
+        tcp::{Kind, Meaning, meaning},
+    },
+    engine::Peer,
+};
+
+const TCP_PHASES: [Phase; 8] = [
+    Phase::SynSent,
+    Phase::SynReceived,
+    Phase::Established,
+    Phase::FinWait,
+    Phase::HalfClosed,
+    Phase::Closing,
+    Phase::TimeWait,
+    Phase::Reset,
+];
 
 #[test]
 fn a_life_from_syn_to_time_wait() {
@@ -378,5 +395,121 @@ fn impossible_flags_are_dropped_everywhere() {
         let mut fresh = Lab::new();
         fresh.dropped(client(flags, 0), DropReason::ImpossibleFlags);
         assert_eq!(fresh.phase(), None);
+    }
+}
+
+/// Every cell of the table, against what the engine does with a segment that is
+/// right in every other respect.
+#[test]
+fn every_cell_does_what_the_table_says() {
+    let mut cells = 0;
+    for phase in TCP_PHASES {
+        for (from, direction) in [(From::Client, Direction::Original), (From::Server, Direction::Reply)] {
+            for kind in Kind::ALL {
+                cells += 1;
+                let mut lab = Lab::in_phase(phase);
+                let segment = fitting(phase, from, kind);
+                let verdict = lab.send(segment);
+                let after = lab.phase();
+                let what = meaning(direction, kind, phase).unwrap();
+                let place = format!("{phase} {from:?} {}: {what:?} -> {verdict:?} {after:?}", kind.name());
+                match what {
+                    Meaning::Never => {
+                        assert_eq!(
+                            (verdict, after),
+                            (Verdict::Drop(DropReason::Unexpected), Some(phase)),
+                            "{place}"
+                        );
+                    }
+                    Meaning::Stale => assert_eq!((verdict, after), (Verdict::Accept, Some(phase)), "{place}"),
+                    Meaning::Reopen => {
+                        assert_eq!(verdict, Verdict::Accept, "{place}");
+                        let opened = if from == From::Client { after } else { opened_by_server(&lab) };
+                        assert_eq!(opened, Some(Phase::SynSent), "{place}");
+                    }
+                    Meaning::Cross | Meaning::Answer => {
+                        assert_eq!((verdict, after), (Verdict::Accept, Some(Phase::SynReceived)), "{place}");
+                    }
+                    Meaning::Abort | Meaning::Refuse => {
+                        assert_eq!((verdict, after), (Verdict::Accept, Some(Phase::Reset)), "{place}");
+                    }
+                    Meaning::Rst => {
+                        let expected = if matches!(phase, Phase::TimeWait) { phase } else { Phase::Reset };
+                        assert_eq!((verdict, after), (Verdict::Accept, Some(expected)), "{place}");
+                    }
+                    Meaning::Repeat => assert_eq!(verdict, Verdict::Accept, "{place}"),
+                    Meaning::Data => {
+                        assert_eq!(
+                            (verdict, after),
+                            (Verdict::Accept, Some(data_leads_to(phase, from, kind))),
+                            "{place}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(cells, 80);
+}
+
+fn opened_by_server(lab: &Lab) -> Option<Phase> {
+    let wanted = lab.flow().reversed();
+    let mut found = None;
+    lab.engine.connections(lab.now, &mut |view| {
+        if view.flow == wanted {
+            found = Some(view.phase);
+        }
+        true
+    });
+    found
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "the phases that are TCP's are few")]
+/// A segment with the numbers that its sender would use in this phase.
+fn fitting(phase: Phase, from: From, kind: Kind) -> Say {
+    // After the closing exchange of `bring_to`: the client has sent its FIN from
+    // fin_wait on, the server from closing on.
+    let client_next = match phase {
+        Phase::SynSent | Phase::SynReceived | Phase::Established | Phase::Reset => 1,
+        _ => 2,
+    };
+    let server_next = match phase {
+        Phase::SynSent => 0,
+        Phase::Closing | Phase::TimeWait => 2,
+        _ => 1,
+    };
+    let (own, other) = match from {
+        From::Client => (client_next, server_next),
+        From::Server => (server_next, client_next),
+    };
+    let newer = 1_000_000;
+    let say = |flags, seq| say(from, flags, seq);
+    match kind {
+        Kind::Syn if matches!(phase, Phase::TimeWait | Phase::Reset) => say("S", newer),
+        Kind::Syn => say("S", 0),
+        Kind::SynAck => say("S.", 0).ack(1),
+        Kind::Ack => say(".", own).ack(other),
+        Kind::Fin => {
+            let sent = matches!(
+                (from, phase),
+                (From::Client, Phase::FinWait | Phase::HalfClosed | Phase::Closing | Phase::TimeWait)
+            ) || matches!((from, phase), (From::Server, Phase::Closing | Phase::TimeWait));
+            say("F.", if sent { own - 1 } else { own }).ack(other)
+        }
+        Kind::Rst if phase == Phase::SynSent && from == From::Server => say("R.", 0).ack(1),
+        Kind::Rst => say("R", own),
+    }
+}
+
+fn data_leads_to(phase: Phase, from: From, kind: Kind) -> Phase {
+    match (phase, from, kind) {
+        (Phase::SynReceived, From::Client, Kind::Ack) => Phase::Established,
+        (Phase::SynReceived, From::Client, Kind::Fin) | (Phase::Established, _, Kind::Fin) => Phase::FinWait,
+        // The server's ACK covers the client's FIN.
+        (Phase::FinWait, From::Server, Kind::Ack) => Phase::HalfClosed,
+        (Phase::FinWait | Phase::HalfClosed, From::Server, Kind::Fin) => Phase::Closing,
+        // The client's segment acknowledges the server's FIN.
+        (Phase::Closing, From::Client, _) => Phase::TimeWait,
+        (phase, _, _) => phase,
     }
 }

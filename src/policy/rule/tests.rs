@@ -187,7 +187,9 @@ proptest! {
         }
         let asked = services.iter().filter(|service| match **service {
             ServiceKind::Ports(protocol, ports) => {
-                protocol == flow.protocol && (ports.first..=ports.last).contains(&flow.dst_port)
+                protocol == flow.protocol
+                    && flow.icmp.is_none()
+                    && (ports.first..=ports.last).contains(&flow.dst_port)
             }
             ServiceKind::Protocol(protocol) => protocol == flow.protocol,
             ServiceKind::Icmp { protocol, kind, code } => {

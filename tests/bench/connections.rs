@@ -1,0 +1,75 @@
+//! An engine full of connections, and packets of them, the same every time.
+
+use std::net::Ipv4Addr;
+
+use halfgate::{
+    conntrack::Instant,
+    engine::{IfIndex, Meta, Verdict, Worker},
+    policy::{Action, Adaptive, Hook, Policy, Settings},
+    wire::{Checksums, Flags, FourTuple, RawPacket, SegmentBuilder, SeqNum},
+};
+
+/// When all packets arrive.
+pub(crate) const NOW: Instant = Instant(2000);
+
+/// Lets everything in, and has room for this many.
+pub(crate) fn open_policy(connections: u32) -> Policy {
+    let settings = Settings {
+        default: Action::Accept,
+        max_connections: connections.max(1000),
+        adaptive: Adaptive { start: 200, end: 300 },
+        ..Settings::default()
+    };
+    Policy::new(settings, Vec::new(), Vec::new(), vec!["default".into()])
+}
+
+pub(crate) fn tuple(n: u32) -> FourTuple {
+    let client = Ipv4Addr::from(0x0a00_0000 | (n >> 12));
+    FourTuple {
+        src: client.into(),
+        src_port: 1024 + u16::try_from(n & 0xfff).unwrap_or(0),
+        dst: [192, 0, 2, 1].into(),
+        dst_port: 80,
+    }
+}
+
+pub(crate) fn meta(packet: &RawPacket) -> Meta {
+    Meta {
+        hook: Hook::Forward,
+        in_if: IfIndex(1),
+        out_if: IfIndex(2),
+        wire_len: packet.wire_len(),
+        checksums: Checksums::Trust,
+        kernel_knows: false,
+    }
+}
+
+pub(crate) fn syn(n: u32) -> RawPacket {
+    SegmentBuilder::new(tuple(n)).flags(Flags::SYN).seq(SeqNum(n)).build()
+}
+
+/// A packet in window of an established connection.
+pub(crate) fn acknowledgement(n: u32) -> RawPacket {
+    SegmentBuilder::new(tuple(n)).seq(SeqNum(n + 1)).ack(SeqNum(10)).build()
+}
+
+/// The handshakes of connections 0 to `connections`.
+pub(crate) fn establish(worker: &mut Worker, connections: u32) {
+    for n in 0..connections {
+        let answer = SegmentBuilder::new(tuple(n).reversed()).seq(SeqNum(9)).ack(SeqNum(n + 1));
+        for packet in [syn(n), answer.flags(Flags::SYN).build(), acknowledgement(n)] {
+            assert_eq!(worker.handle_packet(&meta(&packet), &packet.bytes, NOW), Verdict::Accept);
+        }
+        while worker.poll_event().is_some() {}
+    }
+}
+
+/// Packets in window of these connections, in a fixed order that a prefetcher can't guess.
+pub(crate) fn in_window(connections: u32, packets: usize) -> Vec<RawPacket> {
+    let mut n = 1_u32;
+    let mut next = || {
+        n = n.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        acknowledgement((n >> 4) % connections)
+    };
+    (0..packets).map(|_| next()).collect()
+}

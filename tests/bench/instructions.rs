@@ -1,0 +1,108 @@
+//! One piece of the packet path, to be run where instructions are counted: see
+//! tests/instructions.sh.
+//!
+//!     cargo run --release --example instructions            # names the cases
+//!     cargo run --release --example instructions CASE
+//!
+//! What is to be counted happens below functions that are called `counted_...`;
+//! the program prints how many times.
+
+#![allow(clippy::print_stdout, reason = "its result is a number on standard output")]
+
+mod connections;
+mod rule_set;
+
+use std::{hint::black_box, process::ExitCode};
+
+use connections::{NOW, establish, in_window, meta, open_policy, syn};
+use halfgate::{
+    conntrack::Instant,
+    engine::{DropReason, Engine, IfIndex, Verdict, Worker},
+    policy::{Action, NewFlow, Policy, Settings},
+    wire::{Checksums, RawPacket, parse},
+};
+use rule_set::{Numbers, policy, question};
+
+const TIMES: usize = 2000;
+/// Networks in each list of the rule sets.
+const NETWORKS: usize = 2000;
+
+type Case = (&'static str, fn() -> usize);
+
+const CASES: [Case; 8] = [
+    ("parse", || {
+        let packets = in_window(1000, TIMES);
+        counted_parse(&packets);
+        packets.len()
+    }),
+    ("in_window_1000", || packets_in_window(1000)),
+    ("in_window_50000", || packets_in_window(50_000)),
+    ("syn_accepted", || syns(open_policy(10_000), Verdict::Accept)),
+    ("syn_dropped", || {
+        let settings = Settings { default: Action::Drop, ..Settings::default() };
+        syns(
+            Policy::new(settings, Vec::new(), Vec::new(), vec!["default".into()]),
+            Verdict::Drop(DropReason::Rule),
+        )
+    }),
+    ("syn_dropped_1000_rules", || syns(policy(1000, NETWORKS), Verdict::Drop(DropReason::Rule))),
+    ("decision_10_rules", || decisions(10)),
+    ("decision_10000_rules", || decisions(10_000)),
+];
+
+fn main() -> ExitCode {
+    let Some(name) = std::env::args().nth(1) else {
+        CASES.iter().for_each(|(name, _)| println!("{name}"));
+        return ExitCode::SUCCESS;
+    };
+    let Some((_, case)) = CASES.iter().find(|(known, _)| *known == name) else { return ExitCode::FAILURE };
+    println!("{}", case());
+    ExitCode::SUCCESS
+}
+
+fn packets_in_window(connections: u32) -> usize {
+    let engine = Engine::new(open_policy(connections), [11, 13], Instant(1000));
+    let mut worker = engine.worker();
+    establish(&mut worker, connections);
+    let packets = in_window(connections, TIMES);
+    counted_packets(&mut worker, &packets, Verdict::Accept);
+    packets.len()
+}
+
+fn syns(policy: Policy, verdict: Verdict) -> usize {
+    let engine = Engine::new(policy, [11, 13], Instant(1000));
+    engine.set_interfaces(&[(IfIndex(1), "ppp0".to_owned()), (IfIndex(2), "eth1".to_owned())]);
+    let mut worker = engine.worker();
+    let packets: Vec<RawPacket> = (0..).take(TIMES).map(syn).collect();
+    counted_packets(&mut worker, &packets, verdict);
+    packets.len()
+}
+
+fn decisions(rules: u64) -> usize {
+    let policy = policy(rules, NETWORKS);
+    let mut numbers = Numbers(7);
+    let flows: Vec<NewFlow> = (0..TIMES).map(|_| question(&policy, rules, &mut numbers)).collect();
+    counted_decisions(&policy, &flows);
+    flows.len()
+}
+
+#[inline(never)]
+fn counted_parse(packets: &[RawPacket]) {
+    for packet in packets {
+        assert!(black_box(parse(&packet.bytes, packet.wire_len(), Checksums::Trust)).is_ok());
+    }
+}
+
+#[inline(never)]
+fn counted_packets(worker: &mut Worker, packets: &[RawPacket], verdict: Verdict) {
+    for packet in packets {
+        assert_eq!(worker.handle_packet(&meta(packet), &packet.bytes, NOW), verdict);
+    }
+}
+
+#[inline(never)]
+fn counted_decisions(policy: &Policy, flows: &[NewFlow]) {
+    for flow in flows {
+        black_box(policy.first_match(flow));
+    }
+}
