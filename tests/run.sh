@@ -23,7 +23,7 @@ mapfile -t packages < <(missing_packages \
     nft=nftables iptables=iptables ip=iproute2 conntrack=conntrack ping=iputils-ping traceroute=traceroute \
     tcpdump=tcpdump hping3=hping3 iperf3=iperf3 curl=curl unshare=util-linux sysctl=procps cc=gcc \
     shellcheck=shellcheck systemd-analyze=systemd qemu-system-x86_64=qemu-system-x86 busybox=busybox-static \
-    cpio=cpio depmod=kmod strip=binutils)
+    cpio=cpio depmod=kmod strip=binutils valgrind=valgrind)
 if [ ! -e /usr/include/stdio.h ]; then packages+=(libc6-dev); fi
 if [ ! -e /etc/ssl/certs/ca-certificates.crt ]; then packages+=(ca-certificates); fi
 install_packages "${packages[@]}"
@@ -157,6 +157,7 @@ stage 'rule files' rule_files
 stage 'systemd units' units
 stage 'install and uninstall' installing
 stage 'halfgate lab' lab
+stage 'instructions of the packet path' tests/instructions.sh
 stage 'benchmark (smoke)' bench
 stage 'the tree is as it was' untouched
 
