@@ -260,9 +260,6 @@ pub fn step(
         }
         Meaning::Cross => {
             connection.reply = connection.reply.at_syn_after(segment);
-            // Neither end takes data from such a SYN: they come again.
-            connection.original.end = connection.original.iss.plus(1);
-            connection.reply.end = connection.reply.iss.plus(1);
             connection.reply.offered(connection.original.max_win);
             connection.enter(Phase::SynReceived, now);
             settle(connection);
@@ -364,6 +361,7 @@ fn answer(connection: &mut Connection, segment: &Segment, now: Instant) -> Outco
     }
     // Data of the SYN that the server did not take count as never sent: they come
     // again (RFC 7413 §4.2.2), and no RST at their end is an exact one.
+    connection.original.seen.clear(Seen::SYN_DATA);
     connection.original.end = segment.ack;
     connection.reply = connection.reply.at_syn_after(segment);
     connection.reply.offered(connection.original.max_win);

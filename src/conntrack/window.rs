@@ -109,6 +109,8 @@ impl Seen {
     pub const OUTDATED: Self = Self(1 << 12);
     /// That segment was a FIN.
     pub const OUTDATED_FIN: Self = Self(1 << 13);
+    /// Its SYN carried data, and nobody has told yet whether they were taken.
+    pub const SYN_DATA: Self = Self(1 << 14);
 
     /// Whether all of these happened.
     #[must_use]
@@ -204,6 +206,9 @@ impl Half {
         let scale = segment.options.window_scale.unwrap_or(0);
         if segment.options.window_scale.is_some() {
             seen.add(Seen::SCALE);
+        }
+        if segment.payload_len > 0 {
+            seen.add(Seen::SYN_DATA);
         }
         let mut half = Self {
             iss: segment.seq,
@@ -312,6 +317,16 @@ impl Half {
         ack.after(self.iss) && ack.before_or_at(self.end)
     }
 
+    /// The first acknowledgement of this end's SYN tells whether data in it were
+    /// taken; those that were not count as never sent, because they come again
+    /// (RFC 7413 §4.2.2).
+    pub fn settle_syn_data(&mut self, ack: SeqNum) {
+        if self.seen.has(Seen::SYN_DATA) {
+            self.seen.clear(Seen::SYN_DATA);
+            self.end = ack;
+        }
+    }
+
     /// The highest number that the other end can acknowledge.
     const fn highest_ack(&self) -> SeqNum {
         if self.seen.has(Seen::MET) && !self.seen.has(Seen::FIN) {
@@ -408,6 +423,10 @@ pub fn learn_outdated(sender: &mut Half, segment: &Segment) {
 pub fn learn(sender: &mut Half, receiver: &mut Half, segment: &Segment) {
     let window = offered_window(sender, segment);
     sender.max_win = sender.max_win.max(window);
+    if segment.end().after(sender.end) {
+        // It has sent more than its SYN.
+        sender.seen.clear(Seen::SYN_DATA);
+    }
     if segment.end().after(sender.end) || (segment.end() == sender.end && segment.seq_len() > 0) {
         sender.end = segment.end();
         sender.seen.clear(Seen::OUTDATED);
@@ -421,6 +440,7 @@ pub fn learn(sender: &mut Half, receiver: &mut Half, segment: &Segment) {
     }
     if segment.flags.contains(Flags::ACK) {
         sender.note_ack(segment);
+        receiver.settle_syn_data(segment.ack);
         if receiver.seen.has(Seen::MET) {
             // It sent this before it was met.
             receiver.end = receiver.end.latest(segment.ack);

@@ -243,10 +243,15 @@ impl Context<'_> {
 fn may_be_under_way(connection: &Connection, direction: Direction, seq: crate::wire::SeqNum) -> bool {
     let sender: &Half = connection.sender(direction);
     let receiver: &Half = connection.sender(direction.opposite());
-    let window = sender.end.minus(receiver.max_win).minus(1);
-    // A SYN may carry more than any window allows yet (RFC 7413 §2).
-    let oldest = if connection.phase.is_embryonic() { sender.iss } else { window };
-    seq.after_or_at(oldest) && seq.before_or_at(sender.end)
+    let (oldest, newest) = if connection.phase.is_embryonic() {
+        // A SYN may carry more than any window allows yet (RFC 7413 §2). An answer to it
+        // may be followed by all that its window allows (§4.2.2); that end counts what it
+        // has not sent.
+        (sender.iss, sender.max_end.latest(sender.end))
+    } else {
+        (sender.end.minus(receiver.max_win).minus(1), sender.end)
+    };
+    seq.after_or_at(oldest) && seq.before_or_at(newest)
 }
 
 /// Whether a packet came by the interfaces that its connection runs through.

@@ -70,6 +70,16 @@ fn an_icmp_error_must_be_about_something_under_way() {
     opening.pass(&[client("S", 0).len(900)]);
     let refused = error(&opening, client("S", 0).len(900));
     assert_eq!(judge(&mut opening, &refused), Verdict::Accept);
+    // The server may send data before the last ACK: all that the SYN's window allows.
+    opening.pass(&[server("S.", 0).ack(901)]);
+    let of_server = |seq| {
+        let quoted = opening.packet(server("P.", seq).ack(901));
+        build::icmp_error(router, opening.server.0, 3, 4, &quoted.bytes).bytes
+    };
+    let (allowed, beyond) = (of_server(5000), of_server(1 << 20));
+    let meta = |bytes: &[u8]| Lab::meta(From::Client, bytes.len());
+    assert_eq!(opening.raw(meta(&allowed), &allowed), Verdict::Accept);
+    assert_eq!(opening.raw(meta(&beyond), &beyond), Verdict::Drop(DropReason::IcmpUnrelated));
     lab.client.1 += 1;
     let other = error(&lab, client("P.", 1).ack(1));
     assert_eq!(judge(&mut lab, &other), Verdict::Drop(DropReason::IcmpUnrelated));
