@@ -43,6 +43,8 @@ mod live;
 mod mend;
 mod nat;
 mod native;
+mod player;
 mod queue;
 mod reload;
+mod scripts;
 mod stale;
