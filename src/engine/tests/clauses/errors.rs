@@ -98,7 +98,7 @@ fn eight_octets_of_the_quoted_header_are_enough() {
     }
 }
 
-/// RFC 9293 §3.9.2.2, MUST-54 (C9293-29) and RFC 5927 §4.1 (C5927-03): an error is about a
+/// RFC 9293 §3.9.2.2, MUST-54 (C9293-29) and RFC 5927 §4.3 (C5927-03): an error is about a
 /// connection that exists, and goes to the end that sent the quoted packet.
 #[test]
 fn an_error_needs_a_live_connection_and_goes_to_the_quoted_sender() {

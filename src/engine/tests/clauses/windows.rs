@@ -57,9 +57,16 @@ fn a_window_in_a_syn_is_never_scaled() {
     };
     assert!(takes(&mut lab(10), 1001));
     assert!(!takes(&mut lab(10), 1002));
-    // Also where it comes again.
-    let mut again = lab(10);
-    again.pass(&[server("S.", 0).ack(1).scale(10).window(1000)]);
+    // Also where it comes again, before the last ACK or after.
+    let mut again = Lab::new();
+    let syn_ack = server("S.", 0).ack(1).scale(10).window(1000);
+    again.pass(&[
+        client("S", 0).scale(10).window(2000),
+        syn_ack,
+        syn_ack,
+        client(".", 1).ack(1).window(1),
+        syn_ack,
+    ]);
     assert!(!takes(&mut again, 1002));
 }
 
