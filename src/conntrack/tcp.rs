@@ -15,7 +15,15 @@
 //! reset         reopen  stale   data    data    rst   reopen  stale   data    data    rst
 //! ```
 //!
-//! Read first: RFC 9293 §3.5 and §3.10.7, RFC 5961 §3 and §4.
+//! From segment to verdict: `Kind::of` names it, `meaning` is the table above, `step` does
+//! what the cell says, and where that is `data`, `window::check` is the one window test.
+//! `next_phase` draws the phase from the FINs, `refreshes` says whether the timer starts
+//! anew. The rest answers two questions that only the ends can settle: which of two
+//! handshakes counts (`StaleSyn`, `be_reborn`, `reopen`), and to which connection an RST
+//! belongs (`note_challenge`, `denies`).
+//!
+//! Read first: RFC 9293 §3.5 and §3.10.7, RFC 5961 §3 and §4. Clause by clause:
+//! docs/CONNTRACK.md, conformance.
 
 use super::{
     Connection, Direction, Instant, Phase, Stamp,
