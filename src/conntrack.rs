@@ -18,6 +18,7 @@ pub mod connection;
 pub mod deadline;
 pub mod embryonic;
 pub mod flow;
+pub mod keepalive;
 pub mod key;
 pub mod phase;
 pub mod slab;

@@ -19,6 +19,7 @@
 )]
 
 mod admit;
+mod ask;
 mod budget;
 mod context;
 pub mod event;
@@ -77,6 +78,8 @@ pub struct Engine {
     /// The shrink that the wheels agree with.
     tended_shrink: AtomicU32,
     budget: Budget,
+    /// For keepalives: what attackers have answered with RSTs must not eat it up.
+    asking: Budget,
     stats: Mutex<Vec<Arc<Stats>>>,
 }
 
@@ -99,6 +102,7 @@ impl Engine {
         let settings = &policy.settings;
         let capacity = usize::try_from(settings.max_connections).unwrap_or(usize::MAX).div_ceil(SHARDS);
         let budget = Budget::new(settings.rst_per_second, now);
+        let asking = Budget::new(settings.rst_per_second, now);
         let ruling = Ruling::new(Arc::new(policy), Live::default(), HashMap::new());
         Arc::new(Self {
             seed,
@@ -110,6 +114,7 @@ impl Engine {
             connections: AtomicU32::new(0),
             tended_shrink: AtomicU32::new(1000),
             budget,
+            asking,
             stats: Mutex::new(Vec::new()),
         })
     }

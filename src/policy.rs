@@ -32,7 +32,7 @@ pub use network::NetworkSet;
 pub use rule::{
     Action, Hook, Hooks, NewFlow, Ports, Rule, RuleId, Selector, Service, ServiceKind, Term, ZoneBits, ZoneId,
 };
-pub use settings::{Adaptive, Fail, Marks, OnExpire, Pickup, PickupMode, Queues, Settings, Zone};
+pub use settings::{Adaptive, Fail, Marks, OnExpire, Pickup, PickupMode, Probe, Queues, Settings, Zone};
 pub use timers::TimerTable;
 
 use std::{net::IpAddr, sync::Arc};

@@ -104,7 +104,10 @@ fn words(connection: &Connection) -> Vec<String> {
         text::rough_duration(connection.age),
         text::rough_duration(connection.idle),
         text::rough_duration(connection.expires_in),
-        connection.timer.clone(),
+        match connection.probes {
+            0 => connection.timer.clone(),
+            probes => format!("{} (probe {probes})", connection.timer),
+        },
         text::octets(connection.original.bytes),
         text::octets(connection.reply.bytes),
     ]

@@ -97,6 +97,9 @@ fn show(output: &mut Output, told: &Explanation) -> Result<()> {
         let value = timer.value.map_or_else(|| "off".to_owned(), text::duration);
         output.line(&format!("  timer {}: {value} ({})", timer.timer, timer.origin))?;
     }
+    if let Some(on_expire) = &told.on_expire {
+        output.line(&format!("  on_expire: {on_expire}"))?;
+    }
     for note in &told.notes {
         output.line(&format!("note: {note}"))?;
     }

@@ -139,8 +139,8 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
     rows.push((
         "sent",
         format!(
-            "{} RSTs ({} kept back by the budget); {} refused by the kernel, {} lost",
-            sent.rst, sent.suppressed, sent.failed, sent.lost
+            "{} RSTs ({} kept back by the budget), {} keepalives; {} refused by the kernel, {} lost",
+            sent.rst, sent.suppressed, sent.keepalives, sent.failed, sent.lost
         ),
     ));
     if !status.sysctls.is_empty() {
@@ -209,7 +209,7 @@ mod tests {
         connections: 7 of 1000000, 1 half-open, 0 stale; 0 opened, 0 closed (0 were stale) (established 6, syn_sent 1)
         packets: 10 (2.0 KiB): 0 accepted, 0 dropped, 0 reset
         drops: rule 3
-        sent: 4 RSTs (0 kept back by the budget); 0 refused by the kernel, 0 lost
+        sent: 4 RSTs (0 kept back by the budget), 0 keepalives; 0 refused by the kernel, 0 lost
         ");
     }
 }

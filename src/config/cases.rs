@@ -256,6 +256,15 @@ fn actions_and_switches() {
         "action: drop, timers: { syn_sent: 5s }",
         "action: accept, on_expire: { probe: { interval: 15s, retries: 5 } }",
         "action: accept, on_expire: probe",
+        "action: accept, on_expire: { probe: {} }",
+        "action: accept, on_expire: { probe: { interval: 500ms, retries: 0, tries: 3 } }",
+        "action: accept, on_expire: { probe: { interval: 2h, retries: 101 } }",
+        "action: accept, on_expire: { probe: 5 }",
+        "action: accept, on_expire: { retries: 5 }",
+        "action: accept, on_expire: {}",
+        "action: accept, on_expire: [probe]",
+        "action: drop, on_expire: probe",
+        "action: accept, on_expire: keepalive",
         "action: accept, on_expire: silent",
         "action: accept, pickup: { mode: loose, grace: 1m }",
         "action: accept, pickup: lose",
@@ -288,9 +297,30 @@ fn actions_and_switches() {
     action: drop, timers: { syn_sent: 5s }
         warning: rule r: `timers` does nothing in a rule that lets nothing through (remove it, or write `action: accept`)
     action: accept, on_expire: { probe: { interval: 15s, retries: 5 } }
-        error: rule r: this version does not have `on_expire: probe` (write reset or drop)
+        
     action: accept, on_expire: probe
-        error: rule r: this version does not have `on_expire: probe` (write reset or drop)
+        
+    action: accept, on_expire: { probe: {} }
+        
+    action: accept, on_expire: { probe: { interval: 500ms, retries: 0, tries: 3 } }
+        error: rule r: an interval of 500ms is out of range (write one from 1s to 1h)
+        error: rule r: retries can't be 0 (write a number from 1 to 100)
+        error: rule r: unknown key `tries` in probe (probe has: interval, retries)
+    action: accept, on_expire: { probe: { interval: 2h, retries: 101 } }
+        error: rule r: an interval of 2h is out of range (write one from 1s to 1h)
+        error: rule r: retries can't be 101 (write a number from 1 to 100)
+    action: accept, on_expire: { probe: 5 }
+        error: rule r: probe must be a mapping, and this is a word or number (write it like `{ interval: 15s, retries: 5 }`)
+    action: accept, on_expire: { retries: 5 }
+        error: rule r: unknown key `retries` in on_expire (did you mean `probe: { retries: ... }`?)
+    action: accept, on_expire: {}
+        error: rule r: `probe` is missing (write it like `{ probe: { interval: 15s, retries: 5 } }`)
+    action: accept, on_expire: [probe]
+        error: rule r: on_expire must be a word, and this is a list (write one word, in quotes if it has a `:` or `,` in it)
+    action: drop, on_expire: probe
+        warning: rule r: `on_expire` does nothing in a rule that lets nothing through (remove it, or write `action: accept`)
+    action: accept, on_expire: keepalive
+        error: rule r: on_expire can't be `keepalive` (did you mean `probe`?)
     action: accept, on_expire: silent
         error: rule r: on_expire can't be `silent` (did you mean `drop`?)
     action: accept, pickup: { mode: loose, grace: 1m }
@@ -431,9 +461,9 @@ fn the_file_itself() {
     marks: { mask: 0xff000001 }
         t:6:16: error: `0xff000001` is not a mask of eight bits side by side (write it like 0xff000000, 0x00ff0000 or 0x0000ff00)
     rst_per_second: 0
-        t:6:17: warning: with `rst_per_second: 0` every `reset` is a `drop` (give it a budget, as in 1000)
+        t:6:17: warning: with `rst_per_second: 0` every `reset` and every `probe` is a `drop` (give it a budget, as in 1000)
     on_expire: probe
-        t:6:12: error: this version does not have `on_expire: probe` (write reset or drop)
+        
     hooks: [forward]
         t:6:1: error: `hooks` is written twice; the first is on line 5 (keep one of them)
     zone: {}

@@ -113,6 +113,35 @@ pub const ADAPTIVE: Group = Group {
     foreign: &[("low", "start"), ("high", "end"), ("begin", "start"), ("stop", "end")],
 };
 
+/// `on_expire:`, where it is not a word.
+pub const ON_EXPIRE: Group = Group {
+    title: "on_expire",
+    example: "{ probe: { interval: 15s, retries: 5 } }",
+    keys: &["probe"],
+    later: &[],
+    foreign: &[
+        ("keepalive", "probe"),
+        ("interval", "probe: { interval: ... }"),
+        ("retries", "probe: { retries: ... }"),
+    ],
+};
+
+/// `on_expire: { probe: ... }`
+pub const PROBE: Group = Group {
+    title: "probe",
+    example: "{ interval: 15s, retries: 5 }",
+    keys: &["interval", "retries"],
+    later: &[],
+    foreign: &[
+        ("every", "interval"),
+        ("retry_interval", "interval"),
+        ("count", "retries"),
+        ("probes", "retries"),
+        ("times", "retries"),
+        ("max_retries", "retries"),
+    ],
+};
+
 /// `limits:`
 pub const LIMITS: Group = Group {
     title: "limits",
@@ -263,5 +292,7 @@ pub const STEP: Group = Group {
 };
 
 /// Every group.
-pub const GROUPS: [&Group; 12] =
-    [&FILE, &ZONE, &LIST, &PICKUP, &ADAPTIVE, &LIMITS, &EMBRYONIC, &QUEUES, &MARKS, &RULE, &TEST, &STEP];
+pub const GROUPS: [&Group; 14] = [
+    &FILE, &ZONE, &LIST, &PICKUP, &ADAPTIVE, &ON_EXPIRE, &PROBE, &LIMITS, &EMBRYONIC, &QUEUES, &MARKS, &RULE,
+    &TEST, &STEP,
+];

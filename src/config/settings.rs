@@ -13,12 +13,16 @@ use crate::{
     conntrack::Timer,
     policy::{
         Action, Adaptive, EmbryonicLimits, Fail, Hooks, Limit, Marks, OnExcess, OnExpire, Pickup, PickupMode,
-        Queues, Settings, duration, live::check_timer,
+        Probe, Queues, Settings, duration, live::check_timer,
     },
 };
 
 /// The largest connection table.
 const MAX_CONNECTIONS: u32 = 16_000_000;
+/// How far apart keepalives may be.
+const INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+/// How many keepalives may stay without an answer.
+const MOST_RETRIES: u32 = 100;
 /// The longest pickup grace.
 const LONGEST_GRACE: Duration = Duration::from_secs(24 * 3600);
 
@@ -91,7 +95,7 @@ pub(super) fn read(fields: &Fields<'_>, report: &mut Report) -> Settings {
         if settings.rst_per_second == 0 {
             report.warning(
                 node.place,
-                "with `rst_per_second: 0` every `reset` is a `drop`",
+                "with `rst_per_second: 0` every `reset` and every `probe` is a `drop`",
                 "give it a budget, as in 1000",
             );
         }
@@ -228,22 +232,50 @@ fn adaptive(node: &Node, old: Adaptive, report: &mut Report) -> Option<Adaptive>
     Some(adaptive)
 }
 
-/// Reads `on_expire`.
+/// Reads `on_expire`: a word, or `{ probe: { ... } }`.
 pub(super) fn on_expire(node: &Node, report: &mut Report) -> Option<OnExpire> {
-    const LATER: &str = "write reset or drop";
-    if let Kind::Map(map) = &node.kind {
-        let is_probe = map.iter().any(|(key, _)| matches!(&key.kind, Kind::Text(text) if text == "probe"));
-        let message = if is_probe {
-            "this version does not have `on_expire: probe`"
-        } else {
-            "on_expire must be a word"
-        };
-        report.error(node.place, message, LATER);
-        return None;
+    if matches!(node.kind, Kind::Map(_)) {
+        let fields = Fields::of(node, &schema::ON_EXPIRE, report)?;
+        let cure = format!("write it like `{}`", schema::ON_EXPIRE.example);
+        let node = fields.need("probe", &cure, report)?;
+        return probe(node, report).map(OnExpire::Probe);
     }
-    let choices = [("reset", OnExpire::Reset), ("drop", OnExpire::Drop)];
-    let foreign = [("silent", "drop"), ("none", "drop"), ("rst", "reset"), ("reject", "reset")];
-    choice(node, "on_expire", &choices, &foreign, &[("probe", LATER)], report)
+    let choices =
+        [("reset", OnExpire::Reset), ("drop", OnExpire::Drop), ("probe", OnExpire::Probe(Probe::default()))];
+    let foreign = [
+        ("silent", "drop"),
+        ("none", "drop"),
+        ("rst", "reset"),
+        ("reject", "reset"),
+        ("keepalive", "probe"),
+        ("dcd", "probe"),
+        ("dpd", "probe"),
+    ];
+    choice(node, "on_expire", &choices, &foreign, &[], report)
+}
+
+fn probe(node: &Node, report: &mut Report) -> Option<Probe> {
+    let before = report.errors();
+    let fields = Fields::of(node, &schema::PROBE, report)?;
+    let mut probe = Probe::default();
+    if let Some(node) = fields.get("interval")
+        && let Some(interval) = reader::duration(node, "interval", report)
+    {
+        if !INTERVALS.contains(&interval) {
+            report.error(
+                node.place,
+                format!("an interval of {} is out of range", duration::text(interval)),
+                "write one from 1s to 1h",
+            );
+        }
+        probe.interval = interval;
+    }
+    if let Some(node) = fields.get("retries")
+        && let Some(retries) = reader::number(node, "retries", 1..=MOST_RETRIES, report)
+    {
+        probe.retries = u8::try_from(retries).unwrap_or(u8::MAX);
+    }
+    (report.errors() == before).then_some(probe)
 }
 
 /// Reads `timers:`.

@@ -55,6 +55,10 @@ pub struct Connection {
     pub first_fin: Stamp,
     /// An RST in window but not exact that nobody has answered yet (RFC 5961 §3).
     pub unverified_rst: Option<Stamp>,
+    /// TCP: when its ends were last asked whether they live; `None`: they aren't.
+    pub asked: Option<Stamp>,
+    /// TCP: how often they were asked.
+    pub asks: u8,
     /// TCP: a SYN that may turn out to be the one that counts.
     pub stale_syn: Option<StaleSyn>,
     /// TCP: the opener's half.
@@ -85,6 +89,8 @@ impl Connection {
             refreshed: stamp,
             first_fin: stamp,
             unverified_rst: None,
+            asked: None,
+            asks: 0,
             stale_syn: None,
             original: Half::default(),
             reply: Half::default(),
@@ -103,13 +109,18 @@ impl Connection {
     pub fn enter(&mut self, phase: Phase, now: Instant) {
         if self.phase != phase {
             self.phase = phase;
-            self.refreshed = Stamp::of(now);
+            self.refresh(now);
         }
     }
 
-    /// Starts the phase's timer anew.
+    /// Starts the phase's timer anew; nobody needs to be asked any more.
     pub fn refresh(&mut self, now: Instant) {
         self.refreshed = Stamp::of(now);
+        if self.asked.take().is_some() {
+            self.asks = 0;
+            self.original.seen.clear(Seen::ASKED);
+            self.reply.seen.clear(Seen::ASKED);
+        }
     }
 
     /// Counts a packet that passed.

@@ -42,9 +42,15 @@ impl Phase {
 }
 
 impl Connection {
-    /// When this connection ends. `value` gives each timer's value for it,
-    /// `None` for one that is off.
-    pub fn deadline(&self, now: Instant, value: impl Fn(Timer) -> Option<Duration>) -> Deadline {
+    /// When this connection ends, or its ends are to be asked (again) whether they
+    /// live. `value` gives each timer's value for it, `None` for one that is off;
+    /// `interval` is how long after one question the next is due, `None` if nobody asks.
+    pub fn deadline(
+        &self,
+        now: Instant,
+        interval: Option<Duration>,
+        value: impl Fn(Timer) -> Option<Duration>,
+    ) -> Deadline {
         let count = |from: Stamp, timer: Timer| {
             value(timer).map(|silence| Deadline { at: from.instant(now).after(silence), timer })
         };
@@ -57,13 +63,17 @@ impl Connection {
         {
             deadline = deadline.sooner(other);
         }
-        if matches!(self.phase, Phase::FinWait | Phase::HalfClosed)
-            && let Some(other) = count(self.first_fin, Timer::HalfClosedMax)
+        if let Some(since) = self.unverified_rst
+            && let Some(other) = count(since, Timer::UnverifiedRst)
         {
             deadline = deadline.sooner(other);
         }
-        if let Some(since) = self.unverified_rst
-            && let Some(other) = count(since, Timer::UnverifiedRst)
+        if let (Some(asked), Some(interval)) = (self.asked, interval) {
+            deadline.at = asked.instant(now).after(interval);
+        }
+        // No answer makes up for this one.
+        if matches!(self.phase, Phase::FinWait | Phase::HalfClosed)
+            && let Some(other) = count(self.first_fin, Timer::HalfClosedMax)
         {
             deadline = deadline.sooner(other);
         }

@@ -481,13 +481,15 @@ fn reopen(connection: &Connection, direction: Direction, segment: &Segment) -> O
 
 /// Whether an RST says that its sender knows no such connection (RFC 9293 §3.10.7.1:
 /// without ACK, and of the number that the other end's segment acknowledged), and not
-/// that it gives it up: it sent a SYN of its own before, or something of the other
-/// end's waits for its answer. An end that has closed may do without a connection.
+/// that it gives it up: it sent a SYN of its own before, or a question of ours or
+/// something of the other end's waits for its answer. An end that has closed may do without a connection.
 fn denies(connection: &Connection, direction: Direction, segment: &Segment) -> bool {
     let (sender, receiver) = (connection.sender(direction), connection.sender(direction.opposite()));
     let is_answer = !segment.flags.contains(Flags::ACK) && segment.seq == receiver.ack;
-    let was_asked =
-        sender.seen.has(Seen::FORGOT) || receiver.seen.has(Seen::PROBE) || receiver.awaits_ack(sender);
+    let was_asked = sender.seen.has(Seen::FORGOT)
+        || sender.seen.has(Seen::ASKED)
+        || receiver.seen.has(Seen::PROBE)
+        || receiver.awaits_ack(sender);
     is_answer && was_asked && receiver.seen.has(Seen::ACK) && !sender.seen.has(Seen::FIN)
 }
 

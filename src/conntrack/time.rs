@@ -1,6 +1,6 @@
 //! The engine's clock: a number that its caller moves forward.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 /// Milliseconds since a start that the caller chose. Never read from a clock
 /// in the pure part.
@@ -23,9 +23,10 @@ impl Instant {
 
 /// A point in time as an entry stores it: hundredths of a second, 32 bits that
 /// wrap after 497 days. Only differences of less than half of that mean anything,
-/// which is why no timer may be longer than 100 days.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
-pub struct Stamp(u32);
+/// which is why no timer may be longer than 100 days. Never zero, so that an
+/// `Option` of it is no larger; the moment that would be zero is told as one later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Stamp(NonZeroU32);
 
 impl Stamp {
     /// Milliseconds of one unit.
@@ -35,13 +36,16 @@ impl Stamp {
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "stamps wrap by design")]
     pub const fn of(now: Instant) -> Self {
-        Self((now.0 / Self::UNIT) as u32)
+        match NonZeroU32::new((now.0 / Self::UNIT) as u32) {
+            Some(units) => Self(units),
+            None => Self(NonZeroU32::MIN),
+        }
     }
 
     /// The time from `self` to `now`.
     #[must_use]
     pub fn elapsed(self, now: Instant) -> Duration {
-        let units = Self::of(now).0.wrapping_sub(self.0);
+        let units = Self::of(now).0.get().wrapping_sub(self.0.get());
         Duration::from_millis(u64::from(units).saturating_mul(Self::UNIT))
     }
 
@@ -64,5 +68,7 @@ mod tests {
         let after = Instant(wrap + 7_000);
         assert_eq!(Stamp::of(before).elapsed(after), Duration::from_secs(12));
         assert_eq!(Stamp::of(before).instant(after), before);
+        assert_eq!(Stamp::of(Instant(0)).elapsed(Instant(5_000)), Duration::from_millis(4_990));
+        assert_eq!(size_of::<Option<Stamp>>(), size_of::<u32>());
     }
 }

@@ -104,13 +104,14 @@ impl Seen {
     /// address that is not of this connection, or an RST such as a closed port
     /// answers with. Whatever it says in window takes that back.
     pub const FORGOT: Self = Self(1 << 11);
-
     /// `end` is that of an outdated segment, which the peer has not acknowledged.
     pub const OUTDATED: Self = Self(1 << 12);
     /// That segment was a FIN.
     pub const OUTDATED_FIN: Self = Self(1 << 13);
     /// Its SYN carried data, and nobody has told yet whether they were taken.
     pub const SYN_DATA: Self = Self(1 << 14);
+    /// Was sent a keepalive of halfgate's and has not answered it yet.
+    pub const ASKED: Self = Self(1 << 15);
 
     /// Whether all of these happened.
     #[must_use]
@@ -343,7 +344,7 @@ impl Half {
         }
     }
 
-    fn note_timestamp(&mut self, segment: &Segment) {
+    pub(super) fn note_timestamp(&mut self, segment: &Segment) {
         if let Some((value, _)) = segment.options.timestamps {
             let newer = !self.seen.has(Seen::TIMESTAMPS) || SeqNum(value).after(SeqNum(self.ts_recent));
             if newer {
@@ -355,7 +356,7 @@ impl Half {
 }
 
 /// The window that a segment offers, in octets.
-fn offered_window(sender: &Half, segment: &Segment) -> u32 {
+pub(super) fn offered_window(sender: &Half, segment: &Segment) -> u32 {
     let scale = if segment.flags.contains(Flags::SYN) { 0 } else { sender.scale };
     u32::from(segment.window) << scale.min(UNKNOWN_SCALE)
 }
@@ -470,5 +471,34 @@ pub fn settle_scaling(one: &mut Half, other: &mut Half) {
     if !(one.seen.has(Seen::SCALE) && other.seen.has(Seen::SCALE)) {
         one.scale = 0;
         other.scale = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_end_has_done_has_a_bit_each() {
+        let all = [
+            Seen::SYN,
+            Seen::SCALE,
+            Seen::ACK,
+            Seen::FIN,
+            Seen::FIN_ACKED,
+            Seen::PROBE,
+            Seen::CHALLENGED,
+            Seen::TIMESTAMPS,
+            Seen::RST,
+            Seen::MET,
+            Seen::DOUBTED,
+            Seen::FORGOT,
+            Seen::OUTDATED,
+            Seen::OUTDATED_FIN,
+            Seen::SYN_DATA,
+            Seen::ASKED,
+        ];
+        let seen = all.iter().fold(0, |seen, what| seen | what.0);
+        assert_eq!(seen.count_ones() as usize, all.len());
     }
 }

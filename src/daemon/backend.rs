@@ -164,6 +164,7 @@ impl Daemon {
                 told.rule,
                 text::rough_duration(view.age)
             );
+            told.on_expire = told.on_expire.map(|_| explain::on_expire(&policy, view.rule));
             for row in &mut told.timers {
                 let timer = crate::conntrack::Timer::from_name(&row.timer);
                 if let Some(timer) = timer {

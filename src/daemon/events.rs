@@ -165,6 +165,13 @@ pub fn close_reason(reason: &CloseReason) -> String {
         CloseReason::Expired { timer, after, origin } => {
             format!("timer {} of {} ({})", timer.name(), text::duration(*after), origin.name())
         }
+        CloseReason::Unanswered { timer, after, origin, by } => format!(
+            "timer {} of {} ({}), then no answer from {}",
+            timer.name(),
+            text::duration(*after),
+            origin.name(),
+            by.map_or("either end".to_owned(), |by| format!("the {}", by.name()))
+        ),
         CloseReason::Rst(Peer::Client) => "rst from client".to_owned(),
         CloseReason::Rst(Peer::Server) => "rst from server".to_owned(),
         CloseReason::Forgotten(peer) => format!("stale: the {} had forgotten it", peer.name()),
@@ -241,6 +248,7 @@ pub fn connection(view: &crate::engine::View, policy: &Policy) -> protocol::Conn
         original: counts(view.original),
         reply: counts(view.reply),
         fast_path: view.fast_path,
+        probes: view.probes,
         stale: view.forgotten_by.is_some(),
         forgotten_by: view.forgotten_by.map(|peer| peer.name().to_owned()),
     }

@@ -193,6 +193,7 @@ pub fn explain(question: &Question, policy: &Policy, live: &Live) -> Explanation
         let timers = TimerTable::resolve(policy, live);
         told.timers = timer_rows(policy, live, &timers, rule, flow.protocol);
         if flow.protocol == Protocol::TCP {
+            told.on_expire = Some(on_expire(policy, rule));
             let limits = LimitTable::resolve(policy, live);
             for limit in Limit::ALL {
                 let global = limits.global();
@@ -206,6 +207,14 @@ pub fn explain(question: &Question, policy: &Policy, live: &Live) -> Explanation
         }
     }
     told
+}
+
+/// How a rule's connections end, and whose word that is.
+#[must_use]
+pub fn on_expire(policy: &Policy, rule: RuleId) -> String {
+    let own = policy.rule(rule).and_then(|rule| rule.on_expire);
+    let whose = if own.is_some() { "rule" } else { "file" };
+    format!("{} ({whose})", own.unwrap_or(policy.settings.on_expire))
 }
 
 /// A SYN without ACK opens a connection.
@@ -433,6 +442,7 @@ rules:
     service: tcp/443
     action: accept
     timers: { half_closed: 30s }
+    on_expire: { probe: { retries: 3 } }
     limits: { embryonic: { per_destination: 500 } }
   - { name: mail, from: wan, service: tcp/25, action: reset }
 "#;
@@ -458,6 +468,7 @@ rules:
         let half_closed = told.timers.iter().find(|row| row.timer == "half_closed").unwrap();
         assert_eq!((half_closed.origin.as_str(), half_closed.rule.as_deref()), ("rule", Some("web")));
         assert!(told.timers.iter().all(|row| row.timer != "udp_new"));
+        assert_eq!(told.on_expire.as_deref(), Some("probe every 15s, 3 times (rule)"));
         let limits: Vec<_> = told.limits.iter().map(|row| (row.limit.as_str(), row.value)).collect();
         assert_eq!(limits, [("embryonic.total", Some(20000)), ("embryonic.per_destination", Some(500))]);
     }

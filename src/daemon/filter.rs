@@ -230,6 +230,7 @@ mod tests {
             timer: Timer::HalfClosed,
             original: Counts::default(),
             reply: Counts::default(),
+            probes: 0,
             forgotten_by: Some(crate::engine::Peer::Client),
             fast_path: false,
         }

@@ -252,6 +252,8 @@ pub struct Connection {
     pub reply: Counts,
     /// Whether its packets pass in the kernel.
     pub fast_path: bool,
+    /// Keepalives that were sent because its timer fired, and are not all answered.
+    pub probes: u8,
     /// Whether one end seems to have forgotten it.
     pub stale: bool,
     /// Which: `client` or `server`.
@@ -448,6 +450,8 @@ pub struct Named {
 pub struct Sent {
     /// RSTs sent.
     pub rst: u64,
+    /// Keepalives sent.
+    pub keepalives: u64,
     /// Packets that the kernel did not take.
     pub failed: u64,
     /// RSTs that the budget kept back.
@@ -581,6 +585,9 @@ pub struct Explanation {
     pub limits: Vec<LimitRow>,
     /// The timers of its connection.
     pub timers: Vec<TimerRow>,
+    /// TCP: how its connection ends when one of them fires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_expire: Option<String>,
     /// What else to know.
     pub notes: Vec<String>,
 }
@@ -665,12 +672,13 @@ mod tests {
             original: Counts { packets: 3, bytes: 180 },
             reply: Counts { packets: 2, bytes: 120 },
             fast_path: false,
+            probes: 0,
             stale: false,
             forgotten_by: None,
         };
         assert_eq!(
             serde_json::to_string(&row).unwrap(),
-            r#"{"proto":"tcp","src":"10.0.0.1","sport":1234,"dst":"10.0.0.2","dport":80,"phase":"established","rule":"web","age":"5m","idle":"20ms","expires_in":"2h4m","timer":"established","original":{"packets":3,"bytes":180},"reply":{"packets":2,"bytes":120},"fast_path":false,"stale":false}"#
+            r#"{"proto":"tcp","src":"10.0.0.1","sport":1234,"dst":"10.0.0.2","dport":80,"phase":"established","rule":"web","age":"5m","idle":"20ms","expires_in":"2h4m","timer":"established","original":{"packets":3,"bytes":180},"reply":{"packets":2,"bytes":120},"fast_path":false,"probes":0,"stale":false}"#
         );
     }
 

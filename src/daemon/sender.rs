@@ -1,7 +1,7 @@
-//! Sends what the engine asks for: RSTs to both ends of connections, and the
-//! deletion of conntrack entries of those that we ended.
+//! Sends what the engine asks for: RSTs and keepalives to both ends of connections,
+//! and the deletion of conntrack entries of those that we ended.
 //!
-//! A raw RST must carry the addresses that its receiver's packets carry before
+//! A raw packet must carry the addresses that its receiver's packets carry before
 //! NAT: then the kernel translates it like any other packet of the connection,
 //! both ends get it, and conntrack closes. The hooks show addresses after DNAT
 //! and before SNAT, so both tuples are asked for over ctnetlink.
@@ -23,7 +23,7 @@ use crate::{
         ctnetlink::{Ctnetlink, Tuples},
         raw::RawSender,
     },
-    wire::{Flags, FourTuple, RawPacket, build},
+    wire::{Flags, FourTuple, RawPacket, SegmentBuilder, build},
 };
 
 /// How long it waits before it looks whether it should go home.
@@ -128,13 +128,21 @@ pub fn run(
 fn send(transmit: &Transmit, kernel: &mut dyn Kernel, tally: &Tally) -> io::Result<()> {
     match transmit {
         Transmit::Reset { flow, tuple, seq, ack, .. } => {
-            let tuples = kernel.lookup(flow).unwrap_or_else(|_| {
-                Tally::count(&tally.lookup_failed);
-                None
-            });
-            let packet = build::tcp(before_nat(flow, *tuple, tuples), *seq, *ack, Flags::RST, 0);
+            let tuple = before_nat(flow, *tuple, tuples_of(flow, kernel, tally));
+            let packet = build::tcp(tuple, *seq, *ack, Flags::RST, 0);
             kernel.send(&packet)?;
             Tally::count(&tally.rst_sent);
+        }
+        Transmit::Keepalive { flow, tuple, keepalive } => {
+            let tuple = before_nat(flow, *tuple, tuples_of(flow, kernel, tally));
+            // Its receiver answers before it looks at the window (RFC 9293 §3.10.7.4),
+            // and the peer's is not known: this one promises nothing.
+            let mut segment = SegmentBuilder::new(tuple).seq(keepalive.seq).ack(keepalive.ack).window(0);
+            if let Some((value, echo)) = keepalive.timestamps {
+                segment = segment.timestamps(value, echo);
+            }
+            kernel.send(&segment.build())?;
+            Tally::count(&tally.keepalives_sent);
         }
         Transmit::Forget { flow } => {
             if kernel.forget(flow)? {
@@ -145,7 +153,14 @@ fn send(transmit: &Transmit, kernel: &mut dyn Kernel, tally: &Tally) -> io::Resu
     Ok(())
 }
 
-/// The addresses that an RST must carry on its way into the kernel: as the
+fn tuples_of(flow: &Flow, kernel: &mut dyn Kernel, tally: &Tally) -> Option<Tuples> {
+    kernel.lookup(flow).unwrap_or_else(|_| {
+        Tally::count(&tally.lookup_failed);
+        None
+    })
+}
+
+/// The addresses that an RST or a keepalive must carry on its way into the kernel: as the
 /// packets of the end that it speaks for arrive.
 fn before_nat(flow: &Flow, tuple: FourTuple, tuples: Option<Tuples>) -> FourTuple {
     let Some(tuples) = tuples else { return tuple };
@@ -164,6 +179,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        conntrack::keepalive::Keepalive,
         policy::Hook,
         wire::{Checksums, Protocol, SeqNum, Transport, parse},
     };
@@ -212,11 +228,16 @@ mod tests {
             }
             let parsed = parse(&packet.bytes, packet.bytes.len() as u32, Checksums::Verify).unwrap();
             let Transport::Tcp(segment) = parsed.transport else { panic!("not TCP") };
-            assert!(segment.flags.contains(Flags::RST));
-            self.said.push(format!(
-                "rst {}:{} > {}:{} seq {}",
+            let path = format!(
+                "{}:{} > {}:{} seq {}",
                 parsed.src, segment.src_port, parsed.dst, segment.dst_port, segment.seq.0
-            ));
+            );
+            self.said.push(if segment.flags.contains(Flags::RST) {
+                format!("rst {path}")
+            } else {
+                assert_eq!((segment.flags, segment.payload_len), (Flags::ACK, 0));
+                format!("keepalive {path} ack {} {:?}", segment.ack.0, segment.options.timestamps)
+            });
             Ok(())
         }
     }
@@ -277,6 +298,31 @@ mod tests {
         assert_eq!(shared.tally.rst_sent.load(Ordering::Relaxed), 2);
         assert_eq!(shared.tally.forgotten.load(Ordering::Relaxed), 1);
         assert_eq!(shared.tally.send_failed.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_keepalive_has_the_addresses_before_nat_too() {
+        let shared = shared();
+        let (into, inbox) = sync_channel(8);
+        let inside = flow(CLIENT, 4000, SERVER, 80);
+        let (seq, ack) = (SeqNum(6), SeqNum(9));
+        for (from, timestamps) in [(inside, None), (inside.reversed(), Some((70, 40)))] {
+            let keepalive = Keepalive { seq, ack, timestamps };
+            into.send(Transmit::Keepalive { flow: inside, tuple: tuple(from), keepalive }).unwrap();
+        }
+        drop(into);
+        let tuples = Tuples { original: inside, reply: flow(SERVER, 80, OUTSIDE, 61000) };
+        let mut kernel = Fake { tuples: Some(tuples), ..Fake::default() };
+        run(&shared, &inbox, &mut kernel, &Pulse::new("sender".to_owned())).unwrap();
+        assert_eq!(
+            kernel.said,
+            [
+                "begin",
+                "keepalive 192.168.10.20:4000 > 198.51.100.7:80 seq 6 ack 9 None",
+                "keepalive 198.51.100.7:80 > 203.0.113.1:61000 seq 6 ack 9 Some((70, 40))",
+            ]
+        );
+        assert_eq!(shared.tally.keepalives_sent.load(Ordering::Relaxed), 2);
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub struct Tally {
     pub transmits_lost: AtomicU64,
     /// RSTs sent.
     pub rst_sent: AtomicU64,
+    /// Keepalives sent.
+    pub keepalives_sent: AtomicU64,
     /// Packets that the kernel did not take.
     pub send_failed: AtomicU64,
     /// Conntrack entries deleted.

@@ -53,7 +53,7 @@ impl Daemon {
         }
         if load(&tally.send_failed) > 0 {
             warnings
-                .push(format!("the kernel refused to send {} RSTs or ICMP errors", load(&tally.send_failed)));
+                .push(format!("the kernel refused to send {} RSTs or keepalives", load(&tally.send_failed)));
         }
         let dropped: u64 = counters.dropped.iter().map(|(_, count)| count).sum();
         Status {
@@ -90,6 +90,7 @@ impl Daemon {
             limits_passed: named(&counters.limits_passed),
             sent: Sent {
                 rst: load(&tally.rst_sent),
+                keepalives: load(&tally.keepalives_sent),
                 failed: load(&tally.send_failed),
                 suppressed: counters.rst_suppressed,
                 lost: load(&tally.transmits_lost),

@@ -25,6 +25,12 @@ impl Budget {
 
     /// Whether one more may be sent now.
     pub(super) fn take(&self, per_second: u32, now: Instant) -> bool {
+        self.take_all(1, per_second, now)
+    }
+
+    /// Whether so many more may be sent now: all of them or none.
+    pub(super) fn take_all(&self, count: u32, per_second: u32, now: Instant) -> bool {
+        let wanted = u64::from(count).saturating_mul(1000);
         let mut state = self.state.lock();
         let full = u64::from(per_second).saturating_mul(1000);
         let elapsed = now.0.saturating_sub(state.filled.0);
@@ -32,10 +38,10 @@ impl Budget {
         let earned = elapsed.saturating_mul(u64::from(per_second));
         state.tokens = state.tokens.saturating_add(earned).min(full);
         state.filled = state.filled.max(now);
-        if state.tokens < 1000 {
+        if state.tokens < wanted {
             return false;
         }
-        state.tokens = state.tokens.saturating_sub(1000);
+        state.tokens = state.tokens.saturating_sub(wanted);
         true
     }
 }
@@ -51,6 +57,8 @@ mod tests {
         assert_eq!(taken, 10);
         assert!(budget.take(10, Instant(100)));
         assert!(!budget.take(10, Instant(100)));
+        assert!(!budget.take_all(2, 10, Instant(200)));
+        assert!(budget.take_all(2, 10, Instant(300)));
         let taken = (0..100).filter(|_| budget.take(10, Instant(60_000))).count();
         assert_eq!(taken, 10, "no saving up beyond a second");
     }

@@ -167,7 +167,7 @@ impl Context<'_> {
             CloseReason::Expired { .. } => match connection.phase {
                 Phase::SynReceived => (false, true),
                 Phase::Established | Phase::HalfClosed => {
-                    let reset = self.ruling.on_expire(RuleId(connection.rule)) == OnExpire::Reset;
+                    let reset = self.ruling.on_expire(RuleId(connection.rule)) != OnExpire::Drop;
                     (reset, reset)
                 }
                 Phase::SynSent
@@ -180,7 +180,8 @@ impl Context<'_> {
                 | Phase::Icmp
                 | Phase::Other => (false, false),
             },
-            CloseReason::Killed | CloseReason::Rejudged => (true, true),
+            // Also to an end that was silent: it may hear, and only its answer be lost.
+            CloseReason::Killed | CloseReason::Rejudged | CloseReason::Unanswered { .. } => (true, true),
             CloseReason::Evicted(_) | CloseReason::TableFull => (false, true),
             CloseReason::Rst(_)
             | CloseReason::Forgotten(_)
@@ -289,9 +290,11 @@ fn kernel_must_forget(connection: &Connection, reason: CloseReason) -> bool {
         Phase::TimeWait | Phase::Reset | Phase::UdpNew | Phase::UdpStream | Phase::Icmp | Phase::Other
     );
     match reason {
-        CloseReason::Killed | CloseReason::Rejudged | CloseReason::Evicted(_) | CloseReason::TableFull => {
-            true
-        }
+        CloseReason::Killed
+        | CloseReason::Rejudged
+        | CloseReason::Evicted(_)
+        | CloseReason::TableFull
+        | CloseReason::Unanswered { .. } => true,
         CloseReason::Expired { .. } => !over,
         CloseReason::Rst(_) | CloseReason::Forgotten(_) | CloseReason::Finished | CloseReason::Replaced => {
             false

@@ -50,6 +50,17 @@ pub enum CloseReason {
         /// Whose value.
         origin: Origin,
     },
+    /// A timer fired, and then not every end answered the keepalives.
+    Unanswered {
+        /// Which timer.
+        timer: Timer,
+        /// Its value.
+        after: Duration,
+        /// Whose value.
+        origin: Origin,
+        /// The end that was silent; `None`: both.
+        by: Option<Peer>,
+    },
     /// An RST of one end; the connection then stayed in `reset` until that
     /// timer ended it.
     Rst(Peer),

@@ -114,17 +114,14 @@ impl Context<'_> {
     }
 
     /// The connection of a key. One whose timer has fired meanwhile is ended first,
-    /// so that a packet never meets a connection that should be gone.
+    /// so that a packet never meets a connection that should be gone (or its ends are
+    /// asked, and it is not).
     fn find_live<A: Family>(&mut self, held: &mut Held<'_>, key: &Key<A>, hash: u64) -> Option<Slot> {
         let slot = A::table(held.shard).find(key, hash)?;
         let connection = &A::table(held.shard).get(slot)?.connection;
         let deadline = self.deadline(connection);
-        if deadline.at <= self.now {
-            let reason = self.expired(connection, deadline.timer);
-            self.end::<A>(held, slot, false, reason, false);
-            return None;
-        }
-        Some(slot)
+        let is_over = deadline.at <= self.now && !self.overdue::<A>(held, slot, false, deadline);
+        (!is_over).then_some(slot)
     }
 
     /// A packet of a known connection. `None`: it opens a new one in its place.
@@ -145,6 +142,10 @@ impl Context<'_> {
         // Both ends' words by one way may be one forger's.
         let on_path = is_on_path(connection, direction, arrival.meta);
         match arrival.content {
+            Content::Tcp(kind, segment) if connection.take_answer(direction, kind, &segment, now) => {
+                self.after_step::<A>(held, slot, key, before, forgotten);
+                return Some(Verdict::Drop(DropReason::KeepaliveAnswer));
+            }
             Content::Tcp(kind, segment) => match tcp::step(connection, direction, kind, &segment, now) {
                 Outcome::Stale if kind == Kind::Syn && !on_path => {
                     connection.stale_syn = None;
@@ -152,6 +153,7 @@ impl Context<'_> {
                 }
                 Outcome::Reborn if !on_path => *connection = unchanged.unwrap_or(*connection),
                 Outcome::Over if !on_path => {}
+                Outcome::Pass if matches!(kind, Kind::Ack | Kind::Fin) => connection.is_alive(direction, now),
                 Outcome::Pass | Outcome::Stale => {}
                 Outcome::Reborn => {
                     if !self.count_half_open::<A>(held, slot, key) {

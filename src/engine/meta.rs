@@ -3,6 +3,7 @@
 use crate::{
     conntrack::{
         Flow,
+        keepalive::Keepalive,
         tcp::Invalid,
         window::{Bound, Outside},
     },
@@ -78,13 +79,15 @@ pub enum DropReason {
     AckBeyond,
     /// Acknowledges what is long past.
     AckOld,
+    /// It answers a keepalive of ours, and says nothing else.
+    KeepaliveAnswer,
     /// An ICMP error about no live connection (RFC 5927 §4.1).
     IcmpUnrelated,
 }
 
 impl DropReason {
     /// The reasons that are not [`Self::Malformed`].
-    const OWN: [Self; 15] = [
+    const OWN: [Self; 16] = [
         Self::Rule,
         Self::Limit,
         Self::TableFull,
@@ -99,6 +102,7 @@ impl DropReason {
         Self::SeqOld,
         Self::AckBeyond,
         Self::AckOld,
+        Self::KeepaliveAnswer,
         Self::IcmpUnrelated,
     ];
 
@@ -129,6 +133,7 @@ impl DropReason {
             | Self::SeqOld
             | Self::AckBeyond
             | Self::AckOld
+            | Self::KeepaliveAnswer
             | Self::IcmpUnrelated) => {
                 let place = Self::OWN.iter().position(|reason| *reason == own).unwrap_or(0);
                 Malformed::ALL.len().saturating_add(place)
@@ -155,6 +160,7 @@ impl DropReason {
             Self::SeqOld => "seq_old",
             Self::AckBeyond => "ack_beyond",
             Self::AckOld => "ack_old",
+            Self::KeepaliveAnswer => "keepalive_answer",
             Self::IcmpUnrelated => "icmp_unrelated",
         }
     }
@@ -193,6 +199,15 @@ pub enum Transmit {
         ack: Option<SeqNum>,
         /// The hook by which its connection runs.
         hook: Hook,
+    },
+    /// A keepalive toward one end, in the name of the other. Addresses as above.
+    Keepalive {
+        /// The connection, in its original direction.
+        flow: Flow,
+        /// Its own addresses: from the peer it speaks for, to its receiver.
+        tuple: FourTuple,
+        /// Its numbers.
+        keepalive: Keepalive,
     },
     /// The kernel's conntrack entry of this connection should go: we ended it.
     Forget {

@@ -5,9 +5,9 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use super::{IfIndex, Meta};
 use crate::{
-    conntrack::{Connection, Deadline, Flow, Instant, Timer},
+    conntrack::{Connection, Deadline, Flow, Instant, Phase, Timer},
     policy::{
-        Action, Hook, Live, NewFlow, OnExpire, Origin, PickupMode, Policy, Rule, RuleId, ZoneBits,
+        Action, Hook, Live, NewFlow, OnExpire, Origin, PickupMode, Policy, Probe, Rule, RuleId, ZoneBits,
         limits::LimitTable, timers::TimerTable,
     },
 };
@@ -98,7 +98,8 @@ impl Ruling {
 
     /// When a connection ends if nothing more is heard.
     pub(super) fn deadline(&self, connection: &Connection, shrink: Shrink, now: Instant) -> Deadline {
-        connection.deadline(now, |timer| {
+        let interval = connection.asked.and_then(|_| self.probe(connection)).map(|probe| probe.interval);
+        connection.deadline(now, interval, |timer| {
             let (value, _) = self.value(RuleId(connection.rule), timer, connection.epoch);
             if shrink.0 >= 1000 || timer == Timer::Established {
                 return value;
@@ -111,6 +112,35 @@ impl Ruling {
     pub(super) fn on_expire(&self, rule: RuleId) -> OnExpire {
         let own = self.policy.rule(rule).and_then(|rule| rule.on_expire);
         own.unwrap_or(self.policy.settings.on_expire)
+    }
+
+    /// How the ends of a connection are asked when it was idle too long; `None`: they
+    /// are not, or can't be.
+    pub(super) fn probe(&self, connection: &Connection) -> Option<Probe> {
+        let asks = matches!(connection.phase, Phase::Established | Phase::HalfClosed);
+        match self.on_expire(RuleId(connection.rule)) {
+            OnExpire::Probe(probe) if asks && self.policy.settings.rst_per_second > 0 => Some(probe),
+            OnExpire::Probe(_) | OnExpire::Reset | OnExpire::Drop => None,
+        }
+    }
+
+    /// As [`Self::probe`], for a connection that one of its timers would end.
+    pub(super) fn asks_first(&self, connection: &Connection, timer: Timer) -> Option<Probe> {
+        // The cap holds whatever lives.
+        self.probe(connection)
+            .filter(|probe| timer != Timer::HalfClosedMax && connection.asks < probe.retries)
+    }
+
+    /// How long a connection has at least, if nothing more is heard.
+    pub(super) fn expires_in(&self, connection: &Connection, deadline: Deadline, now: Instant) -> Duration {
+        let left = deadline.at.since(now);
+        match self.asks_first(connection, deadline.timer) {
+            Some(probe) if connection.asked.is_some() || left.is_zero() => {
+                let rounds = probe.retries.saturating_sub(connection.asks);
+                left.saturating_add(probe.interval.saturating_mul(u32::from(rounds)))
+            }
+            Some(_) | None => left,
+        }
     }
 
     /// How much of their length timers have left at this table use.

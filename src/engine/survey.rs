@@ -31,10 +31,11 @@ fn view<A: Address>(
         rule: RuleId(connection.rule),
         age: connection.age(now),
         idle: connection.last_seen.elapsed(now),
-        expires_in: deadline.at.since(now),
+        expires_in: ruling.expires_in(connection, deadline, now),
         timer: deadline.timer,
         original: counts_of(connection.original_tally),
         reply: counts_of(connection.reply_tally),
+        probes: connection.asks,
         forgotten_by: connection.forgotten_by().map(Peer::sending),
         fast_path: false,
     };
@@ -101,10 +102,11 @@ impl Engine {
         let mut change = Change::default();
         self.visit(now, &mut |view, connection| {
             let deadline = then.deadline(connection, shrink, now);
-            if deadline.at.since(now) != view.expires_in {
+            let expires_in = then.expires_in(connection, deadline, now);
+            if expires_in != view.expires_in {
                 change.affected = change.affected.saturating_add(1);
             }
-            if deadline.at <= now {
+            if expires_in.is_zero() {
                 change.ended = change.ended.saturating_add(1);
             }
             true
@@ -154,6 +156,7 @@ impl Engine {
             dropped,
             reset: sum(|s| s.reset.load(Ordering::Relaxed)),
             rst_suppressed: sum(|s| s.rst_suppressed.load(Ordering::Relaxed)),
+            keepalives: sum(|s| s.keepalives.load(Ordering::Relaxed)),
             connections: u64::from(self.connections_now()),
             phases: Phase::ALL.into_iter().map(Phase::name).zip(by_phase).collect(),
             embryonic: u64::from(embryonic.len()),

@@ -96,11 +96,13 @@ impl Context<'_> {
                 continue;
             };
             let deadline = self.deadline(connection);
-            if deadline.at <= self.now {
-                let reason = self.expired(connection, deadline.timer);
-                self.end::<A>(held, slot, true, reason, false);
-            } else {
+            if deadline.at > self.now {
                 A::table(held.shard).put_back(slot, deadline.at);
+            } else if self.overdue::<A>(held, slot, true, deadline)
+                && let Some(entry) = A::table(held.shard).get(slot)
+            {
+                let at = self.deadline(&entry.connection).at;
+                A::table(held.shard).put_back(slot, at);
             }
         }
         true

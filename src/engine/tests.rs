@@ -9,6 +9,7 @@ mod clauses;
 mod forgotten;
 mod limits;
 mod other;
+mod probe;
 mod rules;
 mod stale;
 mod tcp;
@@ -344,7 +345,7 @@ impl Lab {
                     ack.map(|a| a.0.wrapping_sub(SERVER_ISS)),
                 )),
                 Transmit::Reset { tuple, .. } => panic!("an RST for nobody: {tuple:?}"),
-                Transmit::Forget { .. } => None,
+                Transmit::Keepalive { .. } | Transmit::Forget { .. } => None,
             })
             .collect()
     }

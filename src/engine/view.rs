@@ -30,7 +30,7 @@ pub struct View {
     pub age: Duration,
     /// Since its last packet.
     pub idle: Duration,
-    /// Until its timer ends it.
+    /// Until its timer ends it, or its ends are asked; while they are, until that ends it.
     pub expires_in: Duration,
     /// The timer it is under.
     pub timer: Timer,
@@ -38,6 +38,8 @@ pub struct View {
     pub original: Counts,
     /// Reply direction.
     pub reply: Counts,
+    /// Keepalives that it was sent, in its name or its peer's, and not all answered.
+    pub probes: u8,
     /// It is stale: the end that seems to have forgotten it.
     pub forgotten_by: Option<Peer>,
     /// Whether its packets pass in the kernel.
@@ -88,6 +90,8 @@ pub struct Counters {
     pub reset: u64,
     /// RSTs that the budget kept back.
     pub rst_suppressed: u64,
+    /// Keepalives to be sent.
+    pub keepalives: u64,
     /// Connections now.
     pub connections: u64,
     /// Connections by phase now.

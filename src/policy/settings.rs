@@ -1,8 +1,8 @@
 //! Everything in a rule file that is not a rule.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use super::{Action, EmbryonicLimits, Hooks, NetworkSet};
+use super::{Action, EmbryonicLimits, Hooks, NetworkSet, duration};
 use crate::conntrack::Timer;
 
 /// Packets while no daemon answers.
@@ -49,6 +49,36 @@ pub enum OnExpire {
     Reset,
     /// Silence.
     Drop,
+    /// Keepalives to both ends first; RST to both unless both answer.
+    Probe(Probe),
+}
+
+impl fmt::Display for OnExpire {
+    /// `reset`, `drop`, or `probe every 15s, 5 times`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reset => f.write_str("reset"),
+            Self::Drop => f.write_str("drop"),
+            Self::Probe(Probe { interval, retries }) => {
+                write!(f, "probe every {}, {retries} times", duration::text(*interval))
+            }
+        }
+    }
+}
+
+/// How the ends of a silent connection are asked whether they live.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Probe {
+    /// From one keepalive to the next, and from the last to the end.
+    pub interval: Duration,
+    /// How many keepalives an end may leave without an answer.
+    pub retries: u8,
+}
+
+impl Default for Probe {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(15), retries: 5 }
+    }
 }
 
 /// NFQUEUE numbers. `count` queues for packets of known connections, then
@@ -174,7 +204,7 @@ pub struct Settings {
     pub queues: Queues,
     /// Mark bits.
     pub marks: Marks,
-    /// RSTs that may be sent in one second.
+    /// RSTs that may be sent in one second, and as many keepalives.
     pub rst_per_second: u32,
 }
 

@@ -477,6 +477,8 @@ pub(crate) fn wait_reset(stream: &TcpStream, within: Duration) {
                 return;
             }
             Some(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // A soft error (RFC 1122 §4.2.3.9): something could not be delivered.
+            Some(error) if error.kind() == io::ErrorKind::HostUnreachable => {}
             Some(error) => panic!("not a reset: {error}"),
             None => {}
         }

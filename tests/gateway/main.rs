@@ -44,6 +44,7 @@ mod mend;
 mod nat;
 mod native;
 mod player;
+mod probe;
 mod queue;
 mod reload;
 mod scripts;

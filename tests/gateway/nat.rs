@@ -30,7 +30,12 @@ fn open() -> String {
 /// outside address to the server's 8080; with `hairpin` the server sees the
 /// gateway as the client.
 fn with_nat(hairpin: bool) -> Gateway {
-    let gateway = Gateway::start(&open());
+    gateway(&open(), hairpin)
+}
+
+/// A gateway with such a table and these rules.
+pub(crate) fn gateway(rules: &str, hairpin: bool) -> Gateway {
+    let gateway = Gateway::start(rules);
     let masquerade = if hairpin { "oifname \"inside\" tcp dport 8080 masquerade" } else { "" };
     gateway.tool(
         "nft",

@@ -1,0 +1,74 @@
+//! Connections whose timer has fired: they end, or their ends are asked first.
+
+use super::{
+    CloseReason, Peer, Transmit,
+    context::{Context, Held},
+    shard::Family,
+    stats::add,
+};
+use crate::{
+    conntrack::{Deadline, Direction, Slot, keepalive::Keepalive, window::Seen},
+    policy::RuleId,
+    wire::FourTuple,
+};
+
+impl Context<'_> {
+    /// Deals with a connection whose deadline has come. `popped`: it was taken off the
+    /// wheel before. `true`: it lives on, because its ends are asked whether they do.
+    pub(super) fn overdue<A: Family>(
+        &mut self,
+        held: &mut Held<'_>,
+        slot: Slot,
+        popped: bool,
+        deadline: Deadline,
+    ) -> bool {
+        let Some(entry) = A::table(held.shard).get_mut(slot) else { return false };
+        let flow = entry.key.flow(entry.connection.opener);
+        let connection = &mut entry.connection;
+        if self.ruling.asks_first(connection, deadline.timer).is_none() {
+            let reason = self.silenced(&entry.connection, deadline);
+            self.end::<A>(held, slot, popped, reason, false);
+            return false;
+        }
+        let count = connection.to_ask().fold(0_u32, |count, _| count.saturating_add(1));
+        // Both ends or none.
+        let per_second = self.ruling.policy.settings.rst_per_second.max(2);
+        let can_send = self.engine.asking.take_all(count, per_second, self.now);
+        if can_send {
+            for direction in connection.to_ask() {
+                let there = if direction == Direction::Original { flow } else { flow.reversed() };
+                self.out.transmits.push_back(Transmit::Keepalive {
+                    flow,
+                    tuple: FourTuple {
+                        src: there.src,
+                        src_port: there.src_port,
+                        dst: there.dst,
+                        dst_port: there.dst_port,
+                    },
+                    keepalive: Keepalive::toward(direction, connection),
+                });
+            }
+            add(&self.stats.keepalives, u64::from(count));
+        }
+        connection.ask(can_send, self.now);
+        true
+    }
+
+    /// Why a connection ends whose timer fired: because of that alone, or because an
+    /// end did not answer either.
+    fn silenced(&self, connection: &crate::conntrack::Connection, deadline: Deadline) -> CloseReason {
+        let timer = deadline.timer;
+        let asked = connection.asks > 0 && timer != crate::conntrack::Timer::HalfClosedMax;
+        if !asked || self.ruling.probe(connection).is_none() {
+            return self.expired(connection, timer);
+        }
+        let (value, origin) = self.ruling.value(RuleId(connection.rule), timer, connection.epoch);
+        let silent = |half: &crate::conntrack::window::Half| half.seen.has(Seen::ASKED);
+        let by = match (silent(&connection.original), silent(&connection.reply)) {
+            (true, false) => Some(Peer::Client),
+            (false, true) => Some(Peer::Server),
+            (true, true) | (false, false) => None,
+        };
+        CloseReason::Unanswered { timer, after: value.unwrap_or_default(), origin, by }
+    }
+}
