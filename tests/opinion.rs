@@ -9,6 +9,8 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "a comparison, where the rest is the rest")]
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "modules of a test")]
 
+#[path = "opinion/captured.rs"]
+mod captured;
 #[path = "opinion/compare.rs"]
 mod compare;
 #[path = "opinion/explain.rs"]
@@ -24,6 +26,7 @@ mod teller;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     sync::atomic::{AtomicU64, Ordering},
     thread,
 };
@@ -145,6 +148,45 @@ fn every_difference_has_an_explanation() {
         assert!(never.is_empty(), "explanations that explain nothing: {never:?}");
         assert!(sum.alike > sum.stories / 20, "most stories part too early to prove anything");
     }
+}
+
+/// The captures of `tests/captures.rs`: what real stacks sent. Without the folder only
+/// the generated stories are compared.
+#[test]
+fn captured_connections_differ_in_nothing_else() {
+    let Some(folder) = std::env::var_os("HALFGATE_CAPTURES") else { return };
+    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|end| end == "pcap" || end == "pcapng"));
+    paths.sort();
+    assert!(!paths.is_empty(), "the folder has captures");
+    let mut namespaces = Namespaces::new().unwrap();
+    let namespace = namespaces.add("opinion").unwrap();
+    let (mut sum, mut failed) = (Sum::default(), Vec::new());
+    let compare = || {
+        let mut pairing = Pairing::new(Kernel::new(&namespace, 0));
+        for path in &paths {
+            let first_number = u32::try_from(sum.stories).unwrap();
+            for (name, story) in captured::stories(path, first_number) {
+                let outcome = compare_one(&mut pairing, &story);
+                sum.stories += 1;
+                sum.packets += outcome.records.len() as u64;
+                sum.alike += u64::from(outcome.explained.is_empty() && !outcome.is_unexplained);
+                for explanation in outcome.explained {
+                    *sum.explained.entry(explanation).or_default() += 1;
+                }
+                if outcome.is_unexplained {
+                    failed.push(format!("{} {name}\n{}", path.display(), trace(&outcome.records)));
+                }
+            }
+        }
+    };
+    namespace.enter(compare).unwrap();
+    eprintln!("{} captured connections, {} packets; {} alike", sum.stories, sum.packets, sum.alike);
+    for (explanation, count) in &sum.explained {
+        eprintln!("{count:>9} {}", explanation.name());
+    }
+    assert!(failed.is_empty(), "nothing explains the last lines:\n{}", failed.join("\n\n"));
+    assert!(sum.alike > sum.stories / 2);
 }
 
 /// The documented differences: name, and what decides.

@@ -275,8 +275,9 @@ impl Case<'_> {
             _ => None,
         });
         let limit = offers.reduce(halfgate::wire::SeqNum::latest);
-        let in_syns_window = self.segment.end().before_or_at(self.sender().max_end);
-        in_syns_window && limit.is_some_and(|limit| self.segment.end().after(limit))
+        let (max_end, end) = (self.sender().max_end, self.segment.end());
+        let allowed = self.segment.seq.before_or_at(max_end);
+        allowed && limit.is_some_and(|limit| limit.before(max_end) && end.after(limit))
     }
 
     /// Whether its sender has sent an RST before that refused nothing.
@@ -302,6 +303,7 @@ impl Case<'_> {
             (false, true) if has_ack && !self.receiver().is_acked_by(segment.ack) && self.believes() => {
                 Some(Explanation::RstAck)
             }
+            (false, true) if self.is_early() => Some(Explanation::EarlyData),
             (false, true) if self.before == Phase::SynSent && after.ours == Some(Phase::Reset) => {
                 self.follows_invalid_rst(records).then_some(Explanation::AfterInvalidRst)
             }

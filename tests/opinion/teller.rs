@@ -199,6 +199,9 @@ impl Teller {
         if let Some((value, _)) = segment.options.timestamps {
             end.echo = value;
         }
+        if segment.flags.contains(SYN) {
+            end.limit = end.limit.latest(end.iss.plus(1).plus(offered));
+        }
         if segment.flags.contains(ACK)
             && segment.ack.after_or_at(end.una)
             && segment.ack.before_or_at(end.next)
@@ -241,7 +244,7 @@ impl Teller {
         if self.rng.percent(8) {
             self.syn_ack(Side::Server, "SYN-ACK again");
         }
-        if self.rng.percent(5) {
+        if self.rng.percent(2) {
             self.data(Side::Server, "data before the last ACK");
         }
         if self.rng.percent(93) {
@@ -429,6 +432,10 @@ impl Teller {
         let end = *self.end(from);
         let room = end.limit.since(end.next);
         let fits = end.limit.after(end.next) && room < 1 << 31;
+        let waits = end.next != end.una || self.rng.percent(30);
+        if self.honest && (end.has_fin || (!fits && waits)) {
+            return self.ack(from, "ACK, for want of a window");
+        }
         let (len, note) = match (fits, note) {
             (true, note) => (len.min(room), note),
             (false, _) => (1, "a window probe"),
@@ -633,6 +640,8 @@ impl Teller {
     fn fin(&mut self, from: Side, note: &'static str) {
         let end = *self.end(from);
         let len = self.rng.pick(&[0, 0, 0, 100]);
+        let full = len > 0 && !end.limit.after(end.next.plus(len));
+        let len = if self.honest && full { 0 } else { len };
         let (seq, len) = if end.has_fin { (end.next.minus(1), 0) } else { (end.next, len) };
         let segment = self.make(from, FIN_ACK, seq, len);
         let end = self.end(from);
