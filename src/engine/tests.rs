@@ -15,6 +15,7 @@ mod stale;
 mod tcp;
 mod threads;
 mod timers;
+mod tuned;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
