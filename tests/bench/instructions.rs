@@ -81,7 +81,7 @@ fn syns(policy: Policy, verdict: Verdict) -> usize {
 fn decisions(rules: u64) -> usize {
     let policy = policy(rules, NETWORKS);
     let mut numbers = Numbers(7);
-    let flows: Vec<NewFlow> = (0..TIMES).map(|_| question(&policy, rules, &mut numbers)).collect();
+    let flows: Vec<NewFlow> = (0..TIMES).map(|_| question(&policy, rules, &mut numbers).0).collect();
     counted_decisions(&policy, &flows);
     flows.len()
 }

@@ -94,8 +94,12 @@ pub(crate) fn policy(rules: u64, networks: usize) -> Policy {
     }
 }
 
-/// One packet in eight matches nothing; the others are made for a rule.
-pub(crate) fn question(policy: &Policy, rules: u64, numbers: &mut Numbers) -> NewFlow {
+/// The interfaces that packets come in and leave by.
+pub(crate) const INTERFACES: [&str; 3] = ["ppp0", "eth1", "eth2"];
+
+/// A connection's first packet, and the interfaces that it comes in and leaves by
+/// (empty: none). One in eight matches nothing; the others are made for a rule.
+pub(crate) fn question(policy: &Policy, rules: u64, numbers: &mut Numbers) -> (NewFlow, [&'static str; 2]) {
     let n = numbers.below(rules);
     let noise = numbers.next();
     let low = u32::try_from(noise & 0x3f).unwrap_or(0);
@@ -126,7 +130,7 @@ pub(crate) fn question(policy: &Policy, rules: u64, numbers: &mut Numbers) -> Ne
         ),
         _ => (Hook::Forward, "eth1", "ppp0", server(noise >> 20).into(), far.into(), Protocol::TCP, port(n)),
     };
-    NewFlow {
+    let flow = NewFlow {
         hook,
         from_zones: policy.zones_of(Some(in_if), src),
         to_zones: policy.zones_of(Some(out_if).filter(|name| !name.is_empty()), dst),
@@ -136,5 +140,6 @@ pub(crate) fn question(policy: &Policy, rules: u64, numbers: &mut Numbers) -> Ne
         src_port: 4000,
         dst_port: u16::try_from(port).unwrap_or(0),
         icmp: None,
-    }
+    };
+    (flow, [in_if, out_if])
 }
