@@ -21,7 +21,7 @@ use halfgate::{
     policy::{Action, NewFlow, Policy, Settings},
     wire::{Checksums, RawPacket, parse},
 };
-use rule_set::{Numbers, policy, question};
+use rule_set::{INTERFACES, Numbers, policy, question};
 
 const TIMES: usize = 2000;
 /// Networks in each list of the rule sets.
@@ -71,7 +71,8 @@ fn packets_in_window(connections: u32) -> usize {
 
 fn syns(policy: Policy, verdict: Verdict) -> usize {
     let engine = Engine::new(policy, [11, 13], Instant(1000));
-    engine.set_interfaces(&[(IfIndex(1), "ppp0".to_owned()), (IfIndex(2), "eth1".to_owned())]);
+    let interfaces = (1..).map(IfIndex).zip(INTERFACES.map(str::to_owned));
+    engine.set_interfaces(&interfaces.collect::<Vec<_>>());
     let mut worker = engine.worker();
     let packets: Vec<RawPacket> = (0..).take(TIMES).map(syn).collect();
     counted_packets(&mut worker, &packets, verdict);
