@@ -5,7 +5,7 @@
 //! ```text
 //!               original direction                    reply direction
 //!               SYN     SYNACK  ACK     FIN     RST   SYN     SYNACK  ACK     FIN     RST
-//! syn_sent      repeat  never   never   never   abort cross   answer  stale   stale   refuse
+//! syn_sent      repeat  never   alone   alone   abort cross   answer  stale   stale   refuse
 //! syn_received  repeat  repeat  data    data    rst   repeat  repeat  data    data    rst
 //! established   stale   stale   data    data    rst   stale   stale   data    data    rst
 //! fin_wait      stale   stale   data    data    rst   stale   stale   data    data    rst
@@ -24,6 +24,12 @@
 //!
 //! Read first: RFC 9293 §3.5 and §3.10.7, RFC 5961 §3 and §4. Clause by clause:
 //! docs/CONNTRACK.md, conformance.
+
+mod alone;
+
+pub use alone::{expect_one_way, pick_up_answer};
+
+use alone::{alone, begins_alone, goes_on_alone, is_one_way};
 
 use super::{
     Connection, Direction, Instant, Phase, Stamp,
@@ -105,6 +111,8 @@ pub enum Meaning {
     Stale,
     /// A SYN that may begin a new connection.
     Reopen,
+    /// The opener goes on: the answer took another path, or no honest end sends this.
+    Alone,
     /// No honest end sends this.
     Never,
 }
@@ -123,6 +131,7 @@ impl Meaning {
             Self::Refuse => "refuse",
             Self::Stale => "stale",
             Self::Reopen => "reopen",
+            Self::Alone => "alone",
             Self::Never => "never",
         }
     }
@@ -137,7 +146,9 @@ pub const fn meaning(direction: Direction, kind: Kind, phase: Phase) -> Option<M
         // RFC 9293 §3.8.1: an unanswered SYN is sent again.
         (Phase::SynSent, Original, Syn) => Meaning::Repeat,
         // The opener has nothing to acknowledge yet.
-        (Phase::SynSent, Original, SynAck | Ack | Fin) => Meaning::Never,
+        (Phase::SynSent, Original, SynAck) => Meaning::Never,
+        // Nor here, unless the answer takes another path (`pickup: loose`).
+        (Phase::SynSent, Original, Ack | Fin) => Meaning::Alone,
         // It gave up, or answers an ACK of another life.
         (Phase::SynSent, Original, Rst) => Meaning::Abort,
         // RFC 9293 §3.5, figure 7: simultaneous open.
@@ -244,6 +255,22 @@ pub fn pick_up(segment: &Segment, direction: Direction, opener: Sender, now: Ins
     connection
 }
 
+/// The connection that takes the place of one that both ends have forgotten: this
+/// SYN-ACK answers the other end's SYN, which was stale there. `None`: it does not.
+#[must_use]
+pub fn successor(
+    connection: &Connection,
+    segment: &Segment,
+    opener: Sender,
+    now: Instant,
+) -> Option<Connection> {
+    let syn = connection.stale_syn.filter(|syn| syn.is_acked_by(segment.ack))?;
+    let mut next = Connection::new(Phase::SynSent, opener, now);
+    next.original = Half::at_stale(&syn);
+    answer(&mut next, segment, now);
+    Some(next)
+}
+
 /// Takes one segment.
 pub fn step(
     connection: &mut Connection,
@@ -259,8 +286,14 @@ pub fn step(
     match meaning {
         Meaning::Never => Outcome::Invalid(Invalid::Unexpected(kind, phase)),
         Meaning::Stale => {
+            if begins_alone(connection, direction, kind, segment) {
+                return Outcome::Reopen;
+            }
             if kind == Kind::SynAck && answers_stale_syn(connection, direction, segment) {
                 return be_reborn(connection, direction, segment, now);
+            }
+            if kind == Kind::SynAck && answers_crosswise(connection, direction, segment) {
+                return be_crossed(connection, direction, segment, now);
             }
             note_challenge(connection, direction, kind, segment);
             note_stale_syn(connection, direction, kind, segment);
@@ -274,6 +307,7 @@ pub fn step(
             Outcome::Pass
         }
         Meaning::Answer => answer(connection, segment, now),
+        Meaning::Alone => alone(connection, kind, segment, now),
         Meaning::Repeat => repeat(connection, direction, kind, segment, now),
         Meaning::Abort => abort(connection, segment, now),
         Meaning::Refuse => {
@@ -319,8 +353,10 @@ fn note_challenge(connection: &mut Connection, direction: Direction, kind: Kind,
 /// connection's own, or with a late SYN-ACK it would begin again.
 fn note_stale_syn(connection: &mut Connection, direction: Direction, kind: Kind, segment: &Segment) {
     let another = segment.seq != connection.sender(direction).iss;
-    if kind == Kind::Syn && another {
-        let syn = StaleSyn::of(segment, direction);
+    // Where the SYNs are never seen, the SYN-ACKs tell.
+    let alone = connection.sender(direction.opposite()).elsewhere;
+    if (kind == Kind::Syn || (kind == Kind::SynAck && alone)) && another {
+        let syn = StaleSyn::of(segment, direction, connection.stale_syn);
         // Sent again without its Fast Open data it may still be answered with them.
         let again = connection.stale_syn.is_some_and(|known| known.covers(&syn));
         if !again {
@@ -351,6 +387,25 @@ fn be_reborn(connection: &mut Connection, direction: Direction, segment: &Segmen
     // Also where it was in `syn_received`: it is another handshake.
     connection.refresh(now);
     answer(connection, segment, now);
+    Outcome::Reborn
+}
+
+fn answers_crosswise(connection: &Connection, direction: Direction, segment: &Segment) -> bool {
+    connection.stale_syn.is_some_and(|syn| syn.answers_other(segment, direction))
+}
+
+/// Both ends have forgotten the connection and their SYNs have crossed: simultaneous
+/// open. Of the receiver's only the number is known.
+fn be_crossed(connection: &mut Connection, direction: Direction, segment: &Segment, now: Instant) -> Outcome {
+    connection.stale_syn = None;
+    connection.unverified_rst = None;
+    let (sender, receiver) = connection.halves(direction);
+    *sender = Half::at_syn(segment);
+    *receiver = Half::behind_syn_ack(segment);
+    sender.offered(u32::from(u16::MAX));
+    settle(connection);
+    connection.enter(Phase::SynReceived, now);
+    connection.refresh(now);
     Outcome::Reborn
 }
 
@@ -430,6 +485,7 @@ fn repeat(
         }
         return Outcome::Pass;
     }
+    sender.settle_guess(segment);
     // Data in a SYN that was answered before without them don't count.
     if phase == Phase::SynSent {
         sender.end = sender.end.latest(segment.end());
@@ -503,11 +559,11 @@ fn reset(connection: &mut Connection, direction: Direction, segment: &Segment, n
     let refuses_stale_syn =
         segment.flags.contains(Flags::ACK) && answers_stale_syn(connection, direction, segment);
     let (sender, receiver) = connection.halves(direction);
-    let expected_from = if receiver.seen.has(Seen::ACK) && receiver.ack.before(sender.end) {
-        receiver.ack
-    } else {
-        sender.end
-    };
+    let heard = receiver.seen.has(Seen::ACK);
+    let expected = if heard && receiver.ack.before(sender.end) { receiver.ack } else { sender.end };
+    // What an end has acknowledged that was never heard is not known.
+    let unknown = !heard && (receiver.seen.has(Seen::MET) || receiver.elsewhere);
+    let expected_from = if unknown { sender.end.minus(receiver.max_win) } else { expected };
     // To a woken end, or to one that opens anew toward an end that has forgotten this
     // connection, it is the right answer, and here it changes nothing.
     let is_answer = receiver.is_challenged_by(segment) || refuses_stale_syn;
@@ -520,11 +576,15 @@ fn reset(connection: &mut Connection, direction: Direction, segment: &Segment, n
         return if known { Outcome::Pass } else { outside };
     }
     let all_sent = segment.seq == sender.end && !sender.seen.has(Seen::OUTDATED);
-    let exact = segment.seq == expected_from || all_sent;
-    let highest = sender.max_end.latest(sender.end);
+    let exact = segment.seq == expected || all_sent;
+    let highest = sender.last_start(receiver).latest(sender.end);
     let inside = segment.seq.after_or_at(expected_from) && segment.seq.before_or_at(highest);
     if !inside && !exact {
         return outside;
+    }
+    if !exact && receiver.elsewhere {
+        // Only the receiver knows, and nobody would see its answer.
+        return Outcome::Stale;
     }
     if exact {
         sender.seen.add(Seen::RST);
@@ -552,7 +612,8 @@ fn data(
     let phase = connection.phase;
     let silence = connection.last_seen.elapsed(now);
     let (sender, receiver) = connection.halves(direction);
-    if phase == Phase::SynReceived && !receiver.is_acked_by(segment.ack) {
+    let unseen = receiver.elsewhere;
+    if phase == Phase::SynReceived && !unseen && !receiver.is_acked_by(segment.ack) {
         if segment.ack.after(receiver.end) {
             return Outcome::Invalid(Invalid::BadAck);
         }
@@ -566,8 +627,10 @@ fn data(
     }
     if let Err(outside) = window::check(sender, receiver, segment) {
         // Its receiver does not accept it, but answers (RFC 9293 §3.10.7.4).
-        return if outside.near { Outcome::Stale } else { Outcome::Invalid(Invalid::Outside(outside)) };
+        let passes = outside.near || goes_on_alone(connection, direction, segment);
+        return if passes { Outcome::Stale } else { Outcome::Invalid(Invalid::Outside(outside)) };
     }
+    let (sender, receiver) = connection.halves(direction);
     if silence > window::TIMESTAMPS_HOLD {
         sender.seen.clear(Seen::TIMESTAMPS);
         receiver.seen.clear(Seen::TIMESTAMPS);
@@ -622,7 +685,10 @@ fn data(
 /// The phase that the FINs and their acknowledgements make.
 fn next_phase(connection: &Connection) -> Phase {
     match connection.phase {
-        Phase::SynReceived if !is_complete(connection) => return Phase::SynReceived,
+        // An end whose peer is never seen goes on only when it was acknowledged.
+        Phase::SynReceived if !is_complete(connection) && !is_one_way(connection) => {
+            return Phase::SynReceived;
+        }
         Phase::TimeWait | Phase::Reset => return connection.phase,
         Phase::SynReceived
         | Phase::SynSent

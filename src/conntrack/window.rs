@@ -19,6 +19,9 @@
 //! Nothing that fails is believed. What only misses 1, 2 or 4 by little
 //! ([`Outside::near`]) is still the receiver's to answer: RFC 9293 §3.10.7.4 has
 //! it acknowledge what it can't accept, and that is how two ends find together again.
+//!
+//! Where a window is not known, because its end was met mid-stream or is never
+//! seen, nobody may be further ahead of what was seen than [`REACH`].
 
 use std::time::Duration;
 
@@ -37,19 +40,30 @@ const MAX_REACH: u32 = 1 << 30;
 /// (RFC 7323 §2.3), so that nothing legal fails the test.
 const UNKNOWN_SCALE: u8 = 14;
 
+/// Stands for a shift that is not known, and is taken for the largest.
+const GUESSED_SCALE: u8 = UNKNOWN_SCALE + 1;
+
 /// The largest window that is legal, for one that was not seen.
 const UNKNOWN_WINDOW: u32 = (u16::MAX as u32) << UNKNOWN_SCALE;
 
-/// How much an end may have sent before it was met.
+/// How much an end may have sent before it was met, until its peer's
+/// acknowledgement says.
 const UNDER_WAY: u32 = 1 << 29;
 
 /// How long a timestamp tells old from new on a silent connection (RFC 7323 §5.5).
 pub const TIMESTAMPS_HOLD: Duration = Duration::from_hours(24 * 24);
 
+/// How far ahead of what was seen an end may be whose peer's window is not known, and
+/// what such a window is taken for until more is under way in it: no smaller than the
+/// largest that common systems offer by themselves. Honest data follow each other;
+/// only what is lost on the way to us makes a gap.
+const REACH: u32 = 1 << 25;
+
 /// One end of a TCP connection, as its own segments show it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Half {
-    /// The number of its SYN (ISS); where the SYN was not seen, of its first segment.
+    /// The number of its SYN (ISS); while [`Seen::MET`], up to where it may have sent
+    /// before it was met.
     pub iss: SeqNum,
     /// The highest sequence number after a segment of this end (SND.NXT as seen).
     pub end: SeqNum,
@@ -65,10 +79,14 @@ pub struct Half {
     /// highest TSval of this end in a segment that was not ahead of what its peer had
     /// acknowledged.
     pub ts_recent: u32,
-    /// Window scale shift of this end, 0 unless both offered one.
+    /// Window scale shift of this end, 0 unless both offered one; one more than the
+    /// largest where its handshake was not seen, and so neither its window.
     pub scale: u8,
     /// What this end has done so far.
     pub seen: Seen,
+    /// None of its segments has come by, because they may take another path
+    /// (`pickup: loose`): it is known only by what its peer acknowledges.
+    pub elsewhere: bool,
 }
 
 /// What an end has done so far, a bit each.
@@ -119,6 +137,12 @@ impl Seen {
         self.0 & what.0 == what.0
     }
 
+    /// These, and those.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// Notes these.
     pub const fn add(&mut self, what: Self) {
         self.0 |= what.0;
@@ -137,17 +161,37 @@ pub struct StaleSyn {
     /// Who sent it.
     pub from: Direction,
     iss: SeqNum,
-    end: SeqNum,
+    len: u16,
     window: u16,
     scale: Option<u8>,
+    /// Another SYN came before it, from the other end: both may open at the same time.
+    crossed: bool,
+    other: SeqNum,
 }
 
 impl StaleSyn {
-    /// What of a SYN is needed later.
+    /// What of a SYN is needed later; `last` was remembered before it.
     #[must_use]
-    pub fn of(segment: &Segment, from: Direction) -> Self {
-        let scale = segment.options.window_scale;
-        Self { from, iss: segment.seq, end: segment.end(), window: segment.window, scale }
+    pub fn of(segment: &Segment, from: Direction, last: Option<Self>) -> Self {
+        let (crossed, other) = match last {
+            Some(last) if last.from != from => (true, last.iss),
+            Some(last) => (last.crossed, last.other),
+            None => (false, SeqNum(0)),
+        };
+        Self {
+            from,
+            iss: segment.seq,
+            len: u16::try_from(segment.payload_len).unwrap_or(u16::MAX),
+            window: segment.window,
+            scale: segment.options.window_scale,
+            crossed,
+            other,
+        }
+    }
+
+    /// The number after it.
+    fn end(&self) -> SeqNum {
+        self.iss.plus(u32::from(self.len)).plus(1)
     }
 
     /// The SYN of an opener that has sent nothing else.
@@ -155,19 +199,34 @@ impl StaleSyn {
     pub fn of_half(half: &Half) -> Self {
         let scale = half.seen.has(Seen::SCALE).then_some(half.scale);
         let window = u16::try_from(half.max_win).unwrap_or(u16::MAX);
-        Self { from: Direction::Original, iss: half.iss, end: half.end, window, scale }
+        let len = u16::try_from(half.end.since(half.iss.plus(1))).unwrap_or(u16::MAX);
+        let (crossed, other) = (false, SeqNum(0));
+        Self { from: Direction::Original, iss: half.iss, len, window, scale, crossed, other }
     }
 
     /// Whether `other` is this one again, with no more data.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
-        (self.from, self.iss) == (other.from, other.iss) && self.end.after_or_at(other.end)
+        (self.from, self.iss) == (other.from, other.iss) && self.len >= other.len
     }
 
     /// Whether this segment acknowledges it.
     #[must_use]
     pub fn is_acked_by(&self, ack: SeqNum) -> bool {
-        ack.after(self.iss) && ack.before_or_at(self.end)
+        ack.after(self.iss) && ack.before_or_at(self.end())
+    }
+
+    /// Whether this number may follow it.
+    #[must_use]
+    pub fn is_continued_by(&self, seq: SeqNum) -> bool {
+        seq.after(self.iss) && seq.before_or_at(self.end().plus(REACH))
+    }
+
+    /// Whether this SYN-ACK is the same end's answer to the SYN that came before
+    /// (RFC 9293 §3.5, figure 7).
+    #[must_use]
+    pub fn answers_other(&self, segment: &Segment, from: Direction) -> bool {
+        self.crossed && (self.from, self.iss) == (from, segment.seq) && segment.ack == self.other.plus(1)
     }
 }
 
@@ -204,7 +263,8 @@ impl Half {
     #[must_use]
     pub fn at_syn(segment: &Segment) -> Self {
         let mut seen = Seen::SYN;
-        let scale = segment.options.window_scale.unwrap_or(0);
+        // A larger one is taken for the largest (RFC 7323 §2.3).
+        let scale = segment.options.window_scale.unwrap_or(0).min(UNKNOWN_SCALE);
         if segment.options.window_scale.is_some() {
             seen.add(Seen::SCALE);
         }
@@ -251,10 +311,10 @@ impl Half {
         }
         Self {
             iss: syn.iss,
-            end: syn.end,
-            max_end: syn.end,
+            end: syn.end(),
+            max_end: syn.end(),
             max_win: u32::from(syn.window).max(1),
-            scale: syn.scale.unwrap_or(0),
+            scale: syn.scale.unwrap_or(0).min(UNKNOWN_SCALE),
             seen,
             ..Self::default()
         }
@@ -263,17 +323,15 @@ impl Half {
     /// An end met mid-stream: its window scale is unknown.
     #[must_use]
     pub fn at_pickup(segment: &Segment) -> Self {
-        let max_win = (u32::from(segment.window) << UNKNOWN_SCALE).max(1);
-        let mut seen = Seen::SYN;
-        seen.add(Seen::MET);
+        let max_win = (u32::from(segment.window) << UNKNOWN_SCALE).clamp(1, REACH);
         let mut half = Self {
-            iss: segment.seq.minus(1),
+            iss: segment.end().plus(UNDER_WAY),
             end: segment.end(),
             // The window that the other end has offered is not known yet.
             max_end: segment.end().plus(UNKNOWN_WINDOW),
             max_win,
-            scale: UNKNOWN_SCALE,
-            seen,
+            scale: GUESSED_SCALE,
+            seen: Seen::SYN.and(Seen::MET),
             ..Self::default()
         };
         half.note_ack(segment);
@@ -284,18 +342,44 @@ impl Half {
     /// The other end of one met mid-stream: known only by what was acknowledged.
     #[must_use]
     pub fn behind_pickup(segment: &Segment) -> Self {
+        Self {
+            iss: segment.ack.plus(REACH),
+            end: segment.ack,
+            // What is under way may have been sent under a larger window than this.
+            max_end: segment.ack.plus((u32::from(segment.window) << UNKNOWN_SCALE).max(REACH)),
+            ack: segment.seq,
+            max_win: REACH,
+            scale: GUESSED_SCALE,
+            seen: Seen::SYN.and(Seen::MET),
+            ..Self::default()
+        }
+    }
+
+    /// The end behind a SYN-ACK, where its SYN took another path or little is known of it.
+    #[must_use]
+    pub fn behind_syn_ack(segment: &Segment) -> Self {
+        let scales = segment.options.window_scale.is_some();
         let mut seen = Seen::SYN;
-        seen.add(Seen::MET);
+        if scales {
+            // Who answers with it was offered it (RFC 7323 §2.2).
+            seen.add(Seen::SCALE);
+        }
         Self {
             iss: segment.ack.minus(1),
             end: segment.ack,
-            // What is under way may have been sent under a larger window than this.
-            max_end: segment.ack.plus(UNKNOWN_WINDOW),
-            ack: segment.seq,
-            max_win: UNKNOWN_WINDOW,
-            scale: UNKNOWN_SCALE,
+            max_end: segment.ack.plus(u32::from(segment.window).max(1)),
+            max_win: if scales { REACH } else { u32::from(u16::MAX) },
+            scale: if scales { GUESSED_SCALE } else { 0 },
             seen,
             ..Self::default()
+        }
+    }
+
+    /// Learns the scale that this end's SYN or SYN-ACK offers, if it was not known.
+    pub fn settle_guess(&mut self, segment: &Segment) {
+        if self.is_guessed() && !self.seen.has(Seen::MET) {
+            self.scale = segment.options.window_scale.unwrap_or(0).min(UNKNOWN_SCALE);
+            self.max_win = u32::from(segment.window).max(1);
         }
     }
 
@@ -328,12 +412,42 @@ impl Half {
         }
     }
 
+    /// Whether its window is not known.
+    const fn is_guessed(&self) -> bool {
+        self.scale == GUESSED_SCALE
+    }
+
+    /// Notes that its windows are not scaled: they can't be larger than that.
+    pub const fn scale_not(&mut self) {
+        self.scale = 0;
+        self.max_win = u16::MAX as u32;
+    }
+
     /// The highest number that the other end can acknowledge.
     const fn highest_ack(&self) -> SeqNum {
-        if self.seen.has(Seen::MET) && !self.seen.has(Seen::FIN) {
-            self.end.latest(self.iss.plus(UNDER_WAY))
+        if self.elsewhere {
+            self.end.plus(REACH)
+        } else if self.seen.has(Seen::MET) && !self.seen.has(Seen::FIN) {
+            self.end.latest(self.iss)
         } else {
             self.end
+        }
+    }
+
+    /// Where the segments of this end must begin at the latest.
+    #[must_use]
+    pub const fn last_start(&self, receiver: &Self) -> SeqNum {
+        let ahead = self.end.plus(REACH);
+        let far = receiver.is_guessed() && self.max_end.after(ahead);
+        if far || receiver.elsewhere { ahead } else { self.max_end }
+    }
+
+    /// Notes that this end is seen after all.
+    const fn appear(&mut self) {
+        if self.elsewhere {
+            self.elsewhere = false;
+            self.seen.add(Seen::MET);
+            self.iss = self.end.plus(REACH);
         }
     }
 
@@ -376,13 +490,16 @@ pub fn check(sender: &Half, receiver: &Half, segment: &Segment) -> Result<(), Ou
     let reach = sender.max_win.max(MIN_ACK_REACH).saturating_mul(2).min(MAX_REACH);
     let oldest_ack = receiver.end.minus(reach);
     let is_ack_old = has_ack && segment.ack.before(oldest_ack);
+    let latest = sender.last_start(receiver);
+    // What an end that is never seen has acknowledged is not known either.
+    let window = if receiver.elsewhere { MAX_REACH } else { receiver.max_win };
     // One octet more: a keepalive probe of an idle connection lies one below. What was
     // sent beyond the window makes nothing in it older.
-    let inside = if sender.end.after(sender.max_end) { sender.max_end } else { sender.end };
-    let oldest = inside.minus(receiver.max_win).minus(1);
+    let inside = if sender.end.after(latest) { latest } else { sender.end };
+    let oldest = inside.minus(window).minus(1);
     // What was sent may end beyond the window; an ACK without data then begins there.
     let is_empty = segment.end() == segment.seq;
-    let highest = if is_empty { sender.max_end.latest(sender.end) } else { sender.max_end };
+    let highest = if is_empty { latest.latest(sender.end) } else { latest };
     if segment.seq.after(highest) {
         let near = segment.end().since(highest) < receiver.max_win && !is_ack_old;
         return outside(Bound::SeqBeyond, segment.seq, highest, near);
@@ -417,13 +534,19 @@ pub fn learn_outdated(sender: &mut Half, segment: &Segment) {
         if segment.flags.contains(Flags::FIN) {
             sender.seen.add(Seen::OUTDATED_FIN);
         }
+    } else if segment.flags.contains(Flags::FIN) && segment.end() == sender.end {
+        // What its sender said after it has overtaken it.
+        sender.seen.add(Seen::OUTDATED);
+        sender.seen.add(Seen::OUTDATED_FIN);
     }
 }
 
 /// Learns from a segment that passed [`check`].
 pub fn learn(sender: &mut Half, receiver: &mut Half, segment: &Segment) {
     let window = offered_window(sender, segment);
-    sender.max_win = sender.max_win.max(window);
+    let known = if sender.is_guessed() { window.min(REACH) } else { window };
+    sender.max_win = sender.max_win.max(known);
+    sender.appear();
     if segment.end().after(sender.end) {
         // It has sent more than its SYN.
         sender.seen.clear(Seen::SYN_DATA);
@@ -439,16 +562,26 @@ pub fn learn(sender: &mut Half, receiver: &mut Half, segment: &Segment) {
     if in_order || !sender.seen.has(Seen::TIMESTAMPS) {
         sender.note_timestamp(segment);
     }
+    if receiver.is_guessed() && receiver.seen.has(Seen::ACK) && sender.end.after(receiver.ack) {
+        // A window is no smaller than what is under way in it.
+        receiver.max_win = receiver.max_win.max(sender.end.since(receiver.ack).min(MAX_REACH));
+    }
     if segment.flags.contains(Flags::ACK) {
+        if !sender.seen.has(Seen::ACK) && receiver.seen.has(Seen::MET) {
+            // Its peer is heard for the first time: no more than a window was under way
+            // beyond this, and the window that it has is known.
+            receiver.iss = segment.ack.plus(REACH);
+            receiver.max_end = receiver.end.plus(REACH);
+        }
         sender.note_ack(segment);
         receiver.settle_syn_data(segment.ack);
-        if receiver.seen.has(Seen::MET) {
-            // It sent this before it was met.
+        if receiver.seen.has(Seen::MET) || receiver.elsewhere {
+            // It sent this before it was met, or where it was not seen.
             receiver.end = receiver.end.latest(segment.ack);
-            if receiver.end.since(receiver.iss) > UNDER_WAY {
-                // What it sent before is long past.
-                receiver.seen.clear(Seen::MET);
-            }
+        }
+        if receiver.seen.has(Seen::MET) && receiver.end.after(receiver.iss) {
+            // What it sent before is long past.
+            receiver.seen.clear(Seen::MET);
         }
         // A zero window is probed with one octet (RFC 9293 §3.8.6.1).
         receiver.max_end = receiver.max_end.latest(segment.ack.plus(window.max(1)));

@@ -6,6 +6,7 @@ use super::{
     CloseReason, DropReason, Event, Verdict,
     context::{Context, Eviction, Held, tag_of},
     judge::{Arrival, Content},
+    ruling::Pickup,
     shard::{Family, Shard},
     stats::add,
 };
@@ -98,6 +99,9 @@ impl Context<'_> {
             return Verdict::Drop(DropReason::TableFull);
         }
         let mut connection = tcp::open(segment, new.sender, self.now);
+        if self.ruling.pickup_mode(rule) == PickupMode::Loose {
+            tcp::expect_one_way(&mut connection, Direction::Original);
+        }
         self.stamp(&mut connection, &new.arrival, rule);
         connection.count(Direction::Original, new.arrival.len, self.now);
         let mut shard = mutex.lock();
@@ -114,7 +118,7 @@ impl Context<'_> {
             self.engine.embryonic.lock().cancel(reservation);
             return Verdict::Drop(DropReason::TableFull);
         };
-        self.opened(&mut held, new, Phase::SynSent, rule);
+        self.opened(&mut held, &connection, new.arrival.flow);
         let at = Whereabouts { shard: number, ipv6: A::IPV6, slot };
         let embryo = self.engine.embryonic.lock().settle(reservation, at);
         if let Some(entry) = A::table(held.shard).get_mut(slot) {
@@ -146,7 +150,7 @@ impl Context<'_> {
         let mut connection = Connection::new(phase, new.sender, self.now);
         self.stamp(&mut connection, &new.arrival, rule);
         connection.count(Direction::Original, new.arrival.len, self.now);
-        self.insert(held, new, connection, rule)
+        self.insert(held, new, connection)
     }
 
     /// A TCP segment that opens nothing: picked up, answered with RST, or met with
@@ -163,6 +167,14 @@ impl Context<'_> {
         if kind == Kind::Rst && meta.hook == Hook::Output {
             return Verdict::Accept;
         }
+        if kind == Kind::SynAck
+            && self.has_room()
+            && let Some(pickup) = self.ruling.pickup_of_answer(meta, &new.arrival.flow)
+            && pickup.mode == PickupMode::Loose
+        {
+            let connection = tcp::pick_up_answer(segment, opposite(new.sender), self.now);
+            return self.insert_answered(held, new, connection, &pickup);
+        }
         let Some(pickup) = self.ruling.pickup(meta, &new.arrival.flow) else {
             return Verdict::Drop(DropReason::OutOfState);
         };
@@ -176,16 +188,51 @@ impl Context<'_> {
                 (Direction::Original, new.sender)
             };
             let mut connection = tcp::pick_up(segment, direction, opener, self.now);
-            self.stamp(&mut connection, &new.arrival, pickup.rule);
-            connection.tag = tag_of(pickup.hook);
-            connection.interfaces = pickup.path.map(|interface| interface.0);
-            connection.count(direction, new.arrival.len, self.now);
-            return self.insert(held, new, connection, pickup.rule);
+            if pickup.mode == PickupMode::Loose && !kernel_knows {
+                tcp::expect_one_way(&mut connection, direction);
+            }
+            self.stamp_met(&mut connection, new, direction, &pickup);
+            return self.insert(held, new, connection);
         }
         if kind == Kind::Rst {
             return Verdict::Drop(DropReason::OutOfState);
         }
         self.refuse(&new.arrival, DropReason::OutOfState)
+    }
+
+    /// Notes what let in a connection that was met by this packet.
+    fn stamp_met<A: Family>(
+        &self,
+        connection: &mut Connection,
+        new: &Newcomer<'_, A>,
+        direction: Direction,
+        pickup: &Pickup,
+    ) {
+        self.stamp(connection, &new.arrival, pickup.rule);
+        connection.tag = tag_of(pickup.hook);
+        connection.interfaces = pickup.path.map(|interface| interface.0);
+        connection.count(direction, new.arrival.len, self.now);
+    }
+
+    /// A connection whose first packet here is its SYN-ACK: half-open like any other.
+    pub(super) fn insert_answered<A: Family>(
+        &mut self,
+        held: &mut Held<'_>,
+        new: &Newcomer<'_, A>,
+        mut connection: Connection,
+        pickup: &Pickup,
+    ) -> Verdict {
+        self.stamp_met(&mut connection, new, Direction::Reply, pickup);
+        let deadline = self.deadline(&connection).at;
+        let Some(slot) = A::table(held.shard).insert(new.key, new.hash, connection, deadline) else {
+            return Verdict::Drop(DropReason::TableFull);
+        };
+        if !self.count_half_open::<A>(held, slot, &new.key) {
+            A::table(held.shard).remove(slot, self.engine.seed);
+            return Verdict::Drop(DropReason::Limit);
+        }
+        self.opened(held, &connection, new.key.flow(connection.opener));
+        Verdict::Accept
     }
 
     fn stamp(&self, connection: &mut Connection, arrival: &Arrival<'_>, rule: RuleId) {
@@ -200,22 +247,20 @@ impl Context<'_> {
         held: &mut Held<'_>,
         new: &Newcomer<'_, A>,
         connection: Connection,
-        rule: RuleId,
     ) -> Verdict {
         let deadline = self.deadline(&connection).at;
-        let phase = connection.phase;
         if A::table(held.shard).insert(new.key, new.hash, connection, deadline).is_none() {
             return Verdict::Drop(DropReason::TableFull);
         }
-        self.opened(held, new, phase, rule);
+        self.opened(held, &connection, new.key.flow(connection.opener));
         Verdict::Accept
     }
 
-    fn opened<A: Family>(&mut self, held: &mut Held<'_>, new: &Newcomer<'_, A>, phase: Phase, rule: RuleId) {
-        held.shard.count_phase(None, Some(phase));
+    fn opened(&mut self, held: &mut Held<'_>, connection: &Connection, flow: Flow) {
+        held.shard.count_phase(None, Some(connection.phase));
         self.engine.connection_opened();
         add(&self.stats.opened, 1);
-        self.event(Event::Opened { flow: new.arrival.flow, rule });
+        self.event(Event::Opened { flow, rule: RuleId(connection.rule) });
     }
 
     /// Whether the table may take one more.
@@ -327,7 +372,7 @@ fn scope_of(limit: Limit, group: u16, flow: &Flow) -> Scope {
     }
 }
 
-const fn opposite(sender: Sender) -> Sender {
+pub(super) const fn opposite(sender: Sender) -> Sender {
     match sender {
         Sender::Low => Sender::High,
         Sender::High => Sender::Low,

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{
     CloseReason, DropReason, Meta, Verdict,
-    admit::Newcomer,
+    admit::{Newcomer, opposite},
     context::{Context, Held, path_of},
     shard::Family,
 };
@@ -165,10 +165,7 @@ impl Context<'_> {
                         return Some(Verdict::Drop(DropReason::Limit));
                     }
                 }
-                Outcome::Over => {
-                    self.end::<A>(held, slot, false, CloseReason::Replaced, true);
-                    return Some(Verdict::Drop(DropReason::Unexpected));
-                }
+                Outcome::Over => return Some(self.take_over::<A>(held, slot, key, arrival, &segment)),
                 Outcome::Reopen => {
                     self.end::<A>(held, slot, false, CloseReason::Replaced, true);
                     return None;
@@ -188,6 +185,32 @@ impl Context<'_> {
         }
         self.after_step::<A>(held, slot, key, before, forgotten);
         Some(Verdict::Accept)
+    }
+
+    /// Both ends have forgotten a connection, and the end that had not opened it begins
+    /// another: whether it may, the rules say now. If not, its SYN-ACK is dropped.
+    fn take_over<A: Family>(
+        &mut self,
+        held: &mut Held<'_>,
+        slot: Slot,
+        key: &Key<A>,
+        arrival: &Arrival<'_>,
+        segment: &Segment,
+    ) -> Verdict {
+        let next = A::table(held.shard).get(slot).and_then(|entry| {
+            let old = &entry.connection;
+            tcp::successor(old, segment, opposite(old.opener), self.now)
+        });
+        self.end::<A>(held, slot, false, CloseReason::Replaced, true);
+        match (next, self.ruling.pickup_of_answer(arrival.meta, &arrival.flow)) {
+            (Some(next), Some(pickup)) => {
+                let hash = key.hash(self.engine.seed);
+                let sender = opposite(next.opener);
+                let new = Newcomer { key: *key, hash, sender, arrival: *arrival };
+                self.insert_answered(held, &new, next, &pickup)
+            }
+            _ => Verdict::Drop(DropReason::Unexpected),
+        }
     }
 
     /// An ICMP error is let through if it is about a live connection, and for TCP

@@ -160,15 +160,25 @@ impl Ruling {
     /// The rule that would let this connection in, asked for one direction and then
     /// for the other, with the pickup mode that holds for it. `None`: neither.
     pub(super) fn pickup(&self, meta: &Meta, flow: &Flow) -> Option<Pickup> {
-        let ways = [
-            (false, meta.hook, [meta.in_if, meta.out_if], *flow),
-            (true, opposite(meta.hook), [meta.out_if, meta.in_if], flow.reversed()),
-        ];
-        ways.into_iter().find_map(|(reversed, hook, path, flow)| {
-            let (action, id, rule) = self.decide(&self.new_flow(hook, path, &flow, None));
-            let mode = rule.and_then(|rule| rule.pickup).unwrap_or(self.policy.settings.pickup.mode);
-            (action == Action::Accept).then_some(Pickup { rule: id, mode, reversed, hook, path })
-        })
+        let path = [meta.in_if, meta.out_if];
+        self.way_in(false, meta.hook, path, flow).or_else(|| self.pickup_of_answer(meta, flow))
+    }
+
+    /// The rule that would let in the connection that this packet answers.
+    pub(super) fn pickup_of_answer(&self, meta: &Meta, flow: &Flow) -> Option<Pickup> {
+        self.way_in(true, opposite(meta.hook), [meta.out_if, meta.in_if], &flow.reversed())
+    }
+
+    fn way_in(&self, reversed: bool, hook: Hook, path: [IfIndex; 2], flow: &Flow) -> Option<Pickup> {
+        let (action, id, _) = self.decide(&self.new_flow(hook, path, flow, None));
+        let mode = self.pickup_mode(id);
+        (action == Action::Accept).then_some(Pickup { rule: id, mode, reversed, hook, path })
+    }
+
+    /// How unknown connections of this rule are met.
+    pub(super) fn pickup_mode(&self, rule: RuleId) -> PickupMode {
+        let own = self.policy.rule(rule).and_then(|rule| rule.pickup);
+        own.unwrap_or(self.policy.settings.pickup.mode)
     }
 }
 

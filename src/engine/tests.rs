@@ -8,6 +8,7 @@ mod cells;
 mod clauses;
 mod forgotten;
 mod limits;
+mod one_way;
 mod other;
 mod probe;
 mod rules;

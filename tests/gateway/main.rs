@@ -25,6 +25,7 @@ macro_rules! both_families {
     )*};
 }
 
+mod asymmetric;
 mod clients;
 mod closing;
 mod datagram;

@@ -74,7 +74,9 @@ pub fn attempt(rng: &mut Rng, hosts: &[Host; 2], known: &[SeqNum]) -> Option<Att
             let s = match aimed {
                 7 | 8 => {
                     let flags = rng.pick(&[Flags::RST, Flags::RST.with(Flags::ACK)]);
-                    if ahead == sender.nxt || ahead == sender.una {
+                    // A hit: what the sender had said up to there may be all that the
+                    // firewall and the receiver have seen.
+                    if ahead == sender.una || sender.sent.contains(&ahead) {
                         return None;
                     }
                     segment(side, flags, ahead, sender.rcv, 0, 0)

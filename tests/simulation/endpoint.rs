@@ -100,6 +100,8 @@ pub struct Tcb {
     keep_at: Option<u64>,
     keeps: u32,
     gone_at: Option<u64>,
+    /// The ends of what it has sent and what is not acknowledged.
+    pub sent: Vec<SeqNum>,
     /// When it last answered what it could not accept.
     challenged_at: Option<u64>,
 }
@@ -159,6 +161,11 @@ impl Tcb {
     /// Synchronised, and not yet only waiting.
     pub fn is_live(&self) -> bool {
         !matches!(self.state, State::SynSent | State::SynReceived | State::TimeWait)
+    }
+
+    /// It can't wait for ever: something that it sent needs an answer.
+    pub fn awaits_answer(&self) -> bool {
+        self.in_flight() > 0 || matches!(self.state, State::SynSent | State::SynReceived | State::TimeWait)
     }
 
     fn may_receive(&self) -> bool {
@@ -233,6 +240,9 @@ impl Host {
         } else if t.ts_on {
             s.options.timestamps = Some((stamp, t.ts_recent));
         }
+        let end = s.end();
+        t.sent.retain(|sent| sent.after(t.una) && *sent != end);
+        t.sent.push(end);
         if self.style.sack && !is_syn {
             s.options.sack_high = t.gaps.last().map(|gap| gap.1);
         }
@@ -304,6 +314,7 @@ impl Host {
             keep_at: None,
             keeps: 0,
             gone_at: None,
+            sent: Vec::new(),
             challenged_at: None,
         }
     }

@@ -24,10 +24,6 @@ pub struct Laws {
     phase: Option<Phase>,
     /// The last entry was ended by a documented timer.
     excused: bool,
-    /// When the last entry gave way without a new one at once.
-    gave_way: Option<u64>,
-    /// This entry began with a SYN that was sent again because of that.
-    asked_anew: bool,
     honest_rsts: u64,
     rsts_at_open: u64,
     /// When a packet that its receiver could use last passed; one that was no FIN;
@@ -51,6 +47,12 @@ fn live_pair(hosts: &[Host; 2]) -> bool {
         (Some(a), Some(b)) => a.is_live() && b.is_live() && paired(a, b),
         _ => false,
     }
+}
+
+/// Each has all that the other had to say, and only the last acknowledgement may be
+/// missing: what a newer SYN may take the place of (RFC 9293 §3.6.1).
+fn both_have_all(hosts: &[Host; 2]) -> bool {
+    hosts.iter().all(|host| host.tcb.as_ref().is_some_and(|t| t.fin_received))
 }
 
 /// Every connection that an end has or had.
@@ -139,19 +141,13 @@ impl Laws {
             return Ok(());
         }
         self.dropped[packet.from as usize] = now;
-        // A new SYN has overtaken the last RST of the connection before: the challenge
-        // that the SYN draws is answered with another.
+        // A new SYN has overtaken what its own sender said last on a connection that it
+        // has given up: the challenge that the SYN draws is answered with an RST.
         let of_the_last = match (&sender.tcb, &receiver.tcb) {
             (Some(a), Some(b)) => !paired(a, b) && a.state == State::SynSent,
             _ => false,
         };
-        if of_the_last && packet.segment.flags.contains(Flags::RST) && self.phase == Some(Phase::SynSent) {
-            return Ok(());
-        }
-        // The SYN that took its Fast Open data along came before this entry: the
-        // connection that it belongs to waits for the timer.
-        let fast = [sender, receiver].iter().any(|host| host.tcb.as_ref().is_some_and(|t| t.fast));
-        if self.asked_anew && fast {
+        if of_the_last && self.phase == Some(Phase::SynSent) {
             return Ok(());
         }
         if receiver.would_move(&packet.segment, now) {
@@ -163,15 +159,21 @@ impl Laws {
         Ok(())
     }
 
-    /// What the firewall says happened.
-    pub fn event(&mut self, event: &Event, hosts: &[Host; 2], now: u64, sum: &mut Sum) -> Result<(), String> {
+    /// What the firewall says happened; `phase` is what the table has now.
+    pub fn event(
+        &mut self,
+        event: &Event,
+        phase: Option<Phase>,
+        hosts: &[Host; 2],
+        now: u64,
+        sum: &mut Sum,
+    ) -> Result<(), String> {
         match event {
             Event::Opened { .. } => {
-                if live_pair(hosts) && self.phase.is_some() {
+                if live_pair(hosts) && !both_have_all(hosts) && self.phase.is_some() {
                     return Err("a live connection was replaced".into());
                 }
-                self.begin(Phase::SynSent, now);
-                self.asked_anew = self.gave_way.take().is_some_and(|at| at < now);
+                self.begin(phase.unwrap_or(Phase::SynSent), now);
                 Ok(())
             }
             Event::Phase { from, to, .. } => {
@@ -195,10 +197,13 @@ impl Laws {
                 if phase != Some(closed.phase) {
                     return Err(format!("closed in {} but was in {phase:?}", closed.phase));
                 }
-                self.gave_way = matches!(closed.reason, CloseReason::Replaced).then_some(now);
                 // What both ends forgot goes before the new connection is asked for.
-                self.excused = matches!(closed.reason, CloseReason::Expired { .. } | CloseReason::Replaced);
-                if live_pair(hosts) {
+                self.excused = matches!(
+                    closed.reason,
+                    // An end whose RST was lost says more, and is told again, by the gateway.
+                    CloseReason::Expired { .. } | CloseReason::Replaced | CloseReason::Rst(_)
+                );
+                if live_pair(hosts) && !(phase == Some(Phase::TimeWait) && both_have_all(hosts)) {
                     sum.excused += 1;
                     return self.ended_alive(closed.reason, now);
                 }
@@ -345,7 +350,7 @@ impl Laws {
         if counters.connections != 0 || counters.embryonic != 0 {
             return Err(format!("left over: {counters:?}"));
         }
-        if hosts.iter().any(|h| h.tcb.as_ref().is_some_and(|t| t.state != State::Established)) {
+        if hosts.iter().any(|h| h.tcb.as_ref().is_some_and(Tcb::awaits_answer)) {
             return Err("an end is left with a connection".into());
         }
         Ok(())

@@ -41,15 +41,12 @@ impl Script {
             done: false,
         };
         script.roll(rng);
-        // Only where no old entry can be in the way: that two ends which both forgot open
-        // at once, crosswise, is left to the timers.
-        script.simultaneous = rng.percent(10);
         script
     }
 
     fn roll(&mut self, rng: &mut Rng) {
         self.opener = if rng.percent(85) { Side::A } else { Side::B };
-        self.simultaneous = false;
+        self.simultaneous = rng.percent(10);
         self.simultaneous_delay = rng.range(0, 60);
         self.close_with_peer = [rng.percent(60), rng.percent(60)];
     }

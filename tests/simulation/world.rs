@@ -421,7 +421,8 @@ impl World {
     fn events(&mut self) -> Result<(), String> {
         while let Some(event) = self.worker.poll_event() {
             self.say(|| format!("        firewall: {event:?}"));
-            self.laws.event(&event, &self.hosts, self.now, &mut self.sum)?;
+            let phase = self.view().map(|view| view.phase);
+            self.laws.event(&event, phase, &self.hosts, self.now, &mut self.sum)?;
         }
         Ok(())
     }

@@ -94,15 +94,63 @@ fn a_syn_and_its_answer_that_came_by_another_way_move_nothing() {
     }
 }
 
-/// The other end opens anew: whether it may, the rules say at its next SYN.
+/// The other end opens anew: whether it may, the rules say.
 #[test]
 fn both_ends_forgot_and_the_other_begins_anew() {
     let mut lab = Lab::in_phase(Phase::Established);
+    lab.pass(&[server("S", 700_000).len(100), client("S.", AGAIN).ack(700_101)]);
+    assert_eq!((lab.phase(), lab.closed()), (None, vec![CloseReason::Replaced]));
+    assert_eq!(cells::opened_by_server(&lab), Some(Phase::SynReceived));
+    assert_eq!(lab.engine.counters().embryonic, 1);
+    lab.pass(&[server(".", 700_101).ack(AGAIN + 1), client("P.", AGAIN + 1).ack(700_101).len(9)]);
+    assert_eq!(cells::opened_by_server(&lab), Some(Phase::Established));
+    // Only the client may open, says this rule.
+    let zone =
+        crate::policy::Zone { name: "outside".into(), interfaces: vec!["eth0".into()], networks: None };
+    let mut in_from_outside = rule("in", 1);
+    in_from_outside.from.any_of.push(crate::policy::Term::Zone(crate::policy::ZoneId(0)));
+    let mut settings = open_settings();
+    settings.default = Action::Drop;
+    let names = vec!["default".into(), "in".into()];
+    let one_sided = Policy::new(settings, vec![zone], vec![in_from_outside], names);
+    let mut lab = Lab::at(one_sided, "198.51.100.7:4000", "192.0.2.20:80");
+    lab.engine.set_interfaces(&[(OUTSIDE, "eth0".into()), (INSIDE, "eth1".into())]);
+    lab.handshake();
     lab.pass(&[server("S", 700_000)]);
     lab.dropped(client("S.", AGAIN).ack(700_001), DropReason::Unexpected);
     assert_eq!((lab.phase(), lab.closed()), (None, vec![CloseReason::Replaced]));
+    lab.dropped(server("S", 700_000), DropReason::Rule);
+    // Nor where a limit has no room.
+    let mut settings = open_settings();
+    settings.limits.total = Some(1);
+    let mut lab = Lab::with(settings, Vec::new());
+    lab.handshake();
+    lab.client.1 += 1;
+    lab.pass(&[client("S", 0)]);
+    lab.client.1 -= 1;
     lab.pass(&[server("S", 700_000)]);
-    assert_eq!(lab.engine.counters().embryonic, 1);
+    lab.dropped(client("S.", AGAIN).ack(700_001), DropReason::Limit);
+    assert_eq!(lab.engine.counters().connections, 1);
+}
+
+/// Both have forgotten, and open at the same time: two SYNs cross, and each end
+/// answers the other's (RFC 9293 §3.5, figure 7).
+#[test]
+fn both_ends_forgot_and_open_crosswise() {
+    for client_first in [true, false] {
+        let mut lab = Lab::in_phase(Phase::Established);
+        let mut syns = [client("S", AGAIN), server("S", 700_000)];
+        if !client_first {
+            syns.reverse();
+        }
+        lab.pass(&syns);
+        assert_eq!(lab.phase(), Some(Phase::Established));
+        lab.pass(&[client("S.", AGAIN).ack(700_001), server("S.", 700_000).ack(AGAIN + 1)]);
+        lab.pass(&[client("P.", AGAIN + 1).ack(700_001).len(10), server(".", 700_001).ack(AGAIN + 11)]);
+        let phases = [lab.phase(), cells::opened_by_server(&lab)];
+        assert!(phases.contains(&Some(Phase::Established)), "{phases:?}");
+        assert_eq!(lab.engine.counters().embryonic, 0);
+    }
 }
 
 /// A duplicate of the handshake that comes late is not a new one.

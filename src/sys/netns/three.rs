@@ -156,6 +156,46 @@ impl Three {
         )
     }
 
+    /// Makes a second link, from client to server beside the gateway, that no route
+    /// leads through yet. Neither end minds where packets come from.
+    ///
+    /// # Errors
+    /// What `ip` said.
+    pub fn link_beside(&self) -> Result<(), NetnsError> {
+        self.all.link((&self.client, "beside"), (&self.server, "beside"))?;
+        for (host, number) in [(&self.client, 1), (&self.server, 2)] {
+            let all = ["all", "eth0", "beside"].map(|name| format!("ipv4/conf/{name}/rp_filter"));
+            host.sysctls(&all.each_ref().map(|name| (name.as_str(), "0")))?;
+            host.ip_batch(&format!(
+                "addr add 198.51.100.{number}/24 dev beside\n\
+                 addr add 2001:db8:c::{number}/64 dev beside nodad\n"
+            ))?;
+        }
+        Ok(())
+    }
+
+    /// Leads what the client sends to the server beside the gateway.
+    ///
+    /// # Errors
+    /// What `ip` said.
+    pub fn from_client_beside(&self) -> Result<(), NetnsError> {
+        self.client.ip_batch(
+            "route add 192.0.2.10 via 198.51.100.2 src 203.0.113.10\n\
+             route add 2001:db8:b::10 via 2001:db8:c::2 src 2001:db8:a::10\n",
+        )
+    }
+
+    /// Leads what the server sends to the client beside the gateway.
+    ///
+    /// # Errors
+    /// What `ip` said.
+    pub fn from_server_beside(&self) -> Result<(), NetnsError> {
+        self.server.ip_batch(
+            "route add 203.0.113.10 via 198.51.100.1 src 192.0.2.10\n\
+             route add 2001:db8:a::10 via 2001:db8:c::1 src 2001:db8:b::10\n",
+        )
+    }
+
     /// Deletes the link between client and gateway.
     ///
     /// # Errors
