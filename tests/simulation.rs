@@ -13,7 +13,7 @@ mod model;
 
 use model::{simulate, world::Sum};
 
-const SEEDS: u64 = 600;
+const SEEDS: u64 = 10_000;
 
 #[test]
 fn whatever_honest_ends_do_the_firewall_breaks_nothing() {

@@ -8,7 +8,7 @@ const REACH: u32 = 1 << 25;
 /// How far the ends of the only connection are.
 fn ends(lab: &Lab) -> [SeqNum; 2] {
     let found = lab.engine.shards.iter().find_map(|shard| {
-        let mut shard = shard.lock();
+        let shard = shard.lock();
         let bound = shard.ipv4.bound();
         (0..bound).find_map(|slot| shard.ipv4.get(slot).map(|entry| entry.connection))
     });
