@@ -23,6 +23,7 @@ mod ask;
 mod budget;
 mod context;
 pub mod event;
+mod fast_open;
 mod judge;
 pub mod meta;
 mod ruling;
@@ -33,7 +34,7 @@ mod tend;
 pub mod view;
 
 pub use event::{CloseReason, Closed, Event, Peer};
-pub use meta::{DropReason, IfIndex, Meta, Transmit, Verdict};
+pub use meta::{DropReason, IfIndex, Meta, Renumbering, Transmit, Verdict};
 pub use view::{Change, Counters, Counts, Existing, TimerRow, View};
 
 use std::{
@@ -52,7 +53,7 @@ use self::{
     context::{Context, Outbox},
     ruling::{Ruling, Shrink},
     shard::Shard,
-    stats::Stats,
+    stats::{Stats, add},
 };
 use crate::{
     conntrack::{Embryonic, Flow, Instant, Timer},
@@ -62,6 +63,9 @@ use crate::{
 
 /// Shards of the table: more than any gateway has workers, so that two seldom meet.
 const SHARDS: usize = 64;
+
+/// Octets of a rewritten packet, which is headers only: longer ones cost an allocation.
+const HEADERS: usize = 256;
 
 /// The whole firewall but the kernel: shared by all workers.
 #[derive(Debug)]
@@ -92,6 +96,8 @@ pub struct Worker {
     stats: Arc<Stats>,
     loopback: wire::Loopback,
     out: Outbox,
+    /// What goes on in place of the packet last accepted; empty if that itself does.
+    rewritten: Vec<u8>,
 }
 
 impl Engine {
@@ -133,6 +139,7 @@ impl Engine {
             stats,
             loopback: wire::Loopback::Refuse,
             out: Outbox::default(),
+            rewritten: Vec::with_capacity(HEADERS),
         }
     }
 
@@ -223,13 +230,37 @@ impl Worker {
 
     /// Judges one packet. `bytes` starts at the IP header.
     pub fn handle_packet(&mut self, meta: &Meta, bytes: &[u8], now: Instant) -> Verdict {
+        self.rewritten.clear();
+        self.out.strip = false;
         let parsed = wire::parse_where(bytes, meta.wire_len, meta.checksums, self.loopback);
         let verdict = match parsed {
             Ok(packet) => self.with(now, |context| context.judge(meta, &packet)),
             Err(malformed) => Verdict::Drop(DropReason::Malformed(malformed)),
         };
+        let verdict = if self.out.strip { self.strip(verdict, meta, bytes) } else { verdict };
         self.stats.count(verdict, meta.wire_len);
         verdict
+    }
+
+    /// The packet that goes on in place of the one that [`Self::handle_packet`] has
+    /// just accepted, IP header first; `None`: that goes on as it is.
+    #[must_use]
+    pub fn rewritten(&self) -> Option<&[u8]> {
+        (!self.rewritten.is_empty()).then_some(self.rewritten.as_slice())
+    }
+
+    fn strip(&mut self, verdict: Verdict, meta: &Meta, bytes: &[u8]) -> Verdict {
+        match verdict {
+            Verdict::Accept => {
+                match wire::without_fast_open(bytes, meta.wire_len, &mut self.rewritten) {
+                    Some(()) => add(&self.stats.stripped, 1),
+                    // As if it had been lost behind us.
+                    None => return Verdict::Drop(DropReason::FastOpen),
+                }
+                verdict
+            }
+            Verdict::Drop(_) | Verdict::Reset(_) => verdict,
+        }
     }
 
     /// Runs something with the ruling of now.

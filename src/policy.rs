@@ -30,7 +30,8 @@ pub use limits::{EmbryonicLimits, Limit, LimitTable, OnExcess, ResolvedLimit, Re
 pub use live::{Live, LiveError, LiveLimit, LiveTimer, Origin};
 pub use network::NetworkSet;
 pub use rule::{
-    Action, Hook, Hooks, NewFlow, Ports, Rule, RuleId, Selector, Service, ServiceKind, Term, ZoneBits, ZoneId,
+    Action, FastOpen, Hook, Hooks, NewFlow, Ports, Rule, RuleId, Selector, Service, ServiceKind, Term,
+    ZoneBits, ZoneId,
 };
 pub use settings::{Adaptive, Fail, Marks, OnExpire, Pickup, PickupMode, Probe, Queues, Settings, Zone};
 pub use timers::TimerTable;

@@ -14,6 +14,7 @@
     )
 )]
 
+mod bare;
 pub mod build;
 pub mod checksum;
 pub mod malformed;
@@ -24,6 +25,7 @@ pub mod seq;
 #[cfg(test)]
 mod tests;
 
+pub use bare::without_fast_open;
 pub use build::{Echo, FourTuple, RawPacket, SegmentBuilder};
 pub use malformed::Malformed;
 pub use packet::{Datagram, Embedded, Flags, IcmpMessage, Packet, Protocol, Segment, TcpOptions, Transport};

@@ -10,7 +10,7 @@ mod counting;
 use halfgate::{
     conntrack::Instant,
     engine::{Engine, IfIndex, Meta, Verdict, Worker},
-    policy::{Action, Hook, Policy, Settings},
+    policy::{Action, EmbryonicLimits, FastOpen, Hook, Policy, Rule, RuleId, Selector, Settings},
     wire::{Checksums, Flags, FourTuple, RawPacket, SegmentBuilder, SeqNum},
 };
 
@@ -24,6 +24,8 @@ fn judge(worker: &mut Worker, packet: &RawPacket) -> Verdict {
         wire_len: packet.wire_len(),
         checksums: Checksums::Verify,
         kernel_knows: false,
+        parent: None,
+        renumbered: None,
     };
     worker.handle_packet(&meta, &packet.bytes, NOW)
 }
@@ -67,6 +69,42 @@ fn packets_of_a_connection_allocate_nothing() {
         assert_eq!(passed, 2000);
         assert_eq!(count, 0, "{src}");
     }
+}
+
+/// The shorter packet stands in memory that is there.
+#[test]
+fn a_syn_that_loses_its_fast_open_allocates_nothing() {
+    let rule = Rule {
+        id: RuleId(1),
+        name: "web".into(),
+        place: "test:1".into(),
+        comment: "".into(),
+        from: Selector::default(),
+        to: Selector::default(),
+        services: Vec::new(),
+        action: Action::Accept,
+        log: false,
+        timers: Vec::new(),
+        limits: EmbryonicLimits::default(),
+        on_expire: None,
+        pickup: None,
+        fast_open: FastOpen::Strip,
+    };
+    let names = vec!["default".into(), "web".into()];
+    let policy = Policy::new(Settings::default(), Vec::new(), vec![rule], names);
+    let engine = Engine::new(policy, [1, 2], NOW);
+    let mut worker = engine.worker();
+    let tuple =
+        FourTuple { src: [192, 0, 2, 1].into(), src_port: 4000, dst: [198, 51, 100, 2].into(), dst_port: 80 };
+    let syn = SegmentBuilder::new(tuple).flags(Flags::SYN).fast_open(&[7; 8]).payload(&[1; 1000]).build();
+    let mut stripped = 0;
+    let mut send = || {
+        assert_eq!(judge(&mut worker, &syn), Verdict::Accept);
+        stripped += u32::from(worker.rewritten().is_some_and(|bytes| bytes.len() == 20 + 20 + 12));
+    };
+    send();
+    let count = allocations(|| (0..1000).for_each(|_| send()));
+    assert_eq!((stripped, count), (1001, 0));
 }
 
 #[test]

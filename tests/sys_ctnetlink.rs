@@ -55,7 +55,7 @@ fn watched<R: Send>(
     server_port: u16,
     body: impl FnOnce(&dyn Fn() -> Next) -> R + Send,
 ) -> R {
-    let settings = QueueSettings { number: 9, copy_range: 128, max_len: 1000, gso: true };
+    let settings = QueueSettings { number: 9, copy_range: 128, max_len: 1000, gso: true, conntrack: false };
     let mut queue = inside(&net.gateway, || Queue::open(settings).unwrap());
     for hook in hooks {
         let matching = format!("-p tcp -m mark ! --mark {OWN:#x} -m conntrack --ctstate NEW,ESTABLISHED");
@@ -66,7 +66,7 @@ fn watched<R: Send>(
     thread::scope(|scope| {
         let worker = scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                let mut judge = |queued: &halfgate::sys::queue::Queued<'_>| {
+                let judge = |queued: &halfgate::sys::queue::Queued<'_>| {
                     let packet = SlicedPacket::from_ip(queued.bytes).unwrap();
                     let Some(TransportSlice::Tcp(tcp)) = &packet.transport else {
                         panic!("diverted TCP only")
@@ -85,7 +85,7 @@ fn watched<R: Send>(
                     }
                     Answer::Accept { mark: queued.mark }
                 };
-                queue.serve(Duration::from_millis(20), &mut judge).unwrap();
+                queue.serve(Duration::from_millis(20), &mut |queued, _| judge(queued)).unwrap();
             }
         });
         let body = scope.spawn(|| body(&|| *next.lock()));

@@ -22,13 +22,14 @@ use halfgate::{
         interfaces,
         queue::{Answer, Queue, QueueError, QueueLoss, QueueSettings, Queued, losses},
     },
+    wire::{Checksums, FourTuple, Transport, build},
 };
 use net::{CLIENT, GATEWAY_IN, Net, SERVER, enter, eventually, inside, run};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 fn settings(number: u16) -> QueueSettings {
-    QueueSettings { number, copy_range: 128, max_len: 1000, gso: true }
+    QueueSettings { number, copy_range: 128, max_len: 1000, gso: true, conntrack: false }
 }
 
 fn address(address: &str, port: u16) -> SocketAddr {
@@ -51,7 +52,7 @@ fn serving<R: Send>(
     thread::scope(|scope| {
         let worker = scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                queue.serve(Duration::from_millis(20), &mut judge).unwrap();
+                queue.serve(Duration::from_millis(20), &mut |queued, _| judge(queued)).unwrap();
             }
         });
         let body = scope.spawn(body);
@@ -159,7 +160,7 @@ fn every_packet_of_a_batch_has_its_own_verdict() {
     while judged < 200 {
         calls += 1;
         judged += queue
-            .serve(SECOND, &mut |queued| {
+            .serve(SECOND, &mut |queued, _| {
                 let number = *queued.bytes.last().unwrap();
                 if number % 3 == 0 { Answer::Drop } else { accept(queued) }
             })
@@ -174,6 +175,52 @@ fn every_packet_of_a_batch_has_its_own_verdict() {
     }
     assert_eq!(received, (0..200).filter(|number| number % 3 != 0).collect::<Vec<u8>>());
     assert_eq!(inside(&net.gateway, losses).unwrap()[0].waiting, 0);
+}
+
+/// A shorter packet in place of the one that waits, and what is no packet at all.
+#[test]
+fn a_packet_goes_on_as_it_was_rewritten_or_not_at_all() {
+    let net = Net::new();
+    let mut queue = inside(&net.gateway, || Queue::open(settings(12)).unwrap());
+    net.divert("FORWARD", "-p udp", 12);
+    let server = inside(&net.server, || UdpSocket::bind(address(SERVER[0], 700)).unwrap());
+    let client = inside(&net.client, || UdpSocket::bind(address(CLIENT[0], 700)).unwrap());
+    server.set_read_timeout(Some(SECOND * 5)).unwrap();
+    for number in 0..4_u8 {
+        client.send_to(&[number; 1200], address(SERVER[0], 700)).unwrap();
+    }
+    eventually("all packets wait", || (inside(&net.gateway, losses).unwrap()[0].waiting == 4).then_some(()));
+    let mut judged = 0;
+    while judged < 4 {
+        judged += queue
+            .serve(SECOND, &mut |queued, rewritten| {
+                let (tuple, data) = tuple_and_data(queued);
+                match data {
+                    0 => rewritten.extend(build::udp(tuple, b"short").bytes),
+                    // Less than the IP header that is there.
+                    1 => rewritten.extend([0x45; 7]),
+                    2 => rewritten.extend(build::udp(tuple, &[9; 1300]).bytes),
+                    _ => {}
+                }
+                if data == 3 { accept(queued) } else { Answer::Rewrite { mark: queued.mark } }
+            })
+            .unwrap();
+    }
+    let mut buffer = [0; 2000];
+    let mut received = Vec::new();
+    for _ in 0..3 {
+        let len = server.recv(&mut buffer).unwrap();
+        received.push((len, buffer[0]));
+    }
+    assert_eq!(received, [(5, b's'), (1300, 9), (1200, 3)]);
+    eventually("none is left", || (inside(&net.gateway, losses).unwrap()[0].waiting == 0).then_some(()));
+}
+
+fn tuple_and_data(queued: &Queued<'_>) -> (FourTuple, u8) {
+    let packet = halfgate::wire::parse(queued.bytes, queued.wire_len, Checksums::Trust).unwrap();
+    let Transport::Udp(udp) = packet.transport else { panic!("{packet:?}") };
+    let (src_port, dst_port) = (udp.src_port, udp.dst_port);
+    (FourTuple { src: packet.src, src_port, dst: packet.dst, dst_port }, queued.bytes[28])
 }
 
 #[test]
@@ -206,7 +253,7 @@ fn a_verdict_for_a_packet_that_is_gone_costs_no_other_verdict() {
 
     let mut seen = 0;
     let judged = queue
-        .serve(SECOND, &mut |queued| {
+        .serve(SECOND, &mut |queued, _| {
             seen += 1;
             if seen == 10 {
                 run(&net.gateway, "ip link set g9 down");
@@ -223,11 +270,11 @@ fn a_verdict_for_a_packet_that_is_gone_costs_no_other_verdict() {
     }
     assert_eq!(received, [0, 2, 4, 6, 8]);
     // The refusals are read, counted, and don't count as packets.
-    assert_eq!(queue.serve(Duration::ZERO, &mut |_| unreachable!()).unwrap(), 0);
+    assert_eq!(queue.serve(Duration::ZERO, &mut |_, _| unreachable!()).unwrap(), 0);
     assert_eq!((queue.troubles().gone, queue.troubles().refused), (5, 0));
 
     stays.send_to(&[99], address(SERVER[0], 700)).unwrap();
-    assert_eq!(queue.serve(SECOND * 5, &mut |queued| accept(queued)).unwrap(), 1);
+    assert_eq!(queue.serve(SECOND * 5, &mut |queued, _| accept(queued)).unwrap(), 1);
     server.recv(&mut buffer).unwrap();
     assert_eq!(buffer[0], 99);
 }
@@ -274,7 +321,7 @@ fn a_full_queue_tells_what_it_lost() {
     eventually("the queue is full", || {
         (inside(&net.gateway, losses).unwrap() == [full, none(6)]).then_some(())
     });
-    assert_eq!(queue.serve(SECOND, &mut |_| Answer::Drop).unwrap(), 4);
+    assert_eq!(queue.serve(SECOND, &mut |_, _| Answer::Drop).unwrap(), 4);
     assert_eq!(inside(&net.gateway, losses).unwrap()[0], QueueLoss { waiting: 0, ..full });
     drop(queue);
     assert_eq!(inside(&net.gateway, losses).unwrap(), [none(6)]);
@@ -347,7 +394,7 @@ fn a_signal_ends_the_wait_and_nothing_else() {
         let worker = scope.spawn(move || {
             // SAFETY: no arguments.
             tell.send(unsafe { libc::pthread_self() }).unwrap();
-            queue.serve(SECOND * 3600, &mut |_| unreachable!()).unwrap()
+            queue.serve(SECOND * 3600, &mut |_, _| unreachable!()).unwrap()
         });
         let id = thread.recv().unwrap();
         eventually("the wait ends", || {

@@ -15,7 +15,7 @@ use net::{CLIENT, Net, SERVER, eventually, inside};
 #[test]
 fn serving_packets_allocates_nothing() {
     let net = Net::new();
-    let settings = QueueSettings { number: 1, copy_range: 128, max_len: 1000, gso: true };
+    let settings = QueueSettings { number: 1, copy_range: 128, max_len: 1000, gso: true, conntrack: false };
     let mut queue = inside(&net.gateway, || Queue::open(settings).unwrap());
     net.divert("FORWARD", "-p udp", 1);
     let client = inside(&net.client, || UdpSocket::bind((CLIENT[0], 700)).unwrap());
@@ -26,14 +26,21 @@ fn serving_packets_allocates_nothing() {
         (inside(&net.gateway, losses).unwrap()[0].waiting == 200).then_some(())
     });
 
-    // Drops and accepts of both lengths, from the very first call on.
+    // Drops, accepts and rewrites, from the very first call on.
     let (mut judged, mut number) = (0, 0_u32);
     let before = allocations();
     while judged < 200 {
         judged += queue
-            .serve(Duration::from_secs(1), &mut |queued| {
+            .serve(Duration::from_secs(1), &mut |queued, rewritten| {
                 number += 1;
-                if number % 2 == 0 { Answer::Drop } else { Answer::Accept { mark: queued.mark } }
+                match number % 3 {
+                    0 => Answer::Drop,
+                    1 => Answer::Accept { mark: queued.mark },
+                    _ => {
+                        rewritten.extend_from_slice(queued.bytes);
+                        Answer::Rewrite { mark: queued.mark }
+                    }
+                }
             })
             .unwrap();
     }

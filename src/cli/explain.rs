@@ -84,6 +84,14 @@ fn show(output: &mut Output, told: &Explanation) -> Result<()> {
     let dress = if told.verdict == "accept" { Dress::Good } else { Dress::Bad };
     let verdict = output.dressed(dress, &told.verdict);
     output.line(&format!("{verdict}: {}", told.because))?;
+    if let Some(mode) = told.fast_open.as_deref().filter(|mode| *mode != "allow") {
+        let what = if mode == "strip" {
+            "is taken out of the SYN, with its data"
+        } else {
+            "in a SYN, or data, has it dropped"
+        };
+        output.line(&format!("  fast_open: {mode}: TCP Fast Open {what}"))?;
+    }
     for limit in &told.limits {
         let rule = limit.rule.as_ref().map(|rule| format!(" of rule {rule}")).unwrap_or_default();
         let now = limit.embryonic.map(|now| format!(", {now} now")).unwrap_or_default();

@@ -121,10 +121,11 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
     rows.push((
         "packets",
         format!(
-            "{} ({}): {} accepted, {} dropped, {} reset",
+            "{} ({}): {} accepted{}, {} dropped, {} reset",
             status.packets,
             text::octets(status.bytes),
             status.accepted,
+            stripped(status.stripped),
             status.dropped,
             status.reset
         ),
@@ -159,6 +160,11 @@ fn listed(counts: &[Named]) -> String {
 
 fn in_brackets(counts: &[Named]) -> String {
     if counts.is_empty() { String::new() } else { format!(" ({})", listed(counts)) }
+}
+
+/// How many of the accepted packets went on without their Fast Open.
+fn stripped(count: u64) -> String {
+    if count == 0 { String::new() } else { format!(" ({count} without their Fast Open)") }
 }
 
 #[cfg(test)]

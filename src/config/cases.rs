@@ -92,7 +92,7 @@ rules:
     t:10:24: error: rule web: `example.com` is a hostname, and rules hold for addresses (write its address: a firewall must not depend on what DNS says today)
     t:10:45: error: rule web: action can't be `allow` (did you mean `accept`?)
     t:10:57: error: rule web: log must be true or false (write true)
-    t:10:62: error: rule web: unknown key `color` in a rule (a rule has: name, from, to, service, action, log, comment, enabled, timers, limits, on_expire, pickup)
+    t:10:62: error: rule web: unknown key `color` in a rule (a rule has: name, from, to, service, action, log, comment, enabled, timers, limits, on_expire, pickup, fast_open)
     t:11:5: error: rule #3: `name` is missing (give the rule a name: timers, limits and logs go by it)
     "#);
 }
@@ -268,6 +268,11 @@ fn actions_and_switches() {
         "action: accept, on_expire: silent",
         "action: accept, pickup: { mode: loose, grace: 1m }",
         "action: accept, pickup: lose",
+        "action: accept, fast_open: off",
+        "action: accept, fast_open: stripp",
+        "action: accept, fast_open: [deny]",
+        "action: accept, tfo: deny",
+        "action: accept, service: udp/53, fast_open: deny",
         "action: accept, name: again",
         "from: lan",
     ];
@@ -293,7 +298,7 @@ fn actions_and_switches() {
     action: drop, inspect: full
         error: rule r: this version does not have `inspect` (leave it out: every packet is inspected in this version)
     action: drop, fast_open: strip
-        error: rule r: this version does not have `fast_open` (leave it out: Fast Open passes unchanged in this version)
+        warning: rule r: `fast_open` does nothing in a rule that lets nothing through (remove it, or write `action: accept`)
     action: drop, timers: { syn_sent: 5s }
         warning: rule r: `timers` does nothing in a rule that lets nothing through (remove it, or write `action: accept`)
     action: accept, on_expire: { probe: { interval: 15s, retries: 5 } }
@@ -327,6 +332,16 @@ fn actions_and_switches() {
         error: rule r: a rule has no grace of its own (set `pickup: { grace: ... }` for the whole file)
     action: accept, pickup: lose
         error: rule r: pickup can't be `lose` (did you mean `loose`?)
+    action: accept, fast_open: off
+        error: rule r: fast_open can't be `off` (did you mean `strip`?)
+    action: accept, fast_open: stripp
+        error: rule r: fast_open can't be `stripp` (did you mean `strip`?)
+    action: accept, fast_open: [deny]
+        error: rule r: fast_open must be a word, and this is a list (write one word, in quotes if it has a `:` or `,` in it)
+    action: accept, tfo: deny
+        error: rule r: unknown key `tfo` in a rule (did you mean `fast_open`?)
+    action: accept, service: udp/53, fast_open: deny
+        warning: rule r: `fast_open` does nothing in a rule without TCP (remove it, or name a service like tcp/443)
     action: accept, name: again
         error: rule r: `name` is written twice; the first is on line 7 (keep one of them)
     from: lan

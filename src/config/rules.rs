@@ -11,7 +11,10 @@ use super::{
     settings,
     yaml::{Kind, Node, Place},
 };
-use crate::policy::{Action, EmbryonicLimits, Hooks, Policy, Rule, RuleId, Selector, Service};
+use crate::{
+    policy::{Action, EmbryonicLimits, Hooks, Policy, Rule, RuleId, Selector, Service},
+    wire::Protocol,
+};
 
 /// The most rules in one file.
 const MAX_RULES: usize = 10_000;
@@ -108,6 +111,22 @@ pub(super) fn read(
     (enabled, ids.names)
 }
 
+/// Fast Open is TCP's.
+fn check_fast_open(fields: &Fields<'_>, services: Option<&[Service]>, report: &mut Report) {
+    let tcp = Service::Protocol(Protocol::TCP);
+    let has_tcp =
+        |services: &[Service]| services.is_empty() || services.iter().any(|service| tcp.covers(service));
+    if let (Some(node), Some(services)) = (fields.get("fast_open"), services)
+        && !has_tcp(services)
+    {
+        report.warning(
+            node.place,
+            "`fast_open` does nothing in a rule without TCP",
+            "remove it, or name a service like tcp/443",
+        );
+    }
+}
+
 fn name_of(node: &Node) -> Option<&str> {
     let Kind::Map(map) = &node.kind else { return None };
     map.iter().find_map(|(key, value)| match (&key.kind, &value.kind) {
@@ -150,10 +169,14 @@ fn rule(
         fields.get("limits").map_or_else(EmbryonicLimits::default, |node| settings::limits(node, report));
     let on_expire = fields.get("on_expire").and_then(|node| settings::on_expire(node, report));
     let pickup = fields.get("pickup").and_then(|node| settings::rule_pickup(node, report));
+    let fast_open =
+        fields.get("fast_open").and_then(|node| settings::fast_open(node, report)).unwrap_or_default();
+
+    check_fast_open(&fields, service.as_deref(), report);
 
     let action = action?;
     if action != Action::Accept {
-        for key in ["timers", "limits", "on_expire", "pickup"] {
+        for key in ["timers", "limits", "on_expire", "pickup", "fast_open"] {
             if let Some(node) = fields.get(key) {
                 report.warning(
                     node.place,
@@ -186,6 +209,7 @@ fn rule(
         limits,
         on_expire,
         pickup,
+        fast_open,
     };
     Some((
         Placed { rule, place: node.place, from: from_place, to: to_place, service: service_place },

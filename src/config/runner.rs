@@ -105,6 +105,8 @@ impl World {
             wire_len: packet.wire_len(),
             checksums: Checksums::Verify,
             kernel_knows: false,
+            parent: None,
+            renumbered: None,
         };
         let verdict = self.worker.handle_packet(&meta, &packet.bytes, now);
         while self.worker.poll_transmit().is_some() || self.worker.poll_event().is_some() {}

@@ -225,10 +225,10 @@ pub const RULE: Group = Group {
         "limits",
         "on_expire",
         "pickup",
+        "fast_open",
     ],
     later: &[
         ("inspect", "leave it out: every packet is inspected in this version"),
-        ("fast_open", "leave it out: Fast Open passes unchanged in this version"),
         ("source_prefix", "leave it out: a source is one IPv4 address or one IPv6 /64"),
     ],
     foreign: &[
@@ -261,6 +261,9 @@ pub const RULE: Group = Group {
         ("timeout", "timers"),
         ("timeouts", "timers"),
         ("logging", "log"),
+        ("tfo", "fast_open"),
+        ("tcp_fast_open", "fast_open"),
+        ("fastopen", "fast_open"),
         ("limit", "limits"),
         ("state", "nothing: replies of accepted connections pass by themselves"),
     ],

@@ -12,8 +12,8 @@ use super::{
 use crate::{
     conntrack::Timer,
     policy::{
-        Action, Adaptive, EmbryonicLimits, Fail, Hooks, Limit, Marks, OnExcess, OnExpire, Pickup, PickupMode,
-        Probe, Queues, Settings, duration, live::check_timer,
+        Action, Adaptive, EmbryonicLimits, Fail, FastOpen, Hooks, Limit, Marks, OnExcess, OnExpire, Pickup,
+        PickupMode, Probe, Queues, Settings, duration, live::check_timer,
     },
 };
 
@@ -276,6 +276,22 @@ fn probe(node: &Node, report: &mut Report) -> Option<Probe> {
         probe.retries = u8::try_from(retries).unwrap_or(u8::MAX);
     }
     (report.errors() == before).then_some(probe)
+}
+
+/// Reads a rule's `fast_open:`.
+pub(super) fn fast_open(node: &Node, report: &mut Report) -> Option<FastOpen> {
+    let choices = [FastOpen::Allow, FastOpen::Strip, FastOpen::Deny].map(|mode| (mode.name(), mode));
+    let foreign = [
+        ("accept", "allow"),
+        ("pass", "allow"),
+        ("on", "allow"),
+        ("remove", "strip"),
+        ("clear", "strip"),
+        ("drop", "deny"),
+        ("block", "deny"),
+        ("off", "strip"),
+    ];
+    choice(node, "fast_open", &choices, &foreign, &[], report)
 }
 
 /// Reads `timers:`.

@@ -11,8 +11,8 @@ use super::{
 use crate::{
     conntrack::{Flow, Timer},
     policy::{
-        Action, Hook, Limit, LimitTable, Live, NewFlow, Origin, PickupMode, Policy, Rule, RuleId, Selector,
-        TimerTable, ZoneBits,
+        Action, FastOpen, Hook, Limit, LimitTable, Live, NewFlow, Origin, PickupMode, Policy, Rule, RuleId,
+        Selector, TimerTable, ZoneBits,
     },
     sys::table::{Covered, Exempt, Looks, Share},
     wire::{Flags, Protocol},
@@ -194,6 +194,8 @@ pub fn explain(question: &Question, policy: &Policy, live: &Live) -> Explanation
         told.timers = timer_rows(policy, live, &timers, rule, flow.protocol);
         if flow.protocol == Protocol::TCP {
             told.on_expire = Some(on_expire(policy, rule));
+            let fast_open = matched.map_or(FastOpen::Allow, |rule| rule.fast_open);
+            told.fast_open = Some(fast_open.name().to_owned());
             let limits = LimitTable::resolve(policy, live);
             for limit in Limit::ALL {
                 let global = limits.global();
@@ -444,6 +446,7 @@ rules:
     timers: { half_closed: 30s }
     on_expire: { probe: { retries: 3 } }
     limits: { embryonic: { per_destination: 500 } }
+    fast_open: strip
   - { name: mail, from: wan, service: tcp/25, action: reset }
 "#;
 
@@ -469,6 +472,9 @@ rules:
         assert_eq!((half_closed.origin.as_str(), half_closed.rule.as_deref()), ("rule", Some("web")));
         assert!(told.timers.iter().all(|row| row.timer != "udp_new"));
         assert_eq!(told.on_expire.as_deref(), Some("probe every 15s, 3 times (rule)"));
+        assert_eq!(told.fast_open.as_deref(), Some("strip"));
+        let ssh = ask("tcp 192.168.10.20:4000 > 192.0.2.1:22 S", Some("eth1"), Some("ppp0"));
+        assert_eq!(ssh.fast_open.as_deref(), Some("allow"));
         let limits: Vec<_> = told.limits.iter().map(|row| (row.limit.as_str(), row.value)).collect();
         assert_eq!(limits, [("embryonic.total", Some(20000)), ("embryonic.per_destination", Some(500))]);
     }

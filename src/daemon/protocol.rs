@@ -526,6 +526,9 @@ pub struct Status {
     pub dropped: u64,
     /// Dropped and answered.
     pub reset: u64,
+    /// Accepted without their Fast Open.
+    #[serde(default)]
+    pub stripped: u64,
     /// Drops by reason.
     pub drop_reasons: Vec<Named>,
     /// Limits passed.
@@ -581,6 +584,9 @@ pub struct Explanation {
     pub verdict: String,
     /// Why, in a sentence.
     pub because: String,
+    /// What becomes of Fast Open: `allow`, `strip` or `deny`; for TCP that is accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fast_open: Option<String>,
     /// The limits that apply.
     pub limits: Vec<LimitRow>,
     /// The timers of its connection.

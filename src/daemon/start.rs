@@ -84,6 +84,12 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let diversion = table::probe()?;
     let policy = compiled.policy;
     let (spec, queues) = open_queues(&policy, &mut lock)?;
+    if !queues.iter().any(Queue::tells_conntrack) {
+        log::notice(
+            "this kernel does not tell which connection a helper's belongs to (it was built without \
+             CONFIG_NETFILTER_NETLINK_GLUE_CT): the rules decide about connections of FTP and the like",
+        );
+    }
     let watch = interfaces::Watch::open().context("can't follow interfaces")?;
     let kernel = RealKernel::open(policy.settings.marks.own())
         .context("can't open the raw and ctnetlink sockets (they need CAP_NET_RAW and CAP_NET_ADMIN)")?;
@@ -248,7 +254,8 @@ fn open_range(base: u16, count: u16) -> Result<Vec<Queue>, queue::QueueError> {
     (0..count * 2)
         .map(|offset| {
             let max_len = if offset < count { KNOWN_WAITING } else { SYN_WAITING };
-            Queue::open(QueueSettings { number: base + offset, copy_range: COPY_RANGE, max_len, gso: true })
+            let (number, conntrack) = (base + offset, offset >= count);
+            Queue::open(QueueSettings { number, copy_range: COPY_RANGE, max_len, gso: true, conntrack })
         })
         .collect()
 }

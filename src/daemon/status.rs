@@ -86,6 +86,7 @@ impl Daemon {
             accepted: counters.accepted,
             dropped,
             reset: counters.reset,
+            stripped: counters.stripped,
             drop_reasons: named(&counters.dropped),
             limits_passed: named(&counters.limits_passed),
             sent: Sent {

@@ -19,10 +19,12 @@ use super::{
     shared::{Outbox, Pulse, Shared},
 };
 use crate::{
+    conntrack::Flow,
     engine::{Event, Meta, Verdict},
     policy::Marks,
     sys::{
         clock::Clock,
+        ctnetlink::Ctnetlink,
         interfaces,
         queue::{Answer, Queue, Queued},
     },
@@ -86,14 +88,20 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 pub fn serve(shared: &Shared, mut queue: Queue, outbox: &Outbox, pulse: &Pulse) -> Result<(), String> {
     let mut worker = shared.engine.worker();
     let marks = shared.marks;
+    let mut parents = Parents::default();
     while !shared.stopping() {
         pulse.beat();
-        let served = queue.serve(TURN, &mut |packet| {
-            let verdict = worker.handle_packet(&meta(packet, marks), packet.bytes, shared.clock.now());
+        let served = queue.serve(TURN, &mut |packet, rewritten| {
+            let meta =
+                Meta { parent: packet.parent.map(|parent| parents.seen(parent)), ..meta(packet, marks) };
+            let verdict = worker.handle_packet(&meta, packet.bytes, shared.clock.now());
             // Before the verdict leaves: the packet's answer may come by another
             // queue, and its events must not be told first.
             outbox.drain(&mut worker, &shared.tally);
-            answer(verdict, packet.mark, marks)
+            if let Some(bytes) = worker.rewritten() {
+                rewritten.extend_from_slice(bytes);
+            }
+            answer(verdict, packet.mark, marks, !rewritten.is_empty())
         });
         served.map_err(|error| error.to_string())?;
     }
@@ -108,15 +116,37 @@ fn meta(packet: &Queued<'_>, marks: Marks) -> Meta {
         wire_len: packet.wire_len,
         checksums: packet.checksums,
         kernel_knows: packet.mark & marks.known() != 0,
+        parent: None,
+        renumbered: packet.renumbered,
+    }
+}
+
+/// How the hooks show the connections whose helpers announce others.
+#[derive(Debug, Default)]
+struct Parents {
+    /// Opened by the first packet that needs it; `None` again where it fails.
+    conntrack: Option<Ctnetlink>,
+}
+
+impl Parents {
+    /// The kernel names a parent before its NAT, and our table has it behind DNAT. The
+    /// kernel answers at once, and announced connections are few.
+    fn seen(&mut self, original: Flow) -> Flow {
+        if self.conntrack.is_none() {
+            self.conntrack = Ctnetlink::open().ok();
+        }
+        let seen = self.conntrack.as_mut().and_then(|conntrack| conntrack.between_nats(&original).ok());
+        seen.flatten().unwrap_or(original)
     }
 }
 
 /// A verdict's mark replaces the packet's whole mark: the operator's bits stay
 /// as they are, ours say that it was inspected. What is refused goes on as well, to
 /// the kernel's rule behind the queue that answers it.
-fn answer(verdict: Verdict, mark: u32, marks: Marks) -> Answer {
+fn answer(verdict: Verdict, mark: u32, marks: Marks, is_rewritten: bool) -> Answer {
     let ours = |bits| mark & !marks.mask() | marks.inspected() | bits;
     match verdict {
+        Verdict::Accept if is_rewritten => Answer::Rewrite { mark: ours(0) },
         Verdict::Accept => Answer::Accept { mark: ours(0) },
         Verdict::Reset(_) => Answer::Accept { mark: ours(marks.refuse()) },
         Verdict::Drop(_) => Answer::Drop,
@@ -252,12 +282,16 @@ mod tests {
         let marks = Marks { shift: 24 };
         let mark = 0x0012_3456 | marks.divert() | marks.known();
         assert_eq!(
-            answer(Verdict::Accept, mark, marks),
+            answer(Verdict::Accept, mark, marks, false),
             Answer::Accept { mark: 0x0012_3456 | marks.inspected() }
         );
-        assert_eq!(answer(Verdict::Drop(DropReason::Rule), mark, marks), Answer::Drop);
         assert_eq!(
-            answer(Verdict::Reset(DropReason::Rule), mark, marks),
+            answer(Verdict::Accept, mark, marks, true),
+            Answer::Rewrite { mark: 0x0012_3456 | marks.inspected() }
+        );
+        assert_eq!(answer(Verdict::Drop(DropReason::Rule), mark, marks, false), Answer::Drop);
+        assert_eq!(
+            answer(Verdict::Reset(DropReason::Rule), mark, marks, false),
             Answer::Accept { mark: 0x0012_3456 | marks.inspected() | marks.refuse() }
         );
     }

@@ -4,7 +4,8 @@ use parking_lot::Mutex;
 
 use super::{
     CloseReason, DropReason, Event, Verdict,
-    context::{Context, Eviction, Held, tag_of},
+    context::{ANNOUNCED, Context, Eviction, Held, tag_of},
+    fast_open::{Passage, passage},
     judge::{Arrival, Content},
     ruling::Pickup,
     shard::{Family, Shard},
@@ -27,6 +28,8 @@ pub(super) struct Newcomer<'p, A> {
     pub(super) hash: u64,
     pub(super) sender: Sender,
     pub(super) arrival: Arrival<'p>,
+    /// The rule of the live connection whose helper announced this one.
+    pub(super) parent_rule: Option<RuleId>,
 }
 
 /// What the limits say about one more half-open connection.
@@ -64,6 +67,16 @@ impl Context<'_> {
         (action, id)
     }
 
+    /// What decides about a new connection: the rules, but one that a helper in the
+    /// kernel announced follows its parent's.
+    fn decide_newcomer<A>(&mut self, new: &Newcomer<'_, A>) -> (Action, RuleId) {
+        let Some(id) = new.parent_rule else { return self.decide(&new.arrival) };
+        if self.ruling.policy.rule(id).is_some_and(|rule| rule.log) {
+            self.event(Event::Logged { flow: new.arrival.flow, rule: id, action: Action::Accept });
+        }
+        (Action::Accept, id)
+    }
+
     /// A packet that is judged by itself: ICMP that is neither echo nor error.
     pub(super) fn judge_untracked(&mut self, arrival: &Arrival<'_>) -> Verdict {
         match self.decide(arrival).0 {
@@ -80,11 +93,15 @@ impl Context<'_> {
         new: &Newcomer<'_, A>,
         segment: &Segment,
     ) -> Verdict {
-        let (action, rule) = self.decide(&new.arrival);
+        let (action, rule) = self.decide_newcomer(new);
         match action {
             Action::Accept => {}
             Action::Drop => return Verdict::Drop(DropReason::Rule),
             Action::Reset => return self.refuse(&new.arrival, DropReason::Rule),
+        }
+        let (passage, segment) = passage(|| self.ruling.fast_open(rule), Kind::Syn, segment);
+        if passage == Passage::Denied {
+            return Verdict::Drop(DropReason::FastOpen);
         }
         let reservation = match self.admit(&new.arrival, rule) {
             Admission::In(reservation) => reservation,
@@ -98,11 +115,12 @@ impl Context<'_> {
             self.engine.embryonic.lock().cancel(reservation);
             return Verdict::Drop(DropReason::TableFull);
         }
-        let mut connection = tcp::open(segment, new.sender, self.now);
+        let mut connection = tcp::open(&segment, new.sender, self.now);
         if self.ruling.pickup_mode(rule) == PickupMode::Loose {
             tcp::expect_one_way(&mut connection, Direction::Original);
         }
         self.stamp(&mut connection, &new.arrival, rule);
+        mark_announced(&mut connection, new);
         connection.count(Direction::Original, new.arrival.len, self.now);
         let mut shard = mutex.lock();
         let mut held = Held { shard: &mut shard, number };
@@ -129,6 +147,7 @@ impl Context<'_> {
             self.end::<A>(&mut held, slot, false, CloseReason::Evicted(Limit::Total), true);
             return Verdict::Drop(DropReason::Limit);
         }
+        self.out.strip = passage == Passage::Bare;
         Verdict::Accept
     }
 
@@ -138,7 +157,7 @@ impl Context<'_> {
         new: &Newcomer<'_, A>,
         phase: Phase,
     ) -> Verdict {
-        let (action, rule) = self.decide(&new.arrival);
+        let (action, rule) = self.decide_newcomer(new);
         match action {
             Action::Accept => {}
             Action::Drop => return Verdict::Drop(DropReason::Rule),
@@ -149,6 +168,7 @@ impl Context<'_> {
         }
         let mut connection = Connection::new(phase, new.sender, self.now);
         self.stamp(&mut connection, &new.arrival, rule);
+        mark_announced(&mut connection, new);
         connection.count(Direction::Original, new.arrival.len, self.now);
         self.insert(held, new, connection)
     }
@@ -347,6 +367,12 @@ impl Context<'_> {
         // Nothing is said about ICMP (RFC 1122 §3.2.2).
         let is_icmp = matches!(arrival.flow.protocol, Protocol::ICMP | Protocol::ICMPV6);
         if is_icmp || !self.may_send() { Verdict::Drop(reason) } else { Verdict::Reset(reason) }
+    }
+}
+
+fn mark_announced<A>(connection: &mut Connection, new: &Newcomer<'_, A>) {
+    if new.parent_rule.is_some() {
+        connection.tag |= ANNOUNCED;
     }
 }
 

@@ -28,6 +28,8 @@ pub(super) struct Outbox {
     pub(super) transmits: VecDeque<Transmit>,
     /// Half-open connections that have to make room; they may lie in any shard.
     pub(super) evictions: Vec<Eviction>,
+    /// The packet at hand goes on without its Fast Open.
+    pub(super) strip: bool,
 }
 
 /// A half-open connection that has to make room.
@@ -59,8 +61,11 @@ pub(super) const fn tag_of(hook: Hook) -> u8 {
     hook as u8
 }
 
+/// In its tag: a helper in the kernel announced it, and it has its parent's rule.
+pub(super) const ANNOUNCED: u8 = 1 << 7;
+
 pub(super) const fn hook_of(tag: u8) -> Hook {
-    match tag {
+    match tag & !ANNOUNCED {
         1 => Hook::Input,
         2 => Hook::Output,
         _ => Hook::Forward,

@@ -6,6 +6,7 @@ use super::{
     CloseReason, DropReason, Meta, Verdict,
     admit::{Newcomer, opposite},
     context::{Context, Held, path_of},
+    fast_open::{Passage, passage},
     shard::Family,
 };
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
         tcp::{self, Kind, Outcome},
         window::{Half, Seen},
     },
-    policy::Hook,
+    policy::{Hook, RuleId},
     wire::{Embedded, IcmpMessage, Packet, Protocol, Segment, Transport},
 };
 
@@ -58,6 +59,7 @@ impl Context<'_> {
                 let Some(kind) = Kind::of(segment.flags) else {
                     return Verdict::Drop(DropReason::ImpossibleFlags);
                 };
+                let segment = meta.renumbered.map_or(segment, |numbers| numbers.undone(segment));
                 arrival(flow(segment.src_port, segment.dst_port), None, Content::Tcp(kind, segment))
             }
             Transport::Udp(datagram) => {
@@ -96,6 +98,8 @@ impl Context<'_> {
         let Some((key, sender)) = Key::<A>::of(&arrival.flow) else {
             return Verdict::Drop(DropReason::Unexpected);
         };
+        // It may lie in any shard, so before this one is held.
+        let parent_rule = arrival.meta.parent.and_then(|parent| self.rule_of_parent(&parent));
         let hash = key.hash(self.engine.seed);
         let (number, mutex) = self.engine.shard_of(hash);
         let mut shard = mutex.lock();
@@ -105,12 +109,42 @@ impl Context<'_> {
         {
             return verdict;
         }
-        let new = Newcomer { key, hash, sender, arrival: *arrival };
+        let new = Newcomer { key, hash, sender, arrival: *arrival, parent_rule };
         if let Content::Tcp(Kind::Syn, segment) = arrival.content {
             drop(shard);
             return self.judge_syn::<A>((number, mutex), &new, &segment);
         }
         self.judge_newcomer::<A>(&mut held, &new)
+    }
+
+    /// The rule of a connection whose helper announces another, if it is live: past
+    /// its handshake and not over.
+    fn rule_of_parent(&mut self, parent: &Flow) -> Option<RuleId> {
+        match parent.src {
+            IpAddr::V4(_) => self.rule_of_parent_in::<Ipv4Addr>(parent),
+            IpAddr::V6(_) => self.rule_of_parent_in::<Ipv6Addr>(parent),
+        }
+    }
+
+    fn rule_of_parent_in<A: Family>(&mut self, parent: &Flow) -> Option<RuleId> {
+        let (key, _) = Key::<A>::of(parent)?;
+        let hash = key.hash(self.engine.seed);
+        let (number, mutex) = self.engine.shard_of(hash);
+        let mut shard = mutex.lock();
+        let mut held = Held { shard: &mut shard, number };
+        let slot = self.find_live::<A>(&mut held, &key, hash)?;
+        let connection = &A::table(held.shard).get(slot)?.connection;
+        match connection.phase {
+            Phase::SynSent | Phase::SynReceived | Phase::TimeWait | Phase::Reset => None,
+            Phase::Established
+            | Phase::FinWait
+            | Phase::HalfClosed
+            | Phase::Closing
+            | Phase::UdpNew
+            | Phase::UdpStream
+            | Phase::Icmp
+            | Phase::Other => Some(RuleId(connection.rule)),
+        }
     }
 
     /// The connection of a key. One whose timer has fired meanwhile is ended first,
@@ -146,16 +180,19 @@ impl Context<'_> {
                 self.after_step::<A>(held, slot, key, before, forgotten);
                 return Some(Verdict::Drop(DropReason::KeepaliveAnswer));
             }
-            Content::Tcp(kind, segment) => match tcp::step(connection, direction, kind, &segment, now) {
-                Outcome::Stale if kind == Kind::Syn && !on_path => {
+            Content::Tcp(kind, segment) => match self.step(connection, direction, kind, &segment) {
+                None => return Some(Verdict::Drop(DropReason::FastOpen)),
+                Some(Outcome::Stale) if kind == Kind::Syn && !on_path => {
                     connection.stale_syn = None;
                     connection.halves(direction).0.seen.clear(Seen::FORGOT);
                 }
-                Outcome::Reborn if !on_path => *connection = unchanged.unwrap_or(*connection),
-                Outcome::Over if !on_path => {}
-                Outcome::Pass if matches!(kind, Kind::Ack | Kind::Fin) => connection.is_alive(direction, now),
-                Outcome::Pass | Outcome::Stale => {}
-                Outcome::Reborn => {
+                Some(Outcome::Reborn) if !on_path => *connection = unchanged.unwrap_or(*connection),
+                Some(Outcome::Over) if !on_path => {}
+                Some(Outcome::Pass) if matches!(kind, Kind::Ack | Kind::Fin) => {
+                    connection.is_alive(direction, now);
+                }
+                Some(Outcome::Pass | Outcome::Stale) => {}
+                Some(Outcome::Reborn) => {
                     if !self.count_half_open::<A>(held, slot, key) {
                         if let (Some(entry), Some(unchanged)) =
                             (A::table(held.shard).get_mut(slot), unchanged)
@@ -165,12 +202,14 @@ impl Context<'_> {
                         return Some(Verdict::Drop(DropReason::Limit));
                     }
                 }
-                Outcome::Over => return Some(self.take_over::<A>(held, slot, key, arrival, &segment)),
-                Outcome::Reopen => {
+                Some(Outcome::Over) => {
+                    return Some(self.take_over::<A>(held, slot, key, arrival, &segment));
+                }
+                Some(Outcome::Reopen) => {
                     self.end::<A>(held, slot, false, CloseReason::Replaced, true);
                     return None;
                 }
-                Outcome::Invalid(invalid) => return Some(Verdict::Drop(invalid.into())),
+                Some(Outcome::Invalid(invalid)) => return Some(Verdict::Drop(invalid.into())),
             },
             Content::Udp => {
                 if direction == Direction::Reply {
@@ -206,10 +245,36 @@ impl Context<'_> {
             (Some(next), Some(pickup)) => {
                 let hash = key.hash(self.engine.seed);
                 let sender = opposite(next.opener);
-                let new = Newcomer { key: *key, hash, sender, arrival: *arrival };
+                let new = Newcomer { key: *key, hash, sender, arrival: *arrival, parent_rule: None };
                 self.insert_answered(held, &new, next, &pickup)
             }
             _ => Verdict::Drop(DropReason::Unexpected),
+        }
+    }
+
+    /// Takes one segment of a connection, as its rule's `fast_open` lets it on.
+    /// `None`: it does not, and changes nothing.
+    fn step(
+        &mut self,
+        connection: &mut Connection,
+        direction: Direction,
+        kind: Kind,
+        segment: &Segment,
+    ) -> Option<Outcome> {
+        let mode = || self.ruling.fast_open(RuleId(connection.rule));
+        let (passage, segment) = passage(mode, kind, segment);
+        if passage != Passage::Denied {
+            self.out.strip = passage == Passage::Bare;
+            return Some(tcp::step(connection, direction, kind, &segment, self.now));
+        }
+        let unchanged = *connection;
+        match tcp::step(connection, direction, kind, &segment, self.now) {
+            // A new connection may have another rule.
+            Outcome::Reopen => Some(Outcome::Reopen),
+            Outcome::Pass | Outcome::Stale | Outcome::Reborn | Outcome::Over | Outcome::Invalid(_) => {
+                *connection = unchanged;
+                None
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use crate::{
         window::{Bound, Outside},
     },
     policy::Hook,
-    wire::{Checksums, FourTuple, Malformed, SeqNum},
+    wire::{Checksums, FourTuple, Malformed, Segment, SeqNum},
 };
 
 /// The kernel's number for an interface; 0 is none.
@@ -30,12 +30,47 @@ pub struct Meta {
     pub checksums: Checksums,
     /// The kernel's conntrack knows this connection both ways (pickup).
     pub kernel_knows: bool,
+    /// The connection whose helper in the kernel announced this one (FTP's control
+    /// connection of its data connection), as the hooks show it.
+    pub parent: Option<Flow>,
+    /// What a helper in the kernel has made of the numbers that this segment
+    /// acknowledges.
+    pub renumbered: Option<Renumbering>,
+}
+
+/// A helper that writes other addresses into what an end sends (FTP through NAT) may
+/// make it longer or shorter. What follows has other numbers for the receiver, and so
+/// have its acknowledgements until they have passed the hooks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Renumbering {
+    /// Where the last change is, in the sender's numbers.
+    pub position: SeqNum,
+    /// How much longer all that stands before it has become, modulo 2^32.
+    pub before: u32,
+    /// And all that stands behind it.
+    pub after: u32,
+}
+
+impl Renumbering {
+    /// An acknowledged number as the sender of the data knows it.
+    #[must_use]
+    pub fn undo(&self, ack: SeqNum) -> SeqNum {
+        let before = ack.minus(self.before);
+        if before.after(self.position) { ack.minus(self.after) } else { before }
+    }
+
+    /// A segment with acknowledgements as the sender of the data knows them.
+    pub(super) fn undone(&self, mut segment: Segment) -> Segment {
+        segment.ack = self.undo(segment.ack);
+        segment.options.sack_high = segment.options.sack_high.map(|high| self.undo(high));
+        segment
+    }
 }
 
 /// What to do with a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// Let it through.
+    /// Let it through, as it is or, if there is one, as [`super::Worker::rewritten`].
     Accept,
     /// Drop it, silently.
     Drop(DropReason),
@@ -61,6 +96,9 @@ pub enum DropReason {
     Fragment,
     /// No legal segment has these TCP control bits.
     ImpossibleFlags,
+    /// Fast Open where its rule denies it (`fast_open: deny`), or in a packet that it
+    /// can't be stripped from.
+    FastOpen,
     /// It belongs to no connection and opens none.
     OutOfState,
     /// No honest end sends this in this phase.
@@ -87,12 +125,13 @@ pub enum DropReason {
 
 impl DropReason {
     /// The reasons that are not [`Self::Malformed`].
-    const OWN: [Self; 16] = [
+    const OWN: [Self; 17] = [
         Self::Rule,
         Self::Limit,
         Self::TableFull,
         Self::Fragment,
         Self::ImpossibleFlags,
+        Self::FastOpen,
         Self::OutOfState,
         Self::Unexpected,
         Self::BadAck,
@@ -124,6 +163,7 @@ impl DropReason {
             | Self::TableFull
             | Self::Fragment
             | Self::ImpossibleFlags
+            | Self::FastOpen
             | Self::OutOfState
             | Self::Unexpected
             | Self::BadAck
@@ -151,6 +191,7 @@ impl DropReason {
             Self::TableFull => "table_full",
             Self::Fragment => "fragment",
             Self::ImpossibleFlags => "impossible_flags",
+            Self::FastOpen => "fast_open",
             Self::OutOfState => "out_of_state",
             Self::Unexpected => "unexpected",
             Self::BadAck => "bad_ack",

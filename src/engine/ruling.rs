@@ -7,8 +7,8 @@ use super::{IfIndex, Meta};
 use crate::{
     conntrack::{Connection, Deadline, Flow, Instant, Phase, Timer},
     policy::{
-        Action, Hook, Live, NewFlow, OnExpire, Origin, PickupMode, Policy, Probe, Rule, RuleId, ZoneBits,
-        limits::LimitTable, timers::TimerTable,
+        Action, FastOpen, Hook, Live, NewFlow, OnExpire, Origin, PickupMode, Policy, Probe, Rule, RuleId,
+        ZoneBits, limits::LimitTable, timers::TimerTable,
     },
 };
 
@@ -141,6 +141,11 @@ impl Ruling {
             }
             Some(_) | None => left,
         }
+    }
+
+    /// What becomes of Fast Open in connections of this rule.
+    pub(super) fn fast_open(&self, rule: RuleId) -> FastOpen {
+        self.policy.rule(rule).map_or(FastOpen::Allow, |rule| rule.fast_open)
     }
 
     /// How much of their length timers have left at this table use.

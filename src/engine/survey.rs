@@ -155,6 +155,7 @@ impl Engine {
             accepted: sum(|s| s.accepted.load(Ordering::Relaxed)),
             dropped,
             reset: sum(|s| s.reset.load(Ordering::Relaxed)),
+            stripped: sum(|s| s.stripped.load(Ordering::Relaxed)),
             rst_suppressed: sum(|s| s.rst_suppressed.load(Ordering::Relaxed)),
             keepalives: sum(|s| s.keepalives.load(Ordering::Relaxed)),
             connections: u64::from(self.connections_now()),

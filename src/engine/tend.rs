@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     CloseReason, Engine, Worker,
-    context::{Context, Eviction, Held, hook_of, path_of},
+    context::{ANNOUNCED, Context, Eviction, Held, hook_of, path_of},
     shard::{Family, Walk},
 };
 use crate::{
@@ -197,6 +197,14 @@ impl Context<'_> {
         let Some(entry) = A::table(held.shard).get_mut(slot) else { return };
         let flow = entry.key.flow(entry.connection.opener);
         let connection = &mut entry.connection;
+        if connection.tag & ANNOUNCED != 0 {
+            // No rule need match it: it stays as long as its parent's rule lets others in.
+            let rule = ruling.policy.rule(RuleId(connection.rule)).map(|rule| rule.action);
+            if rule != Some(Action::Accept) {
+                self.end::<A>(held, slot, false, CloseReason::Rejudged, false);
+            }
+            return;
+        }
         let icmp = (connection.phase == crate::conntrack::Phase::Icmp).then(|| {
             let v6 = flow.protocol == crate::wire::Protocol::ICMPV6;
             (if v6 { 128 } else { 8 }, 0)

@@ -6,11 +6,14 @@
 
 mod cells;
 mod clauses;
+mod fast_open;
+mod flags;
 mod forgotten;
 mod limits;
 mod one_way;
 mod other;
 mod probe;
+mod related;
 mod rules;
 mod stale;
 mod tcp;
@@ -49,6 +52,7 @@ struct Say {
     window: u16,
     scale: Option<u8>,
     timestamp: Option<u32>,
+    fast_open: bool,
 }
 
 fn client(flags: &str, seq: u32) -> Say {
@@ -73,7 +77,17 @@ fn say(from: From, flags: &str, seq: u32) -> Say {
             other => panic!("unknown flag {other}"),
         })
     });
-    Say { from, flags, seq, ack: None, len: 0, window: 0xffff, scale: None, timestamp: None }
+    Say {
+        from,
+        flags,
+        seq,
+        ack: None,
+        len: 0,
+        window: 0xffff,
+        scale: None,
+        timestamp: None,
+        fast_open: false,
+    }
 }
 
 impl Say {
@@ -94,6 +108,11 @@ impl Say {
 
     fn scale(mut self, scale: u8) -> Self {
         self.scale = Some(scale);
+        self
+    }
+
+    fn fast_open(mut self) -> Self {
+        self.fast_open = true;
         self
     }
 
@@ -126,6 +145,7 @@ fn rule(name: &str, id: u16) -> Rule {
         limits: Default::default(),
         on_expire: None,
         pickup: None,
+        fast_open: Default::default(),
     }
 }
 
@@ -211,6 +231,9 @@ impl Lab {
         if let Some(value) = say.timestamp {
             builder = builder.timestamps(value, 0);
         }
+        if say.fast_open {
+            builder = builder.fast_open(&[0xc0; 8]);
+        }
         // Flags last: `ack` sets its flag.
         builder.flags(say.flags).payload(&payload)
     }
@@ -224,6 +247,8 @@ impl Lab {
             wire_len: u32::try_from(len).unwrap(),
             checksums: Checksums::Verify,
             kernel_knows: false,
+            parent: None,
+            renumbered: None,
         }
     }
 

@@ -88,6 +88,8 @@ pub struct Counters {
     pub dropped: Vec<(&'static str, u64)>,
     /// Dropped and answered with RST or ICMP.
     pub reset: u64,
+    /// Accepted without their Fast Open (`fast_open: strip`).
+    pub stripped: u64,
     /// RSTs that the budget kept back.
     pub rst_suppressed: u64,
     /// Keepalives to be sent.

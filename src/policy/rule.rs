@@ -34,6 +34,32 @@ pub enum Action {
     Reset,
 }
 
+/// What becomes of Fast Open (RFC 7413) in a rule's connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum FastOpen {
+    /// It passes.
+    #[default]
+    Allow,
+    /// SYN and SYN-ACK go on without its option, the SYN also without data: both
+    /// ends fall back to the ordinary handshake.
+    Strip,
+    /// A SYN with its option or with data is dropped: the client falls back when it
+    /// sends its SYN again.
+    Deny,
+}
+
+impl FastOpen {
+    /// The name that people write.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Strip => "strip",
+            Self::Deny => "deny",
+        }
+    }
+}
+
 /// Where in the kernel a packet was diverted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Hook {
@@ -158,6 +184,8 @@ pub struct Rule {
     pub on_expire: Option<OnExpire>,
     /// How packets of unknown connections are met.
     pub pickup: Option<PickupMode>,
+    /// What becomes of Fast Open.
+    pub fast_open: FastOpen,
 }
 
 impl Rule {

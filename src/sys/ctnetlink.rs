@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     conntrack::{Flow, Instant},
-    engine::{Counts, Peer},
+    engine::{Counts, Peer, Renumbering},
     wire::FourTuple,
 };
 
@@ -266,6 +266,15 @@ impl Ctnetlink {
         Ok(second_best)
     }
 
+    /// The connection with this original tuple as the forward and input hooks show it.
+    ///
+    /// # Errors
+    /// The kernel's word, if it is not "no such entry".
+    pub fn between_nats(&mut self, original: &Flow) -> io::Result<Option<Flow>> {
+        let entry = self.ask(original)?.filter(|entry| entry.tuples.original == *original);
+        Ok(entry.map(|entry| entry.tuples.between_nats()))
+    }
+
     /// What is asked from now on concerns connections that are there by now, so that
     /// one dump answers for all of them. Without this, a question that only a dump
     /// could answer is not waited for.
@@ -335,6 +344,18 @@ impl Ctnetlink {
         self.dump_from = Instant(end.0.saturating_add(pause));
         Ok(true)
     }
+}
+
+/// In what a queue tells of a packet's connection: the original tuple of the one
+/// whose helper announced it.
+pub(super) fn parent_in(conntrack: &[u8]) -> Option<Flow> {
+    message::parent(conntrack)
+}
+
+/// In what a queue tells of a packet's connection: how the data of its other
+/// direction were renumbered. `reply`: the packet goes in the reply direction.
+pub(super) fn renumbering_in(conntrack: &[u8], reply: bool) -> Option<Renumbering> {
+    message::renumbering(conntrack, reply)
 }
 
 /// "No such entry" is an answer, not an error.

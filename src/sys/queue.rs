@@ -20,10 +20,15 @@ pub use proc::{QueueLoss, losses};
 
 use self::{
     batch::Batch,
-    message::{Incoming, MAX_VERDICT, PACKET_OVERHEAD},
+    message::{CONNTRACK_OVERHEAD, Incoming, MAX_VERDICT, PACKET_OVERHEAD},
 };
 use super::netlink;
-use crate::{engine::IfIndex, policy::Hook, wire::Checksums};
+use crate::{
+    conntrack::Flow,
+    engine::{IfIndex, Renumbering},
+    policy::Hook,
+    wire::Checksums,
+};
 
 /// Packets that are taken and answered at once.
 const BATCH: usize = 32;
@@ -37,6 +42,9 @@ const MAX_RECEIVE_BUFFER: u64 = 64 << 20;
 
 /// What the kernel charges a message beside twice its copied octets.
 const CHARGE_PER_MESSAGE: u64 = 2048;
+
+/// Octets of a rewritten packet that cost no allocation.
+const REWRITTEN: usize = 256;
 
 /// How long to leave the kernel alone that had no memory for our verdicts.
 const WITHOUT_MEMORY: Duration = Duration::from_millis(1);
@@ -52,6 +60,9 @@ pub struct QueueSettings {
     pub max_len: u32,
     /// Whether GSO packets come whole.
     pub gso: bool,
+    /// Whether packets come with what conntrack knows of them; costs as much again
+    /// as a small packet does. Where the kernel has no ctnetlink they come without.
+    pub conntrack: bool,
 }
 
 /// A packet waiting for its verdict.
@@ -69,6 +80,11 @@ pub struct Queued<'a> {
     pub wire_len: u32,
     /// What the kernel says of its checksum.
     pub checksums: Checksums,
+    /// The connection whose helper announced the one that this packet opens: its
+    /// original tuple, before any NAT.
+    pub parent: Option<Flow>,
+    /// What a helper has made of the numbers that this segment acknowledges.
+    pub renumbered: Option<Renumbering>,
     /// Its first octets, IP header first.
     pub bytes: &'a [u8],
 }
@@ -81,9 +97,19 @@ pub enum Answer {
         /// The mark.
         mark: u32,
     },
+    /// Goes on with this whole mark, as the octets that were written beside the
+    /// answer. What the kernel won't take for a packet is dropped.
+    Rewrite {
+        /// The mark.
+        mark: u32,
+    },
     /// Ends here.
     Drop,
 }
+
+/// Asked about every packet: its answer, and room for the octets, IP header first,
+/// that [`Answer::Rewrite`] puts in place of it.
+pub type Judge<'a> = dyn FnMut(&Queued<'_>, &mut Vec<u8>) -> Answer + 'a;
 
 /// What a queue met beside packets, since it was opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -108,6 +134,8 @@ pub struct Queue {
     /// Verdicts that are not sent yet; empty between calls unless the kernel
     /// had no memory for them.
     verdicts: Vec<u8>,
+    rewritten: Vec<u8>,
+    tells_conntrack: bool,
     troubles: QueueTroubles,
 }
 
@@ -175,14 +203,17 @@ impl Queue {
         let copy_range = settings.copy_range.min(MAX_COPY_RANGE);
         let (nfq, fd) = open_nfq(number).map_err(|error| explain(number, error))?;
         let mut nfq = Nfq(nfq);
-        configure(&mut nfq.0, fd, &settings, copy_range)
+        let overhead = PACKET_OVERHEAD + if settings.conntrack { CONNTRACK_OVERHEAD } else { 0 };
+        let tells_conntrack = configure(&mut nfq.0, fd, &settings, copy_range)
             .map_err(|source| QueueError::Io { number, source })?;
         Ok(Self {
             number,
             _nfq: nfq,
             fd,
-            batch: Batch::new(BATCH, PACKET_OVERHEAD + copy_range as usize),
-            verdicts: Vec::with_capacity(BATCH * MAX_VERDICT),
+            batch: Batch::new(BATCH, overhead + copy_range as usize),
+            verdicts: Vec::with_capacity(BATCH * (MAX_VERDICT + REWRITTEN)),
+            rewritten: Vec::with_capacity(REWRITTEN),
+            tells_conntrack,
             troubles: QueueTroubles::default(),
         })
     }
@@ -193,11 +224,7 @@ impl Queue {
     ///
     /// # Errors
     /// Only what makes the queue useless.
-    pub fn serve(
-        &mut self,
-        timeout: Duration,
-        judge: &mut dyn FnMut(&Queued<'_>) -> Answer,
-    ) -> Result<usize, QueueError> {
+    pub fn serve(&mut self, timeout: Duration, judge: &mut Judge<'_>) -> Result<usize, QueueError> {
         if !self.send_verdicts()? {
             std::thread::sleep(timeout.min(WITHOUT_MEMORY));
             return Ok(0);
@@ -220,6 +247,12 @@ impl Queue {
         self.troubles
     }
 
+    /// Whether packets come with what conntrack knows of them.
+    #[must_use]
+    pub fn tells_conntrack(&self) -> bool {
+        self.tells_conntrack
+    }
+
     /// Its number.
     #[must_use]
     pub fn number(&self) -> u16 {
@@ -240,22 +273,21 @@ impl Queue {
         }
     }
 
-    fn judge(
-        &mut self,
-        received: usize,
-        judge: &mut dyn FnMut(&Queued<'_>) -> Answer,
-    ) -> Result<usize, QueueError> {
+    fn judge(&mut self, received: usize, judge: &mut Judge<'_>) -> Result<usize, QueueError> {
         let number = self.number;
+        let out = &mut self.verdicts;
         let mut judged = 0;
         for message in self.batch.datagrams(received).flat_map(netlink::messages) {
             match message::read(&message) {
                 Incoming::Packet(id, queued) => {
                     judged += 1;
-                    message::write_verdict(&mut self.verdicts, number, id, judge(&queued));
+                    self.rewritten.clear();
+                    let answer = judge(&queued, &mut self.rewritten);
+                    message::write_verdict(out, number, id, answer, &self.rewritten);
                 }
                 Incoming::Unreadable(id) => {
                     self.troubles.unreadable += 1;
-                    message::write_verdict(&mut self.verdicts, number, id, Answer::Drop);
+                    message::write_verdict(out, number, id, Answer::Drop, &[]);
                 }
                 Incoming::Refused { error: libc::ENOENT, .. } => self.troubles.gone += 1,
                 Incoming::Refused { error: libc::ENODEV | libc::EPERM, .. } => {
@@ -264,7 +296,7 @@ impl Queue {
                 Incoming::Refused { waiting, .. } => {
                     self.troubles.refused += 1;
                     if let Some(id) = waiting {
-                        message::write_verdict(&mut self.verdicts, number, id, Answer::Drop);
+                        message::write_verdict(out, number, id, Answer::Drop, &[]);
                     }
                 }
                 Incoming::Other => {}
@@ -330,18 +362,28 @@ fn open_nfq(number: u16) -> io::Result<(nfq::Queue, RawFd)> {
     Ok((nfq, fd))
 }
 
-fn configure(nfq: &mut nfq::Queue, fd: RawFd, settings: &QueueSettings, copy_range: u32) -> io::Result<()> {
+fn configure(nfq: &mut nfq::Queue, fd: RawFd, settings: &QueueSettings, copy_range: u32) -> io::Result<bool> {
     let number = settings.number;
     nfq.set_copy_range(number, u16::try_from(copy_range).unwrap_or(u16::MAX))?;
     nfq.set_queue_max_len(number, settings.max_len)?;
     nfq.set_recv_gso(number, settings.gso)?;
+    let mut tells_conntrack = settings.conntrack;
+    if settings.conntrack
+        && let Err(error) = nfq.set_recv_conntrack(number, true)
+    {
+        if error.raw_os_error() != Some(libc::EOPNOTSUPP) {
+            return Err(error);
+        }
+        tells_conntrack = false;
+    }
     // A full queue must not open the gateway; what `fail` says is the table's.
     nfq.set_fail_open(number, false)?;
     let wanted = u64::from(settings.max_len) * (2 * u64::from(copy_range) + CHARGE_PER_MESSAGE);
     let wanted = i32::try_from(wanted.min(MAX_RECEIVE_BUFFER)).unwrap_or(i32::MAX);
     // SAFETY: `nfq` keeps the descriptor open.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    netlink::set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, wanted)
+    netlink::set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, wanted)?;
+    Ok(tells_conntrack)
 }
 
 /// The kernel answers EPERM both when privileges are missing and when another

@@ -15,6 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use super::malformed::Malformed;
 use super::packet::{IcmpMessage, Packet, Protocol, Transport};
+pub(super) use transport::is_fast_open;
 
 /// Which checksums of a packet are to be verified.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,19 +43,26 @@ pub enum Loopback {
 
 /// What an IP header says, extension headers included.
 #[derive(Clone, Copy, Debug)]
-struct Header {
-    src: IpAddr,
-    dst: IpAddr,
-    protocol: Protocol,
+pub(super) struct Header {
+    pub(super) src: IpAddr,
+    pub(super) dst: IpAddr,
+    pub(super) protocol: Protocol,
     hop_limit: u8,
     /// Octets of the whole packet, padding of the link left out.
-    len: u32,
+    pub(super) len: u32,
     /// Where the transport header (or the fragment's data) begins; at most `len`.
-    offset: u32,
+    pub(super) offset: u32,
     fragment: Fragment,
     /// The pseudo header has other addresses than the IP header (a routing header
     /// on its way, a home address), so the transport checksum can't be verified.
-    readdressed: bool,
+    pub(super) readdressed: bool,
+}
+
+impl Header {
+    /// Whether it is no fragment.
+    pub(super) fn is_whole(&self) -> bool {
+        self.fragment == Fragment::Whole
+    }
 }
 
 /// Which part of a packet this is.
@@ -149,13 +157,7 @@ pub fn parse_where(
 ) -> Result<Packet<'_>, Malformed> {
     let bytes = bytes.get(..wire_len as usize).unwrap_or(bytes);
     let verify = checksums != Checksums::Trust;
-    let header = match bytes.first().map(|first| first >> 4) {
-        Some(4) => ipv4::header(bytes, wire_len, checksums == Checksums::Verify)?,
-        Some(6) => ipv6::header(bytes, wire_len)?,
-        Some(_) => return Err(Malformed::Version),
-        None if wire_len == 0 => return Err(Malformed::TooShort),
-        None => return Err(Malformed::CutOff),
-    };
+    let header = header(bytes, wire_len, checksums == Checksums::Verify)?;
     if header.offset as usize > bytes.len() {
         // The last extension header is cut off, and with it whatever is behind.
         return Err(Malformed::CutOff);
@@ -175,6 +177,17 @@ pub fn parse_where(
         transport_offset: header.offset as usize,
         transport,
     })
+}
+
+/// Reads the IP header, extension headers included. `verify`: also its checksum.
+pub(super) fn header(bytes: &[u8], wire_len: u32, verify: bool) -> Result<Header, Malformed> {
+    match bytes.first().map(|first| first >> 4) {
+        Some(4) => ipv4::header(bytes, wire_len, verify),
+        Some(6) => ipv6::header(bytes, wire_len),
+        Some(_) => Err(Malformed::Version),
+        None if wire_len == 0 => Err(Malformed::TooShort),
+        None => Err(Malformed::CutOff),
+    }
 }
 
 /// Reads what is behind the IP header.

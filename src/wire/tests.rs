@@ -1,5 +1,6 @@
 //! Tests of the wire, and the packets that they start from.
 
+mod bare;
 mod built;
 mod laws;
 mod oracle;

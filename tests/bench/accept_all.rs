@@ -33,6 +33,7 @@ fn main() -> anyhow::Result<()> {
         copy_range: number(1, "RANGE")?,
         max_len: 20_000,
         gso: !arguments.iter().any(|argument| argument == "--no-gso"),
+        conntrack: false,
     };
     let handler: extern "C" fn(libc::c_int) = on_signal;
     for signal in [libc::SIGINT, libc::SIGTERM] {
@@ -42,7 +43,7 @@ fn main() -> anyhow::Result<()> {
     let mut queue = Queue::open(settings)?;
     let (mut packets, mut rounds, mut octets) = (0_u64, 0_u64, 0_u64);
     while !STOP.load(Ordering::Relaxed) {
-        let judged = queue.serve(Duration::from_millis(500), &mut |queued| {
+        let judged = queue.serve(Duration::from_millis(500), &mut |queued, _| {
             octets += u64::from(queued.wire_len);
             Answer::Accept { mark: queued.mark }
         })?;

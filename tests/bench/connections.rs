@@ -41,6 +41,8 @@ pub(crate) fn meta(packet: &RawPacket) -> Meta {
         wire_len: packet.wire_len(),
         checksums: Checksums::Trust,
         kernel_knows: false,
+        parent: None,
+        renumbered: None,
     }
 }
 

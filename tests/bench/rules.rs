@@ -61,6 +61,8 @@ fn syns(questions: &[(NewFlow, [&str; 2])]) -> Vec<(Meta, RawPacket)> {
             wire_len: packet.wire_len(),
             checksums: Checksums::Trust,
             kernel_knows: false,
+            parent: None,
+            renumbered: None,
         };
         (meta, packet)
     };

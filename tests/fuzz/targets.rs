@@ -217,6 +217,8 @@ impl Story {
             wire_len,
             checksums,
             kernel_knows,
+            parent: None,
+            renumbered: None,
         };
         self.worker.handle_packet(&meta, bytes, self.now)
     }

@@ -204,6 +204,8 @@ impl Pairing {
             wire_len: u32::try_from(packet.len()).unwrap(),
             checksums: Checksums::Verify,
             kernel_knows: false,
+            parent: None,
+            renumbered: None,
         };
         self.worker.handle_packet(&meta, packet, NOW)
     }

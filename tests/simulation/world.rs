@@ -355,6 +355,8 @@ impl World {
             wire_len: len,
             checksums: Checksums::Verify,
             kernel_knows: false,
+            parent: None,
+            renumbered: None,
         }
     }
 

@@ -12,7 +12,7 @@ use crate::conntrack::{
 
 const CONNTRACK: &str = include_str!("../../../docs/CONNTRACK.md");
 
-const TCP_PHASES: [Phase; 8] = [
+pub(super) const TCP_PHASES: [Phase; 8] = [
     Phase::SynSent,
     Phase::SynReceived,
     Phase::Established,

@@ -32,6 +32,7 @@ fn rule(from: Selector, to: Selector, services: Vec<ServiceKind>) -> Rule {
         limits: EmbryonicLimits::default(),
         on_expire: None,
         pickup: None,
+        fast_open: Default::default(),
     }
 }
 

@@ -23,6 +23,7 @@ fn rule(from: Selector, to: Selector, services: Vec<Service>) -> Rule {
         limits: EmbryonicLimits::default(),
         on_expire: None,
         pickup: None,
+        fast_open: Default::default(),
     }
 }
 

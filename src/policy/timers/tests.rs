@@ -26,6 +26,7 @@ fn policy(file: &[(Timer, Option<Duration>)], own: &[(Timer, Option<Duration>)])
         limits: EmbryonicLimits { per_source: Some(7), ..EmbryonicLimits::default() },
         on_expire: None,
         pickup: None,
+        fast_open: Default::default(),
     };
     let plain = Rule {
         id: RuleId(3),

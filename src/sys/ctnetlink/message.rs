@@ -11,9 +11,9 @@ use std::{
 use super::{Entry, Status, TcpState, Tuples};
 use crate::{
     conntrack::Flow,
-    engine::Counts,
+    engine::{Counts, Renumbering},
     sys::netlink::{Message, Writer, attributes, be16, be32, be64, find},
-    wire::Protocol,
+    wire::{Protocol, SeqNum},
 };
 
 const SUBSYSTEM: u16 = 1 << 8;
@@ -32,7 +32,14 @@ const MARK: u16 = 8;
 const COUNTERS_ORIG: u16 = 9;
 const COUNTERS_REPLY: u16 = 10;
 const ID: u16 = 12;
+const TUPLE_MASTER: u16 = 14;
+const SEQ_ADJ_ORIG: u16 = 15;
+const SEQ_ADJ_REPLY: u16 = 16;
 const STATUS_MASK: u16 = 26;
+
+const SEQ_ADJ_CORRECTION_POS: u16 = 1;
+const SEQ_ADJ_OFFSET_BEFORE: u16 = 2;
+const SEQ_ADJ_OFFSET_AFTER: u16 = 3;
 
 const TUPLE_IP: u16 = 1;
 const TUPLE_PROTO: u16 = 2;
@@ -161,6 +168,23 @@ pub(super) fn entry(message: &Message<'_>) -> Option<Entry> {
         mark: entry.mark.unwrap_or_default(),
         tcp: entry.tcp,
         counters: entry.original.zip(entry.reply),
+    })
+}
+
+/// The original tuple of the connection whose helper announced the one that these
+/// attributes describe.
+pub(super) fn parent(attributes_of: &[u8]) -> Option<Flow> {
+    tuple(find(attributes_of, TUPLE_MASTER)?, true)
+}
+
+/// What a helper has made of the numbers of one direction's data.
+pub(super) fn renumbering(attributes_of: &[u8], original: bool) -> Option<Renumbering> {
+    let of = find(attributes_of, if original { SEQ_ADJ_ORIG } else { SEQ_ADJ_REPLY })?;
+    let number = |kind| find(of, kind).and_then(be32);
+    Some(Renumbering {
+        position: SeqNum(number(SEQ_ADJ_CORRECTION_POS)?),
+        before: number(SEQ_ADJ_OFFSET_BEFORE)?,
+        after: number(SEQ_ADJ_OFFSET_AFTER)?,
     })
 }
 

@@ -7,6 +7,7 @@ use super::{Answer, Queued};
 use crate::{
     engine::IfIndex,
     policy::Hook,
+    sys::ctnetlink,
     sys::netlink::{self, HEADER, Message, attributes, be32},
     wire::Checksums,
 };
@@ -24,11 +25,19 @@ const MARK: u16 = 3;
 const IFINDEX_INDEV: u16 = 5;
 const IFINDEX_OUTDEV: u16 = 6;
 const PAYLOAD: u16 = 10;
+const CT: u16 = 11;
+const CT_INFO: u16 = 12;
 const CAP_LEN: u16 = 13;
 const SKB_INFO: u16 = 14;
 
 const SKB_CSUM_NOT_READY: u32 = 1;
 const SKB_CSUM_NOT_VERIFIED: u32 = 4;
+
+/// Conntrack's word for the first packets of a connection that a helper announced,
+/// and for ICMP errors (`IP_CT_RELATED`).
+const RELATED: u32 = 1;
+/// The first of its words for packets in the reply direction (`IP_CT_IS_REPLY`).
+const FIRST_REPLY: u32 = 3;
 
 const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
@@ -39,6 +48,9 @@ pub(super) const MAX_VERDICT: usize = HEADER + FAMILY_HEADER + 12 + 8;
 /// Octets of everything in a packet's message that is not the packet. The
 /// attributes that we ask for take about 150.
 pub(super) const PACKET_OVERHEAD: usize = 512;
+
+/// Octets of what conntrack knows of a packet: three tuples of IPv6 take most.
+pub(super) const CONNTRACK_OVERHEAD: usize = 1024;
 
 /// A message of the queue's socket.
 #[derive(Debug)]
@@ -73,6 +85,7 @@ fn packet(body: &[u8]) -> Incoming<'_> {
     let mut header = None;
     let mut payload = None;
     let mut wire_len = None;
+    let (mut conntrack, mut relation) = (None, None);
     // Absent: the kernel has verified the checksum, or needn't.
     let mut skb_info = 0;
     let (mut mark, mut in_if, mut out_if) = (0, 0, 0);
@@ -83,6 +96,8 @@ fn packet(body: &[u8]) -> Incoming<'_> {
             IFINDEX_INDEV => in_if = be32(value).unwrap_or_default(),
             IFINDEX_OUTDEV => out_if = be32(value).unwrap_or_default(),
             PAYLOAD => payload = Some(value),
+            CT => conntrack = Some(value),
+            CT_INFO => relation = be32(value),
             CAP_LEN => wire_len = be32(value),
             SKB_INFO => skb_info = be32(value).unwrap_or_default(),
             _ => {}
@@ -98,8 +113,13 @@ fn packet(body: &[u8]) -> Incoming<'_> {
         Checksums::Trust
     };
     let wire_len = wire_len.unwrap_or_else(|| u32::try_from(bytes.len()).unwrap_or(u32::MAX));
-    let packet =
-        Queued { hook, in_if: IfIndex(in_if), out_if: IfIndex(out_if), mark, wire_len, checksums, bytes };
+    let parent = conntrack.filter(|_| relation == Some(RELATED)).and_then(ctnetlink::parent_in);
+    // What goes one way acknowledges what came the other.
+    let renumbered = conntrack
+        .zip(relation)
+        .and_then(|(conntrack, relation)| ctnetlink::renumbering_in(conntrack, relation >= FIRST_REPLY));
+    let (in_if, out_if) = (IfIndex(in_if), IfIndex(out_if));
+    let packet = Queued { hook, in_if, out_if, mark, wire_len, checksums, parent, renumbered, bytes };
     Incoming::Packet(id, packet)
 }
 
@@ -129,12 +149,17 @@ fn refused(error: i32, body: &[u8]) -> Incoming<'static> {
 
 /// Appends the verdict about packet `id` as a message of its own. The kernel
 /// takes any number of them in one datagram and answers only those it refuses.
-pub(super) fn write_verdict(out: &mut Vec<u8>, queue: u16, id: u32, answer: Answer) {
-    let (verdict, mark) = match answer {
-        Answer::Accept { mark } => (NF_ACCEPT, Some(mark)),
-        Answer::Drop => (NF_DROP, None),
+/// `rewritten` goes with [`Answer::Rewrite`]: the whole packet, as it shall be.
+pub(super) fn write_verdict(out: &mut Vec<u8>, queue: u16, id: u32, answer: Answer, rewritten: &[u8]) {
+    let (verdict, mark, payload) = match answer {
+        Answer::Accept { mark } => (NF_ACCEPT, Some(mark), None),
+        Answer::Rewrite { mark } => (NF_ACCEPT, Some(mark), Some(rewritten)),
+        Answer::Drop => (NF_DROP, None, None),
     };
     let length = if mark.is_some() { MAX_VERDICT } else { MAX_VERDICT - 8 };
+    // An attribute's length field holds no more; nobody rewrites such a packet.
+    let payload = payload.and_then(|payload| Some((payload, u16::try_from(payload.len() + 4).ok()?)));
+    let whole = length + payload.map_or(0, |(payload, _)| (payload.len() + 4).next_multiple_of(4));
     let flags = libc::NLM_F_REQUEST as u16;
     let mut message = [0_u8; MAX_VERDICT];
     let mut at = 0;
@@ -144,7 +169,7 @@ pub(super) fn write_verdict(out: &mut Vec<u8>, queue: u16, id: u32, answer: Answ
         }
         at += octets.len();
     };
-    put(&(length as u32).to_ne_bytes());
+    put(&(whole as u32).to_ne_bytes());
     put(&VERDICT.to_ne_bytes());
     put(&flags.to_ne_bytes());
     put(&[0; 8]);
@@ -160,7 +185,14 @@ pub(super) fn write_verdict(out: &mut Vec<u8>, queue: u16, id: u32, answer: Answ
         put(&MARK.to_ne_bytes());
         put(&mark.to_be_bytes());
     }
+    let end = out.len() + whole;
     out.extend_from_slice(message.get(..length).unwrap_or_default());
+    if let Some((payload, length)) = payload {
+        out.extend_from_slice(&length.to_ne_bytes());
+        out.extend_from_slice(&PAYLOAD.to_ne_bytes());
+        out.extend_from_slice(payload);
+        out.resize(end, 0);
+    }
 }
 
 #[cfg(test)]
@@ -224,6 +256,54 @@ mod tests {
         assert_eq!((queued.wire_len, queued.hook), (5, Hook::Input));
     }
 
+    fn tuple(out: &mut Vec<u8>, kind: u16, ends: [[u8; 4]; 2], ports: [u16; 2]) {
+        let (mut ip, mut proto, mut tuple) = (Vec::new(), Vec::new(), Vec::new());
+        attribute(&mut ip, 1, &ends[0]);
+        attribute(&mut ip, 2, &ends[1]);
+        attribute(&mut proto, 1, &[6]);
+        attribute(&mut proto, 2, &ports[0].to_be_bytes());
+        attribute(&mut proto, 3, &ports[1].to_be_bytes());
+        attribute(&mut tuple, 1 | 0x8000, &ip);
+        attribute(&mut tuple, 2 | 0x8000, &proto);
+        attribute(out, kind | 0x8000, &tuple);
+    }
+
+    /// With what conntrack knows: its parent only where it is announced, the numbers of
+    /// the other direction only.
+    #[test]
+    fn a_packet_with_what_conntrack_knows() {
+        let (client, server) = ([192, 0, 2, 1], [198, 51, 100, 2]);
+        for (info, announced, renumbered) in [
+            (0_u32, false, Some(9)),
+            (1, true, Some(9)),
+            (2, false, Some(9)),
+            (3, false, Some(7)),
+            (4, false, Some(7)),
+        ] {
+            let mut ct = Vec::new();
+            tuple(&mut ct, 1, [server, client], [20, 5000]);
+            tuple(&mut ct, 2, [client, server], [5000, 20]);
+            tuple(&mut ct, 14, [client, server], [4000, 21]);
+            for (kind, after) in [(15_u16, 7_u32), (16, 9)] {
+                let mut numbers = Vec::new();
+                attribute(&mut numbers, 1, &1000_u32.to_be_bytes());
+                attribute(&mut numbers, 2, &0_u32.to_be_bytes());
+                attribute(&mut numbers, 3, &after.to_be_bytes());
+                attribute(&mut ct, kind | 0x8000, &numbers);
+            }
+            let mut body = vec![2, 0, 0, 9];
+            attribute(&mut body, PACKET_HDR, &[0, 0, 1, 2, 0x08, 0x00, 2]);
+            attribute(&mut body, CT | 0x8000, &ct);
+            attribute(&mut body, CT_INFO, &info.to_be_bytes());
+            attribute(&mut body, PAYLOAD, &[0x45, 0, 0, 5, 6]);
+            let bytes = message(PACKET, &body);
+            let Incoming::Packet(_, queued) = read_one(&bytes) else { panic!("not a packet") };
+            let parent = queued.parent.map(|flow| flow.to_string());
+            assert_eq!(parent.as_deref(), announced.then_some("tcp 192.0.2.1:4000 198.51.100.2:21"));
+            assert_eq!(queued.renumbered.map(|numbers| numbers.after), renumbered, "{info}");
+        }
+    }
+
     #[test]
     fn only_an_unverified_checksum_is_verified() {
         for (info, expected) in [
@@ -254,9 +334,13 @@ mod tests {
 
     #[test]
     fn a_refused_verdict_names_the_packet_that_still_waits() {
-        for (answer, expected) in [(Answer::Accept { mark: 5 }, Some(77)), (Answer::Drop, None)] {
+        for (answer, expected) in [
+            (Answer::Accept { mark: 5 }, Some(77)),
+            (Answer::Rewrite { mark: 5 }, Some(77)),
+            (Answer::Drop, None),
+        ] {
             let mut body = (-libc::EINVAL).to_ne_bytes().to_vec();
-            write_verdict(&mut body, 9, 77, answer);
+            write_verdict(&mut body, 9, 77, answer, &[1; 41]);
             let Incoming::Refused { error, waiting } = read_one(&message(libc::NLMSG_ERROR as u16, &body))
             else {
                 panic!("not an error")
@@ -270,15 +354,22 @@ mod tests {
     #[test]
     fn verdicts_follow_one_another() {
         let mut out = Vec::new();
-        write_verdict(&mut out, 0x0102, 1, Answer::Accept { mark: 0xdead_beef });
-        write_verdict(&mut out, 0x0102, 2, Answer::Drop);
+        write_verdict(&mut out, 0x0102, 1, Answer::Accept { mark: 0xdead_beef }, &[9; 7]);
+        write_verdict(&mut out, 0x0102, 2, Answer::Drop, &[9; 7]);
+        write_verdict(&mut out, 0x0102, 3, Answer::Rewrite { mark: 1 }, &[9; 7]);
         let read: Vec<_> = netlink::messages(&out).collect();
-        assert_eq!(read.len(), 2);
+        assert_eq!(read.len(), 3);
         assert_eq!(read[0].kind, VERDICT);
         assert_eq!(read[0].body[..4], [0, 0, 1, 2]);
         assert_eq!(netlink::find(&read[0].body[4..], VERDICT_HDR), Some(&[0, 0, 0, 1, 0, 0, 0, 1][..]));
         assert_eq!(netlink::find(&read[0].body[4..], MARK), Some(&0xdead_beef_u32.to_be_bytes()[..]));
         assert_eq!(netlink::find(&read[1].body[4..], VERDICT_HDR), Some(&[0, 0, 0, 0, 0, 0, 0, 2][..]));
         assert_eq!(netlink::find(&read[1].body[4..], MARK), None);
+        for other in &read[..2] {
+            assert_eq!(netlink::find(&other.body[4..], PAYLOAD), None, "only a rewrite has one");
+        }
+        assert_eq!(netlink::find(&read[2].body[4..], MARK), Some(&[0, 0, 0, 1][..]));
+        assert_eq!(netlink::find(&read[2].body[4..], PAYLOAD), Some(&[9; 7][..]));
+        assert_eq!(out.len() % 4, 0);
     }
 }

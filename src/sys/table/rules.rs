@@ -251,10 +251,17 @@ impl Document {
         self.rule(&chain, vec![known(), set_mark(!0, marks.known())]);
         match diversion {
             Diversion::Native => {
+                let [related, udp] = is_announced_udp();
+                self.rule(&chain, vec![related, udp, to_queue(syns, spec.fail)]);
+                self.rule(&chain, vec![is_renumbered(), to_queue(syns, spec.fail)]);
                 self.rule(&chain, vec![syn(), to_queue(syns, spec.fail)]);
                 self.rule(&chain, vec![to_queue(packets, spec.fail)]);
             }
             Diversion::Xtables => {
+                let [related, udp] = is_announced_udp();
+                let to_syns = || set_mark(!0, marks.divert_syn());
+                self.rule(&chain, vec![related, udp, to_syns(), Statement::Return(None)]);
+                self.rule(&chain, vec![is_renumbered(), to_syns(), Statement::Return(None)]);
                 self.rule(&chain, vec![syn(), set_mark(!0, marks.divert_syn()), Statement::Return(None)]);
                 self.rule(&chain, vec![set_mark(!0, marks.divert())]);
             }
@@ -391,6 +398,20 @@ fn ct_state(state: &'static str) -> Statement<'static> {
 /// The packet is about another one that conntrack knows.
 fn is_related() -> Statement<'static> {
     ct_state("related")
+}
+
+/// UDP that a helper has announced: only the queues of SYNs come with what conntrack
+/// knows, its parent.
+fn is_announced_udp() -> [Statement<'static>; 2] {
+    [is_related(), equals(meta(MetaKey::L4proto), number(Protocol::UDP))]
+}
+
+/// A helper has changed the length of what was said (`IPS_SEQ_ADJUST`): conntrack
+/// knows by how much.
+fn is_renumbered() -> Statement<'static> {
+    let key = CT { key: "status".into(), family: None, dir: None };
+    let left = Expression::Named(NamedExpression::CT(key));
+    Statement::Match(Match { left, right: Expression::Number(1 << 6), op: Operator::IN })
 }
 
 fn is_tcp() -> Statement<'static> {

@@ -100,9 +100,17 @@ fn read_option(options: &mut TcpOptions, kind: u8, value: &[u8], syn: bool) {
                 options.sack_high = Some(options.sack_high.map_or(right, |high| high.latest(right)));
             }
         }
-        (OPTION_FAST_OPEN, _) if syn => options.fast_open = true,
-        (OPTION_EXPERIMENT, [a, b, ..]) if syn && [*a, *b] == FAST_OPEN_MAGIC => options.fast_open = true,
+        _ if syn && is_fast_open(kind, value) => options.fast_open = true,
         _ => {}
+    }
+}
+
+/// Whether an option is Fast Open's, cookie or request.
+pub(in crate::wire) fn is_fast_open(kind: u8, value: &[u8]) -> bool {
+    match kind {
+        OPTION_FAST_OPEN => true,
+        OPTION_EXPERIMENT => value.starts_with(&FAST_OPEN_MAGIC),
+        _ => false,
     }
 }
 

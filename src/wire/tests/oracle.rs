@@ -11,7 +11,7 @@ use super::*;
 use crate::wire::{IcmpMessage, Segment, TcpOptions, Transport};
 
 /// An IP header with everything that may stand before a transport header.
-fn any_headers() -> impl Strategy<Value = IpHeaders> {
+pub(super) fn any_headers() -> impl Strategy<Value = IpHeaders> {
     prop_oneof![any_v4(), any_v6()]
 }
 
@@ -68,7 +68,7 @@ fn any_v6() -> impl Strategy<Value = IpHeaders> {
         })
 }
 
-fn any_tcp() -> impl Strategy<Value = TcpHeader> {
+pub(super) fn any_tcp() -> impl Strategy<Value = TcpHeader> {
     (
         any::<(u16, u16, u32, u16)>(),
         any::<(u32, u8, u16)>(),
@@ -112,7 +112,7 @@ fn any_element() -> impl Strategy<Value = TcpOptionElement> {
     ]
 }
 
-fn any_payload() -> impl Strategy<Value = Vec<u8>> {
+pub(super) fn any_payload() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(any::<u8>(), 0..200)
 }
 
@@ -327,7 +327,7 @@ proptest! {
 }
 
 /// The checksums of a built packet against those that etherparse works out.
-fn their_checksums_agree(packet: &RawPacket, theirs: &SlicedPacket<'_>) {
+pub(super) fn their_checksums_agree(packet: &RawPacket, theirs: &SlicedPacket<'_>) {
     let bytes = &packet.bytes;
     match (theirs.net.as_ref().unwrap(), theirs.transport.as_ref().unwrap()) {
         (NetSlice::Ipv4(ip), transport) => {
