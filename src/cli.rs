@@ -15,7 +15,7 @@ pub mod lab;
 mod limits;
 mod output;
 mod reload;
-mod replay;
+pub mod replay;
 mod run;
 mod status;
 pub mod test;

@@ -1,7 +1,9 @@
 //! `halfgate replay`
 
 mod capture;
+mod fragments;
 mod headers;
+mod index;
 mod link;
 mod progress;
 mod report;
@@ -24,13 +26,15 @@ use std::{
 use anyhow::Result;
 
 use self::{
-    capture::{Broken, Frame, Place},
+    capture::{Broken, Frame, Place, Takes},
+    fragments::{Fragments, Taken},
     progress::Progress,
     rows::{Judged, Rows},
     world::{Clock, Interface, Paths, Side},
 };
 use super::{client, output::Output};
 use crate::{
+    conntrack::Instant,
     daemon::{
         protocol::Line,
         rules::{self, Source},
@@ -88,14 +92,50 @@ pub(super) struct Args {
 
 /// How many packets there were, and of what kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Totals {
-    packets: u64,
-    not_ip: u64,
-    /// Without a tuple of their own: ICMP errors, later fragments, what is cut off.
-    without_tuple: u64,
-    accepted: u64,
-    dropped: u64,
-    reset: u64,
+pub struct Totals {
+    /// All that were read.
+    pub packets: u64,
+    /// Those that hold no IP packet, or nothing of it.
+    pub not_ip: u64,
+    /// Fragments but the last of each packet, and those that make no packet.
+    pub fragments: u64,
+    /// Without a tuple of their own: ICMP errors, what is cut off.
+    pub without_tuple: u64,
+    /// Verdicts of the first rule set.
+    pub accepted: u64,
+    /// As above.
+    pub dropped: u64,
+    /// As above.
+    pub reset: u64,
+}
+
+/// What came of a capture in memory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    /// Of all packets.
+    pub totals: Totals,
+    /// Packets and octets of each connection, both ways together.
+    pub connections: Vec<(u64, u64)>,
+    /// Why reading ended before the end, and where.
+    pub broken: Option<String>,
+}
+
+/// Runs a capture that is in memory through rule sets. Nothing is shown.
+#[must_use]
+pub fn replay_bytes(capture: &[u8], policies: &[Policy], checksums: Checksums) -> Outcome {
+    let paths = Paths::default();
+    let mut replay = Replay::new(policies, &paths, checksums);
+    let result = capture::read_from(Path::new("-"), capture, &mut replay);
+    let rows = replay.rows.all().iter();
+    let connections = rows.map(|row| {
+        let (original, reply) = (row.original, row.reply);
+        (original.packets + reply.packets, original.bytes + reply.bytes)
+    });
+    Outcome {
+        totals: replay.totals,
+        connections: connections.collect(),
+        broken: result.err().map(|broken| broken.to_string()),
+    }
 }
 
 /// A capture under one or two rule sets.
@@ -106,6 +146,7 @@ struct Replay<'a> {
     sides: Vec<Side>,
     rows: Rows,
     totals: Totals,
+    fragments: Fragments,
     /// A packet whose options were cut off.
     padded: Vec<u8>,
     /// Used anew for every packet.
@@ -123,30 +164,19 @@ impl<'a> Replay<'a> {
             sides,
             rows: Rows::default(),
             totals: Totals::default(),
+            fragments: Fragments::default(),
             padded: Vec::new(),
             verdicts: Vec::new(),
             events: vec![Vec::new(); policies.len()],
         }
     }
 
-    fn packet(&mut self, place: Place, frame: &Frame<'_>) {
-        let now = self.clock.at(frame.at);
-        for (number, side) in self.sides.iter_mut().enumerate() {
-            if side.advance(now) {
-                while let Some(event) = side.event() {
-                    self.rows.event(number, &event);
-                }
-            }
-        }
-        self.totals.packets += 1;
-        if frame.bytes.is_empty() {
-            self.totals.not_ip += 1;
-            return;
-        }
-        let seen = headers::look(frame.bytes, frame.wire_len);
+    /// A packet that is whole, or a fragment that stays one.
+    fn judge(&mut self, place: Place, whole: &[u8], wire_len: u32, now: Instant) {
+        let seen = headers::look(whole, wire_len);
         let ends = seen.map(|seen| (seen.flow.src, seen.flow.dst));
-        let mut meta = world::meta(self.paths, ends, frame.wire_len, self.checksums);
-        let mut bytes = frame.bytes;
+        let mut meta = world::meta(self.paths, ends, wire_len, self.checksums);
+        let mut bytes = whole;
         if let Some(seen) =
             seen.filter(|seen| seen.headers > bytes.len() && seen.len as usize >= seen.headers)
         {
@@ -192,6 +222,50 @@ impl<'a> Replay<'a> {
     }
 }
 
+impl Takes for Replay<'_> {
+    fn ahead(&mut self, packets: &[&[u8]]) {
+        let mut flows = [None; rows::AHEAD];
+        let seen = packets.iter().filter_map(|bytes| headers::look(bytes, 0)).map(|seen| seen.flow);
+        for (place, flow) in flows.iter_mut().zip(seen) {
+            *place = Some(flow);
+        }
+        self.rows.foresee(&flows);
+    }
+
+    fn frame(&mut self, place: Place, frame: &Frame<'_>) {
+        let now = self.clock.at(frame.at);
+        for (number, side) in self.sides.iter_mut().enumerate() {
+            if side.advance(now) {
+                while let Some(event) = side.event() {
+                    self.rows.event(number, &event);
+                }
+            }
+        }
+        self.totals.packets += 1;
+        if frame.bytes.is_empty() {
+            self.totals.not_ip += 1;
+            return;
+        }
+        if !fragments::may_be(frame.bytes) {
+            return self.judge(place, frame.bytes, frame.wire_len, now);
+        }
+        let mut fragments = std::mem::take(&mut self.fragments);
+        match fragments.take(frame.bytes, now) {
+            Taken::Alone => self.judge(place, frame.bytes, frame.wire_len, now),
+            Taken::Whole(bytes) => {
+                self.judge(place, bytes, u32::try_from(bytes.len()).unwrap_or(u32::MAX), now);
+            }
+            Taken::Held => {
+                self.totals.fragments += 1;
+                if let Some(seen) = headers::look(frame.bytes, frame.wire_len) {
+                    self.rows.notes(&seen, now);
+                }
+            }
+        }
+        self.fragments = fragments;
+    }
+}
+
 fn is_bad_checksum(verdict: &Verdict) -> bool {
     matches!(verdict, Verdict::Drop(DropReason::Malformed(why)) if why.name().ends_with("checksum"))
 }
@@ -223,11 +297,24 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn feed(replay: &mut Replay<'_>, path: &Path) -> Result<Place, Broken> {
-    let mut progress = Progress::new(path);
-    capture::read(path, &mut |place, frame| {
-        replay.packet(place, frame);
-        progress.at(place.packets, place.offset);
-    })
+    capture::read(path, &mut Shown { replay, progress: Progress::new(path) })
+}
+
+/// A replay whose progress is shown.
+struct Shown<'r, 'a> {
+    replay: &'r mut Replay<'a>,
+    progress: Progress,
+}
+
+impl Takes for Shown<'_, '_> {
+    fn frame(&mut self, place: Place, frame: &Frame<'_>) {
+        self.replay.frame(place, frame);
+        self.progress.at(place.packets, place.offset);
+    }
+
+    fn ahead(&mut self, packets: &[&[u8]]) {
+        self.replay.ahead(packets);
+    }
 }
 
 /// The policy of a rule file; of none: everything is accepted, nothing limited.

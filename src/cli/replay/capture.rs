@@ -10,10 +10,16 @@ use pcap_parser::{
     Block, Linktype, PcapBlockOwned, PcapError, PcapHeader, create_reader, traits::PcapNGPacketBlock as _,
 };
 
+use self::ahead::Records;
 use super::link::Link;
+
+mod ahead;
 
 /// Octets read at once.
 const BUFFER: usize = 1 << 20;
+
+/// Packets that are looked at ahead of their turn.
+const AHEAD: usize = 16;
 
 /// The longest record that is believed; the format's own tools stop there too.
 const LONGEST: usize = 16 << 20;
@@ -27,6 +33,15 @@ pub(super) struct Frame<'a> {
     pub(super) bytes: &'a [u8],
     /// Octets of the IP packet on the wire, padding of the link included.
     pub(super) wire_len: u32,
+}
+
+/// Who is given frames.
+pub(super) trait Takes {
+    /// A frame, and where it ends.
+    fn frame(&mut self, place: Place, frame: &Frame<'_>);
+
+    /// IP packets that will come soon, most likely.
+    fn ahead(&mut self, _packets: &[&[u8]]) {}
 }
 
 /// Where reading has come to.
@@ -133,6 +148,7 @@ struct Reading<'p> {
     path: &'p Path,
     place: Place,
     interfaces: Vec<Interface>,
+    records: Records,
 }
 
 impl Reading<'_> {
@@ -153,6 +169,7 @@ impl Reading<'_> {
     fn frame<'b>(&mut self, block: &'b PcapBlockOwned<'_>) -> Result<Option<Frame<'b>>, Broken> {
         match block {
             PcapBlockOwned::LegacyHeader(header) => {
+                self.records = Records::Pcap { is_big_endian: header.is_bigendian() };
                 self.interfaces = vec![legacy(header)];
                 self.check_link(0)?;
                 Ok(None)
@@ -163,7 +180,8 @@ impl Reading<'_> {
                 let rest = u64::from(record.ts_usec).saturating_mul(1000) / clock.per_second;
                 self.unwrapped(0, Some(seconds.saturating_add(rest)), record.data, record.origlen)
             }
-            PcapBlockOwned::NG(Block::SectionHeader(_)) => {
+            PcapBlockOwned::NG(Block::SectionHeader(section)) => {
+                self.records = Records::PcapNg { is_big_endian: section.big_endian() };
                 self.interfaces.clear();
                 Ok(None)
             }
@@ -261,37 +279,98 @@ fn legacy(header: &PcapHeader) -> Interface {
     }
 }
 
-/// Calls `each` with every frame of a capture, in the order of the file.
+/// What a file is that is not a capture, by its first octets, and what to do.
+const STRANGERS: [(&[u8], &str); 8] = [
+    (b"\x1f\x8b", "it is compressed: zcat FILE | halfgate replay -"),
+    (b"\x28\xb5\x2f\xfd", "it is compressed: zstdcat FILE | halfgate replay -"),
+    (b"\xfd7zXZ", "it is compressed: xzcat FILE | halfgate replay -"),
+    (b"BZh", "it is compressed: bzcat FILE | halfgate replay -"),
+    (b"\x04\x22\x4d\x18", "it is compressed: lz4cat FILE | halfgate replay -"),
+    (b"\x34\xcd\xb2\xa1", "a modified pcap format: editcap -F pcap FILE NEW makes a usual one"),
+    (b"\xa1\xb2\xcd\x34", "a modified pcap format: editcap -F pcap FILE NEW makes a usual one"),
+    (b"snoop\0", "a snoop capture: editcap -F pcap FILE NEW makes a usual one"),
+];
+
+/// How captures begin: pcap in both byte orders and resolutions, and pcapng.
+const MAGICS: [[u8; 4]; 5] = [
+    [0xa1, 0xb2, 0xc3, 0xd4],
+    [0xd4, 0xc3, 0xb2, 0xa1],
+    [0xa1, 0xb2, 0x3c, 0x4d],
+    [0x4d, 0x3c, 0xb2, 0xa1],
+    [0x0a, 0x0d, 0x0d, 0x0a],
+];
+
+/// Gives `each` every frame of a capture, in the order of the file; `-` is
+/// standard input.
 ///
 /// # Errors
 /// [`Broken`], wherever the file can't be read on; the frames before were given.
-pub(super) fn read(path: &Path, each: &mut impl FnMut(Place, &Frame<'_>)) -> Result<Place, Broken> {
-    let mut reading = Reading { path, place: Place::default(), interfaces: Vec::new() };
+pub(super) fn read(path: &Path, each: &mut impl Takes) -> Result<Place, Broken> {
+    if path == Path::new("-") {
+        return read_from(path, io::stdin(), each);
+    }
     let file = File::open(path)
         .and_then(|file| {
             let is_directory = file.metadata().is_ok_and(|about| about.is_dir());
             if is_directory { Err(io::Error::from(io::ErrorKind::IsADirectory)) } else { Ok(file) }
         })
         .map_err(|source| Broken::Unreadable { path: path.to_owned(), source })?;
-    let mut reader = create_reader(BUFFER, Whole(file)).map_err(|error| match error {
+    read_from(path, file, each)
+}
+
+/// As [`read`], from anything; `path` is its name.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_from(
+    path: &Path,
+    input: impl Read + Send,
+    each: &mut impl Takes,
+) -> Result<Place, Broken> {
+    let mut reading = Reading {
+        path,
+        place: Place::default(),
+        interfaces: Vec::new(),
+        records: Records::Pcap { is_big_endian: false },
+    };
+    let mut input = Whole(input);
+    let mut start = [0; 6];
+    let len =
+        input.read(&mut start).map_err(|source| Broken::Unreadable { path: path.to_owned(), source })?;
+    let start = &start[..len];
+    if let Some((_, why)) = STRANGERS.iter().find(|(magic, _)| start.starts_with(magic)) {
+        return Err(reading.no_capture(why));
+    }
+    let begins = |magic: &[u8; 4]| len > 0 && (start.starts_with(magic) || magic.starts_with(start));
+    if len > 0 && !MAGICS.iter().any(begins) {
+        return Err(reading.no_capture("neither pcap nor pcapng: it does not begin as they do"));
+    }
+    let mut reader = create_reader(BUFFER, Whole(start.chain(input))).map_err(|error| match error {
         PcapError::Eof => reading.no_capture("the file is empty"),
         PcapError::ReadError => reading.no_capture("it can't be read"),
-        PcapError::Incomplete(_)
-        | PcapError::UnexpectedEof
-        | PcapError::BufferTooSmall
+        PcapError::Incomplete(_) | PcapError::UnexpectedEof => {
+            reading.no_capture("the file ends in the middle of its own header")
+        }
+        PcapError::BufferTooSmall
         | PcapError::HeaderNotRecognized
         | PcapError::NomError(..)
-        | PcapError::OwnedNomError(..) => {
-            reading.no_capture("neither pcap nor pcapng: it does not begin as they do")
-        }
+        | PcapError::OwnedNomError(..) => reading.no_capture("its own header makes no sense"),
     })?;
     let mut capacity = BUFFER;
+    let mut known_ahead = 0;
     loop {
+        if known_ahead == 0 && !reading.interfaces.is_empty() {
+            let mut packets = [&[][..]; AHEAD];
+            let found = ahead::packets(reading.records, &reading.interfaces, reader.data(), &mut packets);
+            each.ahead(&packets[..found]);
+            known_ahead = found.max(1);
+        }
         let trouble = match reader.next() {
             Ok((len, block)) => {
                 if let Some(frame) = reading.frame(&block)? {
                     reading.place.packets += 1;
-                    each(reading.place, &frame);
+                    each.frame(reading.place, &frame);
+                    known_ahead = known_ahead.saturating_sub(1);
                 }
                 reading.place.offset += len as u64;
                 reader.consume(len);

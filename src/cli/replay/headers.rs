@@ -24,6 +24,13 @@ pub(super) struct Seen {
     pub(super) content: Content,
 }
 
+impl Seen {
+    /// A SYN without ACK.
+    pub(super) fn is_syn(&self) -> bool {
+        matches!(self.content, Content::Tcp(tcp) if tcp.flags.contains(Flags::SYN) && !tcp.flags.contains(Flags::ACK))
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Content {
     Tcp(Tcp),
@@ -41,6 +48,8 @@ pub(super) struct Tcp {
     pub(super) window: u16,
     /// Octets of data on the wire.
     pub(super) payload: u32,
+    /// Whether all of them were recorded.
+    pub(super) is_whole: bool,
 }
 
 /// Reads the headers. `None`: it has no tuple (an ICMP error, a later fragment, a
@@ -132,6 +141,7 @@ fn transport(bytes: &[u8], at: usize, len: u32, protocol: Protocol, ends: [IpAdd
                 ack: SeqNum(word(8)),
                 window: number(14)?,
                 payload: len.saturating_sub(before),
+                is_whole: bytes.len() >= len as usize,
             };
             seen(number(0)?, number(2)?, Content::Tcp(tcp))
         }

@@ -2,7 +2,7 @@
 
 use pcap_parser::Linktype;
 
-/// VLAN tags that are looked through, one behind the other.
+/// VLAN tags and MPLS labels that are looked through, one behind the other.
 const MAX_TAGS: usize = 8;
 
 const IPV4: u16 = 0x0800;
@@ -13,6 +13,15 @@ const VLAN: [u16; 3] = [0x8100, 0x88a8, 0x9100];
 const PPPOE: u16 = 0x8864;
 const PPP_IPV4: u16 = 0x0021;
 const PPP_IPV6: u16 = 0x0057;
+
+/// MPLS, to one and to many (RFC 5332 §4).
+const MPLS: [u16; 2] = [0x8847, 0x8848];
+/// Below this an ethertype is the length of an IEEE 802.3 frame.
+const FIRST_ETHERTYPE: u16 = 0x600;
+/// LLC and SNAP before an ethertype (RFC 1042).
+const SNAP: [u8; 6] = [0xaa, 0xaa, 3, 0, 0, 0];
+/// LLC's own number for IP.
+const LLC_IP: [u8; 3] = [6, 6, 3];
 
 /// A link layer that is understood.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,6 +88,24 @@ fn by_ethertype(bytes: &[u8], ethertype: u16, at: usize) -> Option<usize> {
             tag if VLAN.contains(&tag) => {
                 ethertype = number(bytes, at + 2)?;
                 at += 4;
+            }
+            label if MPLS.contains(&label) => {
+                let is_last = bytes.get(at + 2)? & 1 == 1;
+                at += 4;
+                if is_last {
+                    return matches!(bytes.get(at)? >> 4, 4 | 6).then_some(at);
+                }
+            }
+            length if length < FIRST_ETHERTYPE => {
+                let llc = bytes.get(at..)?;
+                if llc.starts_with(&LLC_IP) {
+                    return (at + 3 < bytes.len()).then_some(at + 3);
+                }
+                if !llc.starts_with(&SNAP) {
+                    return None;
+                }
+                ethertype = number(bytes, at + 6)?;
+                at += 8;
             }
             _ => return None,
         }

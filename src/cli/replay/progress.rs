@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Packets between two looks.
-const EVERY: u64 = 1 << 18;
+const EVERY: u64 = 1 << 16;
 
 const WIDTH: u64 = 30;
 

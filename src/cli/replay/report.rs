@@ -171,11 +171,13 @@ pub(super) fn write(output: &mut Output, args: &Args, name: &str, replay: &Repla
 }
 
 fn summary(totals: &Totals, connections: usize) -> String {
-    let Totals { packets, not_ip, without_tuple, accepted, dropped, reset } = *totals;
+    let Totals { packets, not_ip, fragments, without_tuple, accepted, dropped, reset } = *totals;
     let mut text = format!(
         "{connections} connections, {packets} packets: {accepted} accepted, {dropped} dropped, {reset} reset"
     );
-    for (count, what) in [(not_ip, "not IP"), (without_tuple, "without a tuple of their own")] {
+    let others =
+        [(not_ip, "not IP"), (fragments, "fragments"), (without_tuple, "without a tuple of their own")];
+    for (count, what) in others {
         if count > 0 {
             text.push_str(&format!(", {count} {what}"));
         }

@@ -1,53 +1,22 @@
 //! The connections of a replay: a row each, with what went over the wire and what
 //! became of it under each rule set.
 
-use std::{
-    collections::HashMap,
-    hash::{Hash, Hasher},
-    net::IpAddr,
-    time::Duration,
-};
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::{
     headers::{Content, Seen},
+    index::{self, Index, Indexed},
     zeek,
 };
 use crate::{
     conntrack::{Flow, Instant, Phase},
     engine::{CloseReason, Closed, Counts, DropReason, Event, Peer, Verdict},
     policy::RuleId,
-    wire::{Flags, Protocol},
+    wire::Flags,
 };
 
-/// Zeek takes what comes after such a silence for another connection
-/// (`tcp_inactivity_timeout`).
-const SILENCE: Duration = Duration::from_secs(300);
-
-/// Both directions of a tuple under one key.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Key(Protocol, (IpAddr, u16), (IpAddr, u16));
-
-impl Hash for Key {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        let Self(protocol, low, high) = self;
-        let ports = u64::from(low.1) << 32 | u64::from(high.1) << 16 | u64::from(protocol.0);
-        // Few words instead of many octets: this runs for every packet.
-        match (low.0, high.0) {
-            (IpAddr::V4(low), IpAddr::V4(high)) => {
-                state.write_u64(u64::from(low.to_bits()) << 32 | u64::from(high.to_bits()));
-            }
-            (low, high) => (low, high).hash(state),
-        }
-        state.write_u64(ports);
-    }
-}
-
-impl Key {
-    fn of(flow: &Flow) -> Self {
-        let (src, dst) = ((flow.src, flow.src_port), (flow.dst, flow.dst_port));
-        if src <= dst { Self(flow.protocol, src, dst) } else { Self(flow.protocol, dst, src) }
-    }
-}
+/// Packets that are foreseen at a time.
+pub(super) const AHEAD: usize = 16;
 
 /// What became of a connection under one rule set.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -111,7 +80,7 @@ impl Fate {
 )]
 enum Wire {
     Tcp(zeek::Connection),
-    Other { is_udp: bool, was_turned: bool, order: String },
+    Other { is_udp: bool, history: String, bad_sums: [zeek::Scaled; 2] },
 }
 
 /// One connection.
@@ -122,6 +91,8 @@ pub(super) struct Row {
     pub(super) original: Counts,
     pub(super) reply: Counts,
     wire: Wire,
+    hash: u32,
+    older: u32,
     last: Instant,
     /// One for each rule set; without a second one its fate stays empty.
     pub(super) fates: [Fate; 2],
@@ -132,7 +103,7 @@ pub(super) struct Row {
 }
 
 impl Row {
-    fn new(seen: &Seen) -> Self {
+    fn new(seen: &Seen, hash: u32) -> Self {
         let flow = seen.flow;
         let turned = match &seen.content {
             Content::Tcp(tcp) => zeek::is_tcp_reply(tcp, flow.src_port, flow.dst_port),
@@ -141,17 +112,22 @@ impl Row {
             Content::Echo => flow.src_port == 0 && flow.dst_port != 0,
             Content::Other => false,
         };
+        let turned = turned && flow.dst != IpAddr::V4(Ipv4Addr::BROADCAST);
         let wire = match seen.content {
             Content::Tcp(_) => Wire::Tcp(zeek::Connection::new(turned)),
-            Content::Udp | Content::Echo | Content::Other => {
-                Wire::Other { is_udp: seen.content == Content::Udp, was_turned: turned, order: String::new() }
-            }
+            Content::Udp | Content::Echo | Content::Other => Wire::Other {
+                is_udp: seen.content == Content::Udp,
+                history: if turned { "^".to_owned() } else { String::new() },
+                bad_sums: [zeek::Scaled::NEW; 2],
+            },
         };
         Self {
             flow: if turned { flow.reversed() } else { flow },
             original: Counts::default(),
             reply: Counts::default(),
             wire,
+            hash,
+            older: index::NONE,
             last: Instant(0),
             fates: [Fate::default(), Fate::default()],
             reset_by: [Peer::Client; 2],
@@ -164,7 +140,7 @@ impl Row {
     }
 
     /// What went over the wire.
-    fn take(&mut self, seen: &Seen, bad_checksum: bool) {
+    fn take(&mut self, seen: &Seen, bad_checksum: bool, now: Instant) {
         let forth = self.is_from_originator(&seen.flow);
         let counts = if forth { &mut self.original } else { &mut self.reply };
         counts.packets += 1;
@@ -172,15 +148,20 @@ impl Row {
         match (&mut self.wire, &seen.content) {
             (Wire::Tcp(connection), Content::Tcp(_)) if bad_checksum => connection.bad_checksum(forth),
             (Wire::Tcp(connection), Content::Tcp(tcp)) => {
-                if connection.take(forth, tcp) {
+                if connection.take(forth, tcp, now) {
                     self.flow = self.flow.reversed();
                     std::mem::swap(&mut self.original, &mut self.reply);
                 }
             }
-            (Wire::Other { order, .. }, _) => {
+            (Wire::Other { history, bad_sums, .. }, _) if bad_checksum => {
+                if bad_sums[usize::from(!forth)].happens() {
+                    history.push(if forth { 'C' } else { 'c' });
+                }
+            }
+            (Wire::Other { history, .. }, _) => {
                 let letter = if forth { 'D' } else { 'd' };
-                if !order.contains(letter) {
-                    order.push(letter);
+                if !history.contains(letter) {
+                    history.push(letter);
                 }
             }
             (Wire::Tcp(_), _) => {}
@@ -191,21 +172,43 @@ impl Row {
     pub(super) fn wire(&self) -> (&'static str, String) {
         match &self.wire {
             Wire::Tcp(connection) => (connection.state(), connection.history().to_owned()),
-            Wire::Other { is_udp, was_turned, order } => zeek::datagrams(*is_udp, *was_turned, order),
+            Wire::Other { is_udp, history, .. } => zeek::datagrams(*is_udp, history),
         }
     }
 
     fn is_reused_by(&self, seen: &Seen) -> bool {
         match (&self.wire, &seen.content) {
-            (Wire::Tcp(connection), Content::Tcp(tcp)) => {
-                connection.is_reused_by(self.is_from_originator(&seen.flow), tcp)
-            }
+            (Wire::Tcp(connection), Content::Tcp(tcp)) => connection.is_reused_by(tcp),
             _ => false,
         }
     }
 
-    fn is_over(&self) -> bool {
-        matches!(&self.wire, Wire::Tcp(connection) if connection.is_over())
+    /// Whether Zeek has forgotten it by `now`.
+    fn is_forgotten(&self, now: Instant) -> Option<zeek::Forgotten> {
+        match &self.wire {
+            Wire::Tcp(connection) => connection.is_forgotten(now, self.flow.dst_port),
+            Wire::Other { .. } => {
+                (now.since(self.last) >= zeek::DATAGRAM_SILENCE).then_some(zeek::Forgotten::Silent)
+            }
+        }
+    }
+}
+
+impl Indexed for Row {
+    fn hash(&self) -> u32 {
+        self.hash
+    }
+
+    fn flow(&self) -> &Flow {
+        &self.flow
+    }
+
+    fn older(&self) -> u32 {
+        self.older
+    }
+
+    fn set_older(&mut self, row: u32) {
+        self.older = row;
     }
 }
 
@@ -226,8 +229,7 @@ pub(super) struct Judged<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Rows {
     all: Vec<Row>,
-    /// The newest of each tuple.
-    newest: HashMap<Key, u32>,
+    index: Index,
 }
 
 impl Rows {
@@ -238,9 +240,9 @@ impl Rows {
     /// A packet, its verdicts, and what happened with them.
     pub(super) fn packet(&mut self, judged: &Judged<'_>) {
         let seen = judged.seen;
-        let key = Key::of(&seen.flow);
-        let known = self.newest.get(&key).map(|at| *at as usize);
-        let mine = |event: &Event| flow_of(event).is_some_and(|flow| Key::of(flow) == key);
+        let hash = self.index.hash(&seen.flow);
+        let known = self.index.find(&self.all, hash, &seen.flow);
+        let mine = |event: &Event| flow_of(event).is_some_and(|flow| index::is_same(flow, &seen.flow));
         let opens = |events: &Vec<Event>| {
             events.iter().any(|event| matches!(event, Event::Opened { .. }) && mine(event))
         };
@@ -248,7 +250,7 @@ impl Rows {
             Some((at, row)) if !Self::begins_anew(row, judged, judged.events.first().is_some_and(&opens)) => {
                 at
             }
-            _ => self.add(key, seen, known, &judged.events.iter().map(opens).collect::<Vec<_>>()),
+            _ => self.add(hash, seen, known, &judged.events.iter().map(opens).collect::<Vec<_>>()),
         };
         for (side, events) in judged.events.iter().enumerate() {
             // What ended for this packet is the connection before it.
@@ -266,7 +268,7 @@ impl Rows {
         }
         let row = &mut self.all[at];
         row.last = judged.now;
-        row.take(seen, judged.bad_checksum);
+        row.take(seen, judged.bad_checksum, judged.now);
         for (fate, verdict) in row.fates.iter_mut().zip(judged.verdicts) {
             fate.count(*verdict);
         }
@@ -279,19 +281,27 @@ impl Rows {
     }
 
     /// Whether a packet begins another row: on the wire it is another connection,
-    /// and the table has opened one or never had any.
+    /// and none that the table still waits for.
     fn begins_anew(row: &Row, judged: &Judged<'_>, opens: bool) -> bool {
-        let was_tracked = row.fates.first().is_some_and(|fate| fate.phase.is_some());
         let is_reused = row.is_reused_by(judged.seen);
-        if was_tracked {
-            return is_reused && opens;
+        let forgotten = row.is_forgotten(judged.now);
+        let fate = row.fates.first();
+        let Some(phase) = fate.and_then(|fate| fate.phase) else {
+            return is_reused || forgotten.is_some();
+        };
+        match forgotten {
+            Some(_) if opens || fate.is_some_and(|fate| fate.close.is_some()) => true,
+            // Here a silent connection lives for longer than with Zeek.
+            Some(zeek::Forgotten::Silent) => false,
+            // As does one whose SYN is sent again.
+            Some(zeek::Forgotten::Over) => !(phase.is_embryonic() && judged.seen.is_syn()),
+            None => is_reused && opens,
         }
-        (is_reused && (opens || row.is_over())) || judged.now.since(row.last) >= SILENCE
     }
 
     /// A new row. A rule set that goes on with the connection of the row before takes it along.
-    fn add(&mut self, key: Key, seen: &Seen, before: Option<usize>, opens: &[bool]) -> usize {
-        let mut row = Row::new(seen);
+    fn add(&mut self, hash: u32, seen: &Seen, before: Option<usize>, opens: &[bool]) -> usize {
+        let mut row = Row::new(seen, hash);
         if let Some(before) = before.and_then(|at| self.all.get(at)) {
             for ((fate, old), opens) in row.fates.iter_mut().zip(&before.fates).zip(opens) {
                 if !opens && old.close.is_none() {
@@ -301,14 +311,41 @@ impl Rows {
         }
         let at = self.all.len();
         self.all.push(row);
-        self.newest.insert(key, u32::try_from(at).unwrap_or(u32::MAX));
+        self.index.insert(&mut self.all);
         at
+    }
+
+    /// Reads what packets to come will need, so that the waits for it fall into one.
+    pub(super) fn foresee(&self, flows: &[Option<Flow>; AHEAD]) {
+        // In turns, so that no wait is for another.
+        let hashes = flows.map(|flow| flow.map(|flow| self.index.hash(&flow)));
+        let heads = hashes.map(|hash| hash.map_or(index::NONE, |hash| self.index.head(hash)));
+        let mut sum = 0;
+        for row in heads.iter().filter_map(|head| self.all.get(*head as usize)) {
+            // A word of every second line of the row.
+            let fate = &row.fates[0];
+            sum += row.original.packets + u64::from(row.hash) + row.last.0 + fate.accepted;
+            if let Wire::Tcp(connection) = &row.wire {
+                sum += connection.touch();
+            }
+        }
+        std::hint::black_box(sum);
+    }
+
+    /// A tuple that was seen, in a packet that may never be whole.
+    pub(super) fn notes(&mut self, seen: &Seen, now: Instant) {
+        let hash = self.index.hash(&seen.flow);
+        if self.index.find(&self.all, hash, &seen.flow).is_none() {
+            let at = self.add(hash, seen, None, &[]);
+            self.all[at].last = now;
+        }
     }
 
     /// Something that happened without a packet of its own.
     pub(super) fn event(&mut self, side: usize, event: &Event) {
-        let at = flow_of(event).and_then(|flow| self.newest.get(&Key::of(flow)));
-        if let Some(row) = at.and_then(|at| self.all.get_mut(*at as usize)) {
+        let Some(flow) = flow_of(event) else { return };
+        let at = self.index.find(&self.all, self.index.hash(flow), flow);
+        if let Some(row) = at.and_then(|at| self.all.get_mut(at)) {
             apply(row, side, event, None);
         }
     }

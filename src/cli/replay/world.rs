@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use crate::{
     conntrack::{Flow, Instant, Timer},
-    engine::{Engine, Event, IfIndex, Meta, Verdict, Worker},
+    engine::{Engine, Event, Existing, IfIndex, Meta, Verdict, Worker},
     policy::{Hook, NewFlow, Policy, RuleId},
     wire::Checksums,
 };
@@ -20,6 +20,9 @@ const SEED: [u64; 2] = [0x6861_6c66, 0x6761_7465];
 
 /// No timer is shorter, so what is new can't be over before.
 const SHORTEST_TIMER: Duration = Duration::from_secs(1);
+
+/// For so many connections the table is made.
+const BUCKETS: u32 = 1 << 18;
 
 /// Beyond the longest timer and this much more, a pause changes nothing any more.
 const SLACK: Duration = Duration::from_secs(60);
@@ -135,12 +138,16 @@ pub(super) struct Side {
 
 impl Side {
     pub(super) fn new(policy: Policy, paths: &Paths) -> Self {
-        let engine = Engine::new(policy, SEED, Instant(START));
+        // A table for many is slow for few, and takes more in the end.
+        let mut first = policy.clone();
+        first.settings.max_connections = first.settings.max_connections.min(BUCKETS);
+        let engine = Engine::new(first, SEED, Instant(START));
         let named: Vec<_> =
             (1..).map(IfIndex).zip(paths.interfaces.iter().map(|interface| interface.name.clone())).collect();
         engine.set_interfaces(&named);
         let mut worker = engine.worker();
         worker.allow_loopback();
+        engine.install(policy, Existing::Keep, &mut worker, Instant(START));
         Self { engine, worker, look_again: Instant(START) }
     }
 

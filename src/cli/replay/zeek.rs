@@ -7,28 +7,26 @@
 //! originator: a, d, i, q once a direction; s, h, f, r again when the sequence
 //! number differs from the last of its kind; c, g, t, w at the first, tenth,
 //! hundredth time. `^` stands for a direction that was turned round, because the
-//! first packet came from a well-known server port.
+//! first packet came from a well-known server port, or because a SYN-ACK without
+//! its SYN was followed by an ACK or data.
 
+mod life;
+mod ports;
 mod stream;
 
+use self::{life::Life, stream::Stream};
+pub(super) use self::{
+    life::{DATAGRAM_SILENCE, Forgotten},
+    ports::{is_tcp_reply, is_udp_reply},
+};
 use super::headers::Tcp;
-use crate::wire::{Flags, SeqNum};
-
-use stream::Stream;
+use crate::{
+    conntrack::Instant,
+    wire::{Flags, SeqNum},
+};
 
 /// A jump of an RST's or SYN's number that is not believed.
 const TOO_FAR: i64 = 1 << 20;
-
-/// TCP ports that are servers' (those for which Zeek has an analyzer).
-const TCP_SERVERS: [u16; 52] = [
-    20, 21, 22, 25, 53, 80, 81, 88, 102, 110, 113, 135, 139, 143, 389, 443, 445, 502, 514, 563, 585, 587,
-    614, 631, 636, 989, 990, 992, 993, 995, 1080, 1434, 1883, 2811, 3128, 3268, 3306, 3389, 5060, 5222, 5223,
-    5269, 5432, 6379, 6666, 6667, 6668, 6669, 8000, 8080, 8888, 20000,
-];
-
-/// UDP ports that are servers'.
-const UDP_SERVERS: [u16; 20] =
-    [53, 67, 68, 88, 123, 137, 138, 161, 162, 389, 443, 514, 1812, 2123, 3544, 4011, 5060, 5353, 5355, 20000];
 
 /// What one end has done, by its own packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,15 +55,15 @@ enum Once {
 
 /// A letter that comes at the first, tenth, hundredth time.
 #[derive(Clone, Copy, Debug)]
-struct Scaled {
+pub(super) struct Scaled {
     count: u32,
     next: u32,
 }
 
 impl Scaled {
-    const NEW: Self = Self { count: 0, next: 1 };
+    pub(super) const NEW: Self = Self { count: 0, next: 1 };
 
-    fn happens(&mut self) -> bool {
+    pub(super) fn happens(&mut self) -> bool {
         self.count = self.count.saturating_add(1);
         let shows = self.count == self.next;
         if shows {
@@ -88,8 +86,9 @@ struct End {
     acked: i64,
     /// Behind its FIN.
     fin: Option<i64>,
+    /// It has sent a FIN or an RST, and perhaps not all before it was seen.
+    closes: bool,
     is_closed: bool,
-    seen: u8,
     last_syn: i64,
     last_fin: i64,
     last_rst: i64,
@@ -108,8 +107,8 @@ impl End {
         last: 0,
         acked: 0,
         fin: None,
+        closes: false,
         is_closed: false,
-        seen: 0,
         last_syn: 0,
         last_fin: 0,
         last_rst: 0,
@@ -158,10 +157,10 @@ impl End {
         self.state == State::Established || (self.state == State::Closed && self.before == State::Established)
     }
 
-    fn notes(&mut self, what: Once) -> bool {
-        let known = self.seen & what as u8 != 0;
-        self.seen |= what as u8;
-        !known
+    /// Whether something that it sent before it closed may still be seen.
+    fn waits(&self, peer: &Self) -> bool {
+        self.stream.is_behind(self.last)
+            || (self.state != State::Reset && !self.stream.has_given_up() && peer.stream.is_unacknowledged())
     }
 }
 
@@ -172,33 +171,24 @@ pub(super) struct Connection {
     ends: [End; 2],
     is_partial: bool,
     first_seen: [bool; 2],
+    /// Bits of [`Once`], by side: they stay where they are when ends change places.
+    noted: [u8; 2],
     history: String,
+    life: Life,
 }
 
-/// Whether the first packet of a TCP connection seems to come from its server.
-pub(super) fn is_tcp_reply(first: &Tcp, src_port: u16, dst_port: u16) -> bool {
-    let opens = first.flags.contains(Flags::SYN) && !first.flags.contains(Flags::ACK);
-    let server = |port| TCP_SERVERS.contains(&port);
-    !opens && server(src_port) && (!server(dst_port) || src_port < dst_port)
-}
-
-/// Whether the first datagram of a flow seems to come from its server.
-pub(super) fn is_udp_reply(src_port: u16, dst_port: u16) -> bool {
-    UDP_SERVERS.contains(&src_port) && !UDP_SERVERS.contains(&dst_port)
-}
-
-/// `conn_state` and `history` of a flow that is not TCP: whether each side sent.
-pub(super) fn datagrams(is_udp: bool, was_turned: bool, order: &str) -> (&'static str, String) {
+/// `conn_state` and `history` of a flow that is not TCP.
+pub(super) fn datagrams(is_udp: bool, history: &str) -> (&'static str, String) {
     if !is_udp {
         return ("OTH", String::new());
     }
-    let state = match (order.contains('D'), order.contains('d')) {
+    let state = match (history.contains('D'), history.contains('d')) {
         (true, true) => "SF",
         (true, false) => "S0",
         (false, true) => "SHR",
         (false, false) => "OTH",
     };
-    (state, if was_turned { format!("^{order}") } else { order.to_owned() })
+    (state, history.to_owned())
 }
 
 impl Connection {
@@ -208,7 +198,25 @@ impl Connection {
         if turned {
             history.push('^');
         }
-        Self { ends: [End::NEW; 2], is_partial: false, first_seen: [false; 2], history }
+        Self {
+            ends: [End::NEW; 2],
+            is_partial: false,
+            first_seen: [false; 2],
+            noted: [0; 2],
+            history,
+            life: Life::default(),
+        }
+    }
+
+    /// A word of each part that a packet needs.
+    pub(super) fn touch(&self) -> u64 {
+        let [one, other] = &self.ends;
+        u64::from(one.start.0)
+            + u64::from(other.start.0)
+            + u64::from(one.again.next)
+            + self.life.touch()
+            + u64::from(self.noted[0])
+            + u64::from(other.again.next)
     }
 
     pub(super) fn history(&self) -> &str {
@@ -216,22 +224,27 @@ impl Connection {
     }
 
     /// Both ends have closed.
-    pub(super) fn is_over(&self) -> bool {
+    fn is_over(&self) -> bool {
         self.ends.iter().all(|end| end.is_closed)
     }
 
     /// Whether this packet begins another connection with the same addresses.
-    pub(super) fn is_reused_by(&self, from_originator: bool, tcp: &Tcp) -> bool {
-        if !tcp.flags.contains(Flags::SYN) {
-            return false;
-        }
+    pub(super) fn is_reused_by(&self, tcp: &Tcp) -> bool {
         let [originator, responder] = &self.ends;
         let is_answer = tcp.flags.contains(Flags::ACK);
-        if is_answer && originator.state != State::Inactive {
+        if !tcp.flags.contains(Flags::SYN) || (is_answer && originator.state != State::Inactive) {
             return false;
         }
-        let sender = if is_answer || !from_originator { responder } else { originator };
-        self.is_over() || (sender.state != State::Inactive && tcp.seq != sender.start)
+        if originator.is_closed || responder.is_closed {
+            return true;
+        }
+        // The SYN of an answer that was recorded before it.
+        let is_late = !is_answer
+            && originator.state == State::SynAckSent
+            && responder.state == State::Inactive
+            && tcp.seq == responder.start;
+        let first = if is_answer { responder } else { originator };
+        tcp.seq != first.start && !is_late
     }
 
     /// A packet whose checksum is wrong: it counts for nothing else.
@@ -247,7 +260,7 @@ impl Connection {
     }
 
     /// Takes one packet. `true`: the ends have changed places.
-    pub(super) fn take(&mut self, from_originator: bool, tcp: &Tcp) -> bool {
+    pub(super) fn take(&mut self, from_originator: bool, tcp: &Tcp, now: Instant) -> bool {
         let end = usize::from(!from_originator);
         let is = |flag| tcp.flags.contains(flag);
         self.set_partial(end, tcp.flags);
@@ -255,6 +268,8 @@ impl Connection {
         let seg_len = data + u32::from(is(Flags::SYN)) + u32::from(is(Flags::FIN));
         self.begin_end(end, tcp, seg_len);
         let rel_seq = self.ends[end].relative(tcp.seq, self.ends[end].last);
+        let was_scan = self.turns_from_scan(tcp);
+        let end = if was_scan { 1 - end } else { end };
         self.note(end, tcp, rel_seq);
         let (sender, peer) = self.pair(end);
         if tcp.window == 0 && !is(Flags::RST) && peer.state != State::Closed && sender.state != State::Reset {
@@ -271,6 +286,8 @@ impl Connection {
         if update_last(sender, tcp, seg_len) {
             self.letter(end, 'T');
         }
+        let is_attempt = is(Flags::SYN) && end == 0 && self.ends[0].state == State::Inactive;
+        self.life.lives(now, is_attempt, self.is_over());
         let turned = self.change_state(end, tcp);
         // After a turn the sender is the other one.
         let end = if turned { 1 - end } else { end };
@@ -278,11 +295,47 @@ impl Connection {
             self.find_gaps(1 - end, rel_ack);
         }
         self.first_seen[end] = true;
-        if tcp.payload > 0 && !is(Flags::RST) && rel_seq >= 0 {
+        if tcp.payload > 0 && tcp.is_whole && !is(Flags::RST) && rel_seq >= 0 {
             let sender = &mut self.ends[end];
             sender.stream.sent(rel_seq + i64::from(is(Flags::SYN)), i64::from(tcp.payload), sender.acked);
         }
-        turned
+        self.close();
+        turned != was_scan
+    }
+
+    /// What began with a SYN-ACK may be a scan. An ACK or data after it shows a
+    /// connection whose SYN was not seen: then its sender is the server.
+    fn turns_from_scan(&mut self, tcp: &Tcp) -> bool {
+        let others = Flags::SYN.with(Flags::FIN).with(Flags::RST);
+        let goes_on = !tcp.flags.intersects(others) && (tcp.payload > 0 || tcp.flags.contains(Flags::ACK));
+        if self.history != "H" || !goes_on {
+            return false;
+        }
+        self.turn();
+        self.first_seen[0] = true;
+        self.history.clear();
+        self.history.push_str("^h");
+        true
+    }
+
+    fn turn(&mut self) {
+        self.is_partial = false;
+        self.ends.swap(0, 1);
+        self.first_seen.swap(0, 1);
+    }
+
+    /// Ends that want to close do so when everything before was seen.
+    fn close(&mut self) {
+        self.life.comes_to(self.ends.each_ref().map(|end| end.state));
+        for at in [0, 1] {
+            let (end, peer) = self.pair(at);
+            if !end.closes || end.is_closed || end.waits(peer) {
+                continue;
+            }
+            end.is_closed = true;
+            let complete = end.state == State::Reset || peer.is_closed || peer.state == State::Inactive;
+            self.life.closes(complete);
+        }
     }
 
     fn pair(&mut self, end: usize) -> (&mut End, &mut End) {
@@ -327,29 +380,35 @@ impl Connection {
     fn note(&mut self, at: usize, tcp: &Tcp, rel_seq: i64) {
         let is = |flag| tcp.flags.contains(flag);
         let (syn, fin, rst) = (is(Flags::SYN), is(Flags::FIN), is(Flags::RST));
+        let noted = &mut self.noted[at];
+        let mut is_new = |what: Once| {
+            let known = *noted & what as u8 != 0;
+            *noted |= what as u8;
+            !known
+        };
         let end = &mut self.ends[at];
         let letter = match u8::from(syn) + u8::from(fin) + u8::from(rst) {
-            0 if tcp.payload > 0 => end.notes(Once::Data).then_some('D'),
-            0 if is(Flags::ACK) => end.notes(Once::Ack).then_some('A'),
+            0 if tcp.payload > 0 => is_new(Once::Data).then_some('D'),
+            0 if is(Flags::ACK) => is_new(Once::Ack).then_some('A'),
             0 => None,
             1 if syn => {
-                let shows = end.notes(Once::Syn) || rel_seq != end.last_syn;
+                let shows = is_new(Once::Syn) || rel_seq != end.last_syn;
                 end.last_syn = rel_seq;
                 shows.then_some(if is(Flags::ACK) { 'H' } else { 'S' })
             }
             1 if fin => {
                 let number = rel_seq + i64::from(tcp.payload);
-                let shows = end.notes(Once::Fin) || number != end.last_fin;
+                let shows = is_new(Once::Fin) || number != end.last_fin;
                 end.last_fin = number;
                 shows.then_some('F')
             }
             1 => {
-                let shows = end.notes(Once::Rst) || rel_seq != end.last_rst;
+                let shows = is_new(Once::Rst) || rel_seq != end.last_rst;
                 end.last_rst = rel_seq;
                 shows.then_some('R')
             }
-            _ if fin && rst => end.notes(Once::FinRst).then_some('I'),
-            _ => end.notes(Once::Multi).then_some('Q'),
+            _ if fin && rst => is_new(Once::FinRst).then_some('I'),
+            _ => is_new(Once::Multi).then_some('Q'),
         };
         if let Some(letter) = letter {
             self.letter(at, letter);
@@ -365,11 +424,11 @@ impl Connection {
             State::SynSent | State::SynAckSent => {
                 if is(Flags::FIN) {
                     end.enter(State::Closed);
-                    end.is_closed = true;
+                    end.closes = true;
                 }
                 if is(Flags::RST) {
                     end.enter(State::Reset);
-                    end.is_closed = true;
+                    end.closes = true;
                 }
             }
             State::Established | State::Partial => {
@@ -379,7 +438,7 @@ impl Connection {
                 }
                 if is(Flags::FIN) && !is(Flags::RST) {
                     end.enter(State::Closed);
-                    end.is_closed = true;
+                    end.closes = true;
                     // A FIN and then an RST was a normal end after all.
                     if peer.state == State::Reset && peer.before == State::Closed {
                         peer.enter(State::Closed);
@@ -387,13 +446,13 @@ impl Connection {
                 }
                 if is(Flags::RST) {
                     end.enter(State::Reset);
-                    end.is_closed = true;
+                    end.closes = true;
                 }
             }
             State::Closed => {
                 if is(Flags::RST) && peer.state != State::Closed {
                     end.enter(State::Reset);
-                    end.is_closed = true;
+                    end.closes = true;
                 }
             }
             State::Reset => {}
@@ -418,11 +477,11 @@ impl Connection {
         }
         if is(Flags::FIN) {
             end.enter(State::Closed);
-            end.is_closed = true;
+            end.closes = true;
         }
         if is(Flags::RST) {
             end.enter(State::Reset);
-            end.is_closed = true;
+            end.closes = true;
         }
         if end.state == State::Inactive {
             let early_ack = at == 1 && tcp.payload == 0 && peer.state == State::SynSent;
@@ -437,9 +496,8 @@ impl Connection {
         }
         if turned {
             // The SYN and its answer were recorded the wrong way round.
-            self.is_partial = false;
-            self.ends.swap(0, 1);
-            self.first_seen.swap(0, 1);
+            self.turn();
+            self.first_seen[0] = true;
             self.history.push('^');
         }
         turned

@@ -2,6 +2,8 @@
 
 use super::*;
 
+const NOW: Instant = Instant(1_000_000);
+
 /// Direction and control bits, sequence number, acknowledgement, octets of data.
 type Given = (&'static str, u32, u32, u32);
 
@@ -11,23 +13,34 @@ type Told = (&'static str, &'static str, &'static [Given]);
 /// A connection whose packets are given as `>` or `<` (from the originator or the
 /// responder), control bits, sequence number, acknowledgement and octets of data.
 fn told(packets: &[Given]) -> (&'static str, String) {
-    let mut connection = Connection::new(false);
-    for (what, seq, ack, payload) in packets {
-        let mut letters = what.chars();
-        let forth = letters.next() == Some('>');
-        let flags = letters.fold(Flags::default(), |flags, letter| {
-            flags.with(match letter {
-                'S' => Flags::SYN,
-                'A' => Flags::ACK,
-                'F' => Flags::FIN,
-                'R' => Flags::RST,
-                other => panic!("{other}"),
-            })
-        });
-        let tcp = Tcp { flags, seq: SeqNum(*seq), ack: SeqNum(*ack), window: 1000, payload: *payload };
-        connection.take(forth, &tcp);
-    }
+    let connection = made(packets);
     (connection.state(), connection.history().to_owned())
+}
+
+fn made(packets: &[Given]) -> Connection {
+    let mut connection = Connection::new(false);
+    for given in packets {
+        let (forth, tcp) = packet(given);
+        connection.take(forth, &tcp, NOW);
+    }
+    connection
+}
+
+/// Whether it comes from the originator, and the packet.
+fn packet((what, seq, ack, payload): &Given) -> (bool, Tcp) {
+    let mut letters = what.chars();
+    let forth = letters.next() == Some('>');
+    let flags = letters.fold(Flags::default(), |flags, letter| {
+        flags.with(match letter {
+            'S' => Flags::SYN,
+            'A' => Flags::ACK,
+            'F' => Flags::FIN,
+            'R' => Flags::RST,
+            other => panic!("{other}"),
+        })
+    });
+    let (seq, ack) = (SeqNum(*seq), SeqNum(*ack));
+    (forth, Tcp { flags, seq, ack, window: 1000, payload: *payload, is_whole: true })
 }
 
 const HANDSHAKE: [Given; 3] = [(">S", 99, 0, 0), ("<SA", 499, 100, 0), (">A", 100, 500, 0)];
@@ -93,43 +106,152 @@ fn a_gap_shows_when_it_is_acknowledged() {
 #[test]
 fn a_zero_window_shows() {
     let mut connection = Connection::new(false);
-    let tcp = Tcp { flags: Flags::SYN, seq: SeqNum(5), ack: SeqNum(0), window: 0, payload: 0 };
-    connection.take(true, &tcp);
+    let tcp =
+        Tcp { flags: Flags::SYN, seq: SeqNum(5), ack: SeqNum(0), window: 0, payload: 0, is_whole: true };
+    connection.take(true, &tcp, NOW);
     assert_eq!(connection.history(), "SW");
 }
 
 #[test]
 fn a_syn_behind_its_answer_turns_the_direction_round() {
     let mut connection = Connection::new(false);
-    let answer =
-        Tcp { flags: Flags::SYN.with(Flags::ACK), seq: SeqNum(9), ack: SeqNum(20), window: 1, payload: 0 };
-    assert!(!connection.take(true, &answer));
-    let syn = Tcp { flags: Flags::SYN, seq: SeqNum(19), ack: SeqNum(0), window: 1, payload: 0 };
-    assert!(connection.take(false, &syn));
+    let answer = Tcp {
+        flags: Flags::SYN.with(Flags::ACK),
+        seq: SeqNum(9),
+        ack: SeqNum(20),
+        window: 1,
+        payload: 0,
+        is_whole: true,
+    };
+    assert!(!connection.take(true, &answer, NOW));
+    let syn =
+        Tcp { flags: Flags::SYN, seq: SeqNum(19), ack: SeqNum(0), window: 1, payload: 0, is_whole: true };
+    assert!(connection.take(false, &syn, NOW));
     assert_eq!((connection.state(), connection.history()), ("S1", "Hs^"));
 }
 
 #[test]
-fn servers_are_known_by_their_ports() {
-    let answer =
-        Tcp { flags: Flags::SYN.with(Flags::ACK), seq: SeqNum(9), ack: SeqNum(20), window: 1, payload: 0 };
-    assert!(is_tcp_reply(&answer, 80, 40_000));
-    assert!(is_tcp_reply(&answer, 80, 6669));
-    assert!(!is_tcp_reply(&answer, 40_000, 80));
-    assert!(!is_tcp_reply(&Tcp { flags: Flags::SYN, ..answer }, 80, 40_000));
-    assert!(is_udp_reply(53, 40_000) && !is_udp_reply(40_000, 53) && !is_udp_reply(53, 123));
-    assert_eq!(datagrams(true, true, "d"), ("SHR", "^d".to_owned()));
-    assert_eq!(datagrams(false, false, "D"), ("OTH", String::new()));
+fn datagrams_show_which_side_sent() {
+    assert_eq!(datagrams(true, "^d"), ("SHR", "^d".to_owned()));
+    assert_eq!(datagrams(true, "Dd"), ("SF", "Dd".to_owned()));
+    assert_eq!(datagrams(true, "D"), ("S0", "D".to_owned()));
+    assert_eq!(datagrams(true, "C"), ("OTH", "C".to_owned()));
+    assert_eq!(datagrams(false, "Dd"), ("OTH", String::new()));
 }
 
 #[test]
 fn a_connection_is_reused_by_another_syn() {
     let mut connection = Connection::new(false);
-    let syn = Tcp { flags: Flags::SYN, seq: SeqNum(9), ack: SeqNum(0), window: 1, payload: 0 };
-    connection.take(true, &syn);
-    assert!(!connection.is_reused_by(true, &syn), "the same again");
-    assert!(connection.is_reused_by(true, &Tcp { seq: SeqNum(500), ..syn }));
-    assert!(!connection.is_reused_by(false, &Tcp { seq: SeqNum(500), ..syn }), "simultaneous open");
+    let syn =
+        Tcp { flags: Flags::SYN, seq: SeqNum(9), ack: SeqNum(0), window: 1, payload: 0, is_whole: true };
+    connection.take(true, &syn, NOW);
+    assert!(!connection.is_reused_by(&syn), "the same again");
+    assert!(connection.is_reused_by(&Tcp { seq: SeqNum(500), ..syn }));
+    let refusal = Tcp { flags: Flags::RST.with(Flags::ACK), seq: SeqNum(0), ack: SeqNum(10), ..syn };
+    connection.take(false, &refusal, NOW);
+    assert!(connection.is_reused_by(&syn), "the same again, after it was refused");
+    assert!(!connection.is_reused_by(&refusal));
+}
+
+/// Seconds after the first packet, and what comes then.
+type Timed = (u64, Given);
+
+/// What is told, and before which packet it was forgotten, if at all.
+type Case<'a> = (&'a str, &'a [Timed], Option<(usize, Forgotten)>);
+
+/// The first of some packets, by number, that comes after the connection was forgotten, and why.
+fn forgotten_before(packets: &[Timed]) -> Option<(usize, Forgotten)> {
+    let mut connection = Connection::new(false);
+    packets.iter().enumerate().find_map(|(number, (seconds, given))| {
+        let (forth, tcp) = packet(given);
+        let now = Instant(NOW.0 + seconds * 1000);
+        let forgotten = connection.is_forgotten(now, 80);
+        connection.take(forth, &tcp, now);
+        forgotten.map(|why| (number, why))
+    })
+}
+
+#[test]
+fn connections_are_forgotten_as_zeek_forgets() {
+    let syn = (0, (">S", 99, 0, 0));
+    let ack = |at| (at, (">A", 100, 500, 0));
+    let cases: [Case<'_>; 9] = [
+        ("no answer", &[syn, ack(4), ack(5)], Some((2, Forgotten::Over))),
+        ("a late answer", &[syn, (4, ("<SA", 499, 100, 0)), ack(60)], None),
+        ("refused", &[syn, (0, ("<RA", 0, 100, 0)), ack(4), ack(5)], Some((3, Forgotten::Over))),
+        (
+            "both closed",
+            &[syn, (0, ("<SA", 499, 100, 0)), (1, (">FA", 100, 500, 0)), (1, ("<FA", 500, 101, 0)), ack(6)],
+            Some((4, Forgotten::Over)),
+        ),
+        (
+            "one closed, the other not heard of",
+            &[(0, (">A", 100, 500, 0)), (0, (">FA", 100, 500, 0)), ack(4), ack(5)],
+            Some((3, Forgotten::Over)),
+        ),
+        (
+            "one closed, the other there",
+            &[syn, (0, ("<SA", 499, 100, 0)), (1, (">FA", 100, 500, 0)), (200, ("<A", 500, 101, 9))],
+            None,
+        ),
+        (
+            "silent",
+            &[syn, (0, ("<SA", 499, 100, 0)), ack(1), ack(300), ack(600)],
+            Some((4, Forgotten::Silent)),
+        ),
+        ("in the middle", &[ack(0), ack(299), ack(600)], Some((2, Forgotten::Silent))),
+        (
+            "no answer to a SYN-ACK",
+            &[(0, (">SA", 99, 5, 0)), (5, ("<A", 5, 100, 0))],
+            Some((1, Forgotten::Over)),
+        ),
+    ];
+    for (what, packets, expected) in cases {
+        assert_eq!(forgotten_before(packets), expected, "{what}");
+    }
+    let mut shell = Connection::new(false);
+    for given in &HANDSHAKE {
+        let (forth, tcp) = packet(given);
+        shell.take(forth, &tcp, NOW);
+    }
+    let later = |minutes: u64| Instant(NOW.0 + minutes * 60_000);
+    assert_eq!(shell.is_forgotten(later(59), 22), None, "a shell may be silent");
+    assert_eq!(shell.is_forgotten(later(60), 22), Some(Forgotten::Silent));
+}
+
+#[test]
+fn an_end_closes_when_all_before_was_seen() {
+    let hole =
+        [HANDSHAKE.as_slice(), &[("<A", 500, 100, 10), (">A", 100, 510, 0), ("<FA", 520, 100, 0)]].concat();
+    let connection = made(&hole);
+    assert!(!connection.ends[1].is_closed, "octets before the FIN are missing");
+    let filled = [hole.as_slice(), &[("<A", 510, 100, 10)], &[(">A", 100, 521, 0)]].concat();
+    assert!(made(&filled).ends[1].is_closed);
+}
+
+#[test]
+fn a_syn_ack_that_begins_is_turned_by_what_goes_on() {
+    assert_eq!(told(&[(">SA", 499, 100, 0)]).1, "H");
+    assert_eq!(told(&[(">SA", 499, 100, 0), ("<R", 100, 0, 0)]).1, "Hr", "a scan");
+    // Behind the turn the directions are the other way round.
+    let answered = [(">SA", 499, 100, 0), ("<A", 100, 500, 0), (">A", 100, 500, 9), ("<A", 500, 109, 9)];
+    assert_eq!(told(&answered).1, "^hADd");
+    let mut connection = Connection::new(false);
+    let turns = answered.map(|given| {
+        let (forth, tcp) = packet(&given);
+        connection.take(forth, &tcp, NOW)
+    });
+    assert_eq!(turns, [false, true, false, false]);
+}
+
+#[test]
+fn what_was_not_recorded_is_a_gap() {
+    let mut connection = made(&HANDSHAKE);
+    let (_, data) = packet(&("<A", 500, 100, 50));
+    connection.take(false, &Tcp { is_whole: false, ..data }, NOW);
+    let (_, ack) = packet(&(">A", 100, 550, 0));
+    connection.take(true, &ack, NOW);
+    assert_eq!(connection.history(), "ShAdg");
 }
 
 #[test]
