@@ -6,9 +6,10 @@
 use std::time::Duration;
 
 use halfgate::{
+    cli::replay::replay_bytes,
     conntrack::{Flow, Instant},
-    engine::{Engine, IfIndex, Meta, Verdict, Worker},
-    policy::{Action, Adaptive, Hook, Live, LiveTimer, OnExcess, Policy, Settings},
+    engine::{Engine, Existing, IfIndex, Meta, Verdict, Worker},
+    policy::{Action, Adaptive, Hook, Live, LiveTimer, OnExcess, OnExpire, PickupMode, Policy, Settings},
     wire::{self, Checksums, Flags, FourTuple, SegmentBuilder, SeqNum, build},
 };
 
@@ -16,8 +17,13 @@ use halfgate::{
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub(crate) const TARGETS: [Target; 4] =
-    [("parser", parser), ("engine", engine), ("rule_file", rule_file), ("control", control)];
+pub(crate) const TARGETS: [Target; 5] = [
+    ("parser", parser),
+    ("engine", engine),
+    ("rule_file", rule_file),
+    ("control", control),
+    ("capture", capture),
+];
 
 /// Any bytes as a packet, of any claimed length.
 pub(crate) fn parser(data: &[u8]) {
@@ -56,6 +62,30 @@ pub(crate) fn control(data: &[u8]) {
     }
 }
 
+/// Any bytes as a capture, through two rule sets.
+pub(crate) fn capture(data: &[u8]) {
+    let policy = |action| {
+        let mut settings = Settings {
+            default: action,
+            max_connections: 5,
+            adaptive: Adaptive { start: 50, end: 150 },
+            ..Settings::default()
+        };
+        settings.pickup.grace = Duration::ZERO;
+        Policy::new(settings, Vec::new(), Vec::new(), vec!["default".into()])
+    };
+    let policies = [policy(Action::Accept), policy(Action::Drop)];
+    let outcome = replay_bytes(data, &policies, Checksums::Verify);
+    let totals = outcome.totals;
+    let judged = totals.packets - totals.not_ip - totals.fragments;
+    assert_eq!(totals.accepted + totals.dropped + totals.reset, judged, "{totals:?}");
+    let listed: u64 = outcome.connections.iter().map(|(packets, _)| packets).sum();
+    assert_eq!(listed + totals.without_tuple, judged, "{totals:?}");
+    // A record of either format has a header of sixteen octets or more.
+    assert!(totals.packets <= data.len() as u64 / 16, "{totals:?}");
+    assert!(outcome.broken.is_none_or(|why| !why.is_empty()));
+}
+
 /// Bytes as a story: packets of a few connections, with numbers that are nearly
 /// right, time, kills, timers. The books must agree at every turn.
 pub(crate) fn engine(data: &[u8]) {
@@ -84,7 +114,7 @@ struct Story {
 }
 
 impl Story {
-    fn new() -> Self {
+    fn settings() -> Settings {
         let mut settings = Settings {
             default: Action::Accept,
             max_connections: 3,
@@ -94,7 +124,11 @@ impl Story {
         settings.pickup.grace = Duration::from_secs(5);
         settings.limits.total = Some(2);
         settings.limits.on_excess = Some(OnExcess::Evict);
-        let policy = Policy::new(settings, Vec::new(), Vec::new(), vec!["default".into()]);
+        settings
+    }
+
+    fn new() -> Self {
+        let policy = Policy::new(Self::settings(), Vec::new(), Vec::new(), vec!["default".into()]);
         let now = Instant(u64::from(u32::MAX) * 10 - 50_000);
         let engine = Engine::new(policy, [3, 4], now);
         Self { worker: engine.worker(), engine, now, next: [[100, u32::MAX - 100]; 4] }
@@ -120,10 +154,14 @@ impl Story {
         match op >> 2 & 7 {
             0..=4 => self.segment(which, more),
             5 => self.advance(Duration::from_millis(u64::from(more()) * u64::from(more()) * 10)),
-            6 => match more() % 3 {
+            6 => match more() % 8 {
                 0 => self.raw(more),
                 1 => self.datagram(which, more() & 1 == 1),
-                _ => self.kill(which),
+                2 => self.kill(which),
+                3 | 4 => self.opens(which, more),
+                5 => self.closes(which, more() & 1),
+                6 => self.error(which, more),
+                _ => self.rules(more()),
             },
             _ => self.tune(more()),
         }
@@ -168,6 +206,53 @@ impl Story {
                 self.next[which][reply] = end;
             }
         }
+    }
+
+    /// What an honest end sends next, however far it has come.
+    fn honest(&mut self, which: usize, end: u8, flags: Flags, octets: u8) {
+        // Direction and length; control bits; exact numbers; a window.
+        let mut given = [end | octets << 4, flags.0, 0, 0, 200].into_iter();
+        self.segment(which, &mut || given.next().unwrap_or(0));
+    }
+
+    /// A handshake, by either end, and data both ways.
+    fn opens(&mut self, which: usize, more: &mut dyn FnMut() -> u8) {
+        let (opener, data) = (more() & 1, more());
+        self.honest(which, opener, Flags::SYN, 0);
+        self.honest(which, 1 - opener, Flags::SYN.with(Flags::ACK), 0);
+        self.honest(which, opener, Flags::ACK, data & 7);
+        self.honest(which, 1 - opener, Flags::ACK, data >> 4);
+    }
+
+    /// One FIN and its acknowledgement; twice, and both ends have closed.
+    fn closes(&mut self, which: usize, end: u8) {
+        self.honest(which, end, Flags::FIN.with(Flags::ACK), 0);
+        self.honest(which, 1 - end, Flags::ACK, 0);
+    }
+
+    /// An ICMP error about something that an end has sent.
+    fn error(&mut self, which: usize, more: &mut dyn FnMut() -> u8) {
+        let (end, back) = (usize::from(more() & 1), u32::from(more()) << 6);
+        let there = Self::tuple(which);
+        let tuple = if end == 1 { there.reversed() } else { there };
+        let sent = SeqNum(self.next[which][end].wrapping_sub(back));
+        let quoted = SegmentBuilder::new(tuple).seq(sent).ack(SeqNum(1)).build();
+        let (kind, code) = if tuple.src.is_ipv4() { (3, 4) } else { (2, 0) };
+        let packet = build::icmp_error(tuple.dst, tuple.src, kind, code, &quoted.bytes);
+        self.judge(&packet.bytes, packet.wire_len(), Checksums::Verify, false);
+    }
+
+    /// Other settings, for those that are there too or not.
+    fn rules(&mut self, what: u8) {
+        let existing = if what & 1 == 0 { Existing::Keep } else { Existing::Rejudge };
+        let mut settings = Self::settings();
+        settings.default = if what & 2 == 0 { Action::Accept } else { Action::Drop };
+        settings.on_expire = if what & 4 == 0 { OnExpire::Reset } else { OnExpire::Drop };
+        settings.pickup.mode = if what & 8 == 0 { PickupMode::Strict } else { PickupMode::Loose };
+        let on_excess = [OnExcess::Evict, OnExcess::Drop, OnExcess::Reset];
+        settings.limits.on_excess = on_excess.get(usize::from(what >> 4 & 3)).copied();
+        let policy = Policy::new(settings, Vec::new(), Vec::new(), vec!["default".into()]);
+        self.engine.install(policy, existing, &mut self.worker, self.now);
     }
 
     fn raw(&mut self, more: &mut dyn FnMut() -> u8) {
