@@ -158,7 +158,7 @@ fn a_truncated_capture_says_where_and_keeps_what_was_read() {
         let whole = Temporary::new(&bytes);
         let (_, result) = replayed(&whole.0, &paths, &[open()]);
         assert!(result.is_ok());
-        for cut in (header + 1..bytes.len()).step_by(3) {
+        for cut in header + 1..bytes.len() {
             let file = Temporary::new(&bytes[..cut]);
             let (replay, result) = replayed(&file.0, &paths, &[open()]);
             match result {
@@ -218,7 +218,8 @@ fn no_bytes_make_the_reader_panic() {
             let file = Temporary::new(&bytes);
             let (replay, _) = replayed(&file.0, &paths, &[open()]);
             let sum: u64 = replay.rows.all().iter().map(|row| row.original.packets + row.reply.packets).sum();
-            assert_eq!(sum + replay.totals.not_ip + replay.totals.without_tuple, replay.totals.packets);
+            let totals = replay.totals;
+            assert_eq!(sum + totals.not_ip + totals.fragments + totals.without_tuple, totals.packets);
         }
     }
 }
