@@ -547,6 +547,12 @@ pub fn learn(sender: &mut Half, receiver: &mut Half, segment: &Segment) {
     let known = if sender.is_guessed() { window.min(REACH) } else { window };
     sender.max_win = sender.max_win.max(known);
     sender.appear();
+    if segment.end().after(sender.max_end) && !receiver.is_guessed() {
+        // A receiver takes more than it has offered while it has nothing else queued, and
+        // answers what it does not take: its window counts as that much larger.
+        let more = segment.end().since(sender.max_end);
+        receiver.max_win = receiver.max_win.saturating_add(more).min(MAX_REACH);
+    }
     if segment.end().after(sender.end) {
         // It has sent more than its SYN.
         sender.seen.clear(Seen::SYN_DATA);

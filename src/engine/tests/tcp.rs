@@ -380,3 +380,25 @@ fn impossible_flags_are_dropped_everywhere() {
         assert_eq!(fresh.phase(), None);
     }
 }
+
+/// Linux takes one segment beyond its window while nothing else is queued, and answers
+/// what comes beyond it afterwards, which therefore has to reach it.
+#[test]
+fn a_receiver_that_takes_more_than_it_offered_has_a_larger_window() {
+    let mut lab = Lab::new();
+    lab.pass(&[
+        client("S", 0),
+        server("S.", 0).ack(1).window(10_000),
+        client(".", 1).ack(1),
+        client("P.", 1).ack(1).len(4_000),
+        server(".", 1).ack(4_001).window(5_000),
+    ]);
+    lab.dropped(client("P.", 70_001).ack(1).len(10_000), DropReason::SeqBeyond);
+    lab.pass(&[
+        client("P.", 4_001).ack(1).len(50_000),
+        client("P.", 5_001).ack(1).len(50_000),
+        client("P.", 70_001).ack(1).len(10_000),
+        server(".", 1).ack(4_001).window(5_000),
+    ]);
+    lab.dropped(client("P.", 900_001).ack(1).len(10_000), DropReason::SeqBeyond);
+}
