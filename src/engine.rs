@@ -24,6 +24,7 @@ mod budget;
 mod context;
 pub mod event;
 mod fast_open;
+mod foresee;
 mod judge;
 pub mod meta;
 mod ruling;

@@ -230,6 +230,9 @@ impl Takes for Replay<'_> {
             *place = Some(flow);
         }
         self.rows.foresee(&flows);
+        for side in &self.sides {
+            side.foresee(&flows);
+        }
     }
 
     fn frame(&mut self, place: Place, frame: &Frame<'_>) {

@@ -95,6 +95,15 @@ impl<A: Address> Table<A> {
         None
     }
 
+    /// The first slot of a bucket: where [`Self::find`] begins.
+    #[must_use]
+    pub fn head(&self, hash: u64) -> Option<Slot> {
+        let mask = self.buckets.len().wrapping_sub(1);
+        #[expect(clippy::cast_possible_truncation, reason = "masked to the number of buckets")]
+        let first = self.buckets.get(hash as usize & mask)?;
+        first.checked_sub(1)
+    }
+
     /// The entry in a slot.
     #[must_use]
     pub fn get(&self, slot: Slot) -> Option<&Entry<A>> {

@@ -192,6 +192,11 @@ impl Side {
         verdict
     }
 
+    /// Fetches what packets of these flows will need.
+    pub(super) fn foresee<const N: usize>(&self, flows: &[Option<Flow>; N]) {
+        self.worker.foresee(flows);
+    }
+
     pub(super) fn event(&mut self) -> Option<Event> {
         self.worker.poll_event()
     }
