@@ -16,7 +16,7 @@
 //!
 //! Windows are scaled (RFC 7323 §2) when both ends offered it.
 //!
-//! Nothing that fails is believed. What only misses 1, 2 or 4 by little
+//! Nothing that fails is believed. What only misses one of them by little
 //! ([`Outside::near`]) is still the receiver's to answer: RFC 9293 §3.10.7.4 has
 //! it acknowledge what it can't accept, and that is how two ends find together again.
 //!
@@ -241,7 +241,8 @@ pub struct Outside {
     pub limit: SeqNum,
     /// Its receiver should see it all the same, and answer it with an ACK: it lies at
     /// most one more window beyond the receiver's, or is no older than the largest
-    /// window (RFC 7323 §2.3). What is further away never belonged to this connection.
+    /// window (RFC 7323 §2.3), or lies in the window and acknowledges no more than 4
+    /// reaches back. What is further away never belonged to this connection.
     pub near: bool,
 }
 
@@ -478,15 +479,11 @@ pub(super) fn offered_window(sender: &Half, segment: &Segment) -> u32 {
 /// The four inequalities.
 ///
 /// # Errors
-/// One that fails; 3 before the others, because no receiver answers for those what it
-/// fails too.
+/// One that fails; 3 before the others, because what fails both is far from this
+/// connection.
 pub fn check(sender: &Half, receiver: &Half, segment: &Segment) -> Result<(), Outside> {
     let outside = |bound, number, limit, near| Err(Outside { bound, number, limit, near });
     let has_ack = segment.flags.contains(Flags::ACK);
-    let highest = receiver.highest_ack();
-    if has_ack && segment.ack.after(highest) {
-        return outside(Bound::AckBeyond, segment.ack, highest, false);
-    }
     let reach = sender.max_win.max(MIN_ACK_REACH).saturating_mul(2).min(MAX_REACH);
     let oldest_ack = receiver.end.minus(reach);
     let is_ack_old = has_ack && segment.ack.before(oldest_ack);
@@ -500,6 +497,12 @@ pub fn check(sender: &Half, receiver: &Half, segment: &Segment) -> Result<(), Ou
     // What was sent may end beyond the window; an ACK without data then begins there.
     let is_empty = segment.end() == segment.seq;
     let highest = if is_empty { latest.latest(sender.end) } else { latest };
+    let highest_ack = receiver.highest_ack();
+    if has_ack && segment.ack.after(highest_ack) {
+        let in_window = segment.seq.before_or_at(highest) && segment.end().after_or_at(oldest);
+        let near = in_window && segment.ack.since(highest_ack) <= reach;
+        return outside(Bound::AckBeyond, segment.ack, highest_ack, near);
+    }
     if segment.seq.after(highest) {
         let near = segment.end().since(highest) < receiver.max_win && !is_ack_old;
         return outside(Bound::SeqBeyond, segment.seq, highest, near);

@@ -50,7 +50,7 @@ impl Engine {
         self.visit(now, &mut |view, _| each(view));
     }
 
-    fn visit(&self, now: Instant, each: &mut dyn FnMut(&View, &Connection) -> bool) {
+    pub(super) fn visit(&self, now: Instant, each: &mut dyn FnMut(&View, &Connection) -> bool) {
         let ruling = self.ruling();
         let shrink = ruling.shrink(self.connections_now());
         for mutex in &self.shards {

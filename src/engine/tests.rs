@@ -25,7 +25,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::*;
 use crate::{
-    conntrack::Phase,
+    conntrack::{Phase, window::Half},
     policy::{Action, Hook, Rule, Settings},
     wire::{Checksums, Flags, FourTuple, Protocol, RawPacket, SeqNum, build::SegmentBuilder},
 };
@@ -278,6 +278,33 @@ impl Lab {
         if let (Some(before), Some(after)) = (before, self.view()) {
             assert_eq!(before, after, "a dropped packet changes nothing");
         }
+    }
+
+    /// What is known of the numbers of both ends.
+    fn numbers(&self) -> Option<[Half; 2]> {
+        let mut found = None;
+        let wanted = self.flow();
+        self.engine.visit(self.now, &mut |view, connection| {
+            if view.flow == wanted {
+                found = Some([connection.original, connection.reply]);
+            }
+            true
+        });
+        found
+    }
+
+    /// Whether it passes and teaches something new of its ends' numbers.
+    fn believes(&mut self, say: Say) -> bool {
+        let before = self.numbers();
+        self.send(say) == Verdict::Accept && self.numbers() != before
+    }
+
+    /// It passes, because its receiver answers it, and nothing of it is believed.
+    #[track_caller]
+    fn unbelieved(&mut self, say: Say) {
+        let before = (self.numbers(), self.phase());
+        assert_eq!(self.send(say), Verdict::Accept, "{say:?}");
+        assert_eq!((self.numbers(), self.phase()), before, "{say:?} changes nothing");
     }
 
     fn view(&self) -> Option<View> {

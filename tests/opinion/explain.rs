@@ -67,6 +67,8 @@ explanations! {
     Overshoot = "overshoot", Parts;
     /// An acknowledgement of what a SYN brought that was not answered so.
     UnansweredSyn = "unanswered_syn", Parts;
+    /// An acknowledgement of a little more than was sent.
+    AckAhead = "ack_ahead", None;
     /// An acknowledgement up to another window older.
     OldAck = "old_ack", Parts;
     /// By its timestamp an old duplicate.
@@ -232,6 +234,13 @@ impl Case<'_> {
             (Kind::Ack | Kind::Fin, Outcome::Stale) if self.outside() == Some(Bound::SeqBeyond) => {
                 Some(Explanation::BeyondWindow)
             }
+            (Kind::Ack | Kind::Fin, Outcome::Stale) if self.outside() == Some(Bound::AckBeyond) => {
+                if self.before == Phase::Reset {
+                    Some(Explanation::AfterReset)
+                } else {
+                    self.covers_a_syn(records).then_some(Explanation::UnansweredSyn)
+                }
+            }
             (Kind::Ack | Kind::Fin, Outcome::Stale) if window::is_outdated(sender, receiver, segment) => {
                 Some(Explanation::OldTimestamp)
             }
@@ -252,6 +261,16 @@ impl Case<'_> {
             }
             _ => None,
         }
+    }
+
+    /// Whether it acknowledges a SYN of the other's, or what came with it.
+    fn covers_a_syn(&self, records: &[Record]) -> bool {
+        records.iter().any(|earlier| match &earlier.step.what {
+            What::Tcp(syn) if earlier.step.from != self.record.step.from => {
+                syn.flags.contains(Flags::SYN) && self.segment.ack.before_or_at(syn.end())
+            }
+            _ => false,
+        })
     }
 
     fn believes(&self) -> bool {
@@ -391,15 +410,9 @@ impl Case<'_> {
                 Some(Explanation::AfterReset)
             }
             ((true, false), Verdict::Drop(DropReason::AckBeyond)) => {
-                // It acknowledges a SYN of the other's, or what came with it.
-                let covered = records.iter().any(|earlier| match &earlier.step.what {
-                    What::Tcp(syn) if earlier.step.from != self.record.step.from => {
-                        syn.flags.contains(Flags::SYN) && segment.ack.before_or_at(syn.end())
-                    }
-                    _ => false,
-                });
-                covered.then_some(Explanation::UnansweredSyn)
+                self.covers_a_syn(records).then_some(Explanation::UnansweredSyn)
             }
+            ((false, true), _) if self.outside() == Some(Bound::AckBeyond) => Some(Explanation::AckAhead),
             ((false, true), _) if self.outside() == Some(Bound::SeqBeyond) => Some(Explanation::BeyondWindow),
             ((false, true), _) if self.is_beyond_last_window(records) => Some(Explanation::ShrunkWindow),
             ((false, true), _) => {

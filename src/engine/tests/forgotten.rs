@@ -195,7 +195,7 @@ fn what_was_under_way_when_a_connection_was_met_may_be_acknowledged() {
         client(".", 100).ack(50_000),
         server("F.", 50_000).ack(100),
     ]);
-    lab.dropped(client(".", 100).ack(50_002), DropReason::AckBeyond);
+    lab.unbelieved(client(".", 100).ack(50_002));
     lab.pass(&[client(".", 100).ack(50_001)]);
     assert_eq!(lab.engine.counters().phases.iter().find(|p| p.0 == "half_closed").unwrap().1, 1);
 }

@@ -214,7 +214,7 @@ fn an_answer_with_news_passes() {
     lab.until_asked(7439);
     lab.transmits();
     lab.dropped(client(".", 300_000).ack(1), DropReason::SeqBeyond);
-    lab.dropped(client(".", 1).ack(90_000), DropReason::AckBeyond);
+    lab.unbelieved(client(".", 1).ack(90_000));
     assert_eq!(lab.view().unwrap().probes, 1);
 }
 

@@ -139,7 +139,7 @@ fn acknowledgements_of_what_a_helper_made_longer_are_understood() {
             lab.raw(meta, &packet.bytes)
         };
         if grown > 0 {
-            lab.dropped(server(".", 1).ack(acked), DropReason::AckBeyond);
+            lab.unbelieved(server(".", 1).ack(acked));
         }
         assert_eq!(send(&mut lab, server(".", 1).ack(acked), Some(numbers)), Verdict::Accept);
         // Both close, exactly, and an RST of either would be exact too.

@@ -249,6 +249,6 @@ fn numbers_wrap_within_a_segment() {
             say(to, ".", 1).ack(2001),
             say(from, "P.", 1).ack(1).len(1000),
         ]);
-        lab.dropped(say(to, ".", 1).ack(2002), DropReason::AckBeyond);
+        lab.unbelieved(say(to, ".", 1).ack(2002));
     }
 }

@@ -105,7 +105,7 @@ fn a_syn_and_its_challenge_ack_change_nothing() {
                 lab.pass(&[say(to, ".", next(to)).ack(acked(phase, from))]);
                 assert_eq!(lab.phase(), Some(phase), "{seq} from {from:?}");
                 // It goes on: nothing was learnt from the SYN.
-                lab.dropped(say(to, ".", next(to)).ack(next(from) + 1), DropReason::AckBeyond);
+                lab.unbelieved(say(to, ".", next(to)).ack(next(from) + 1));
             }
         }
     }
@@ -138,10 +138,10 @@ fn data_need_an_acknowledgement_in_range() {
         let mut lab = Lab::in_phase(Phase::Established);
         lab.pass(&[say(to, "P.", 1).ack(1).len(1000)]);
         let oldest = 1001_u32.wrapping_sub(2 * 66_000);
-        lab.dropped(say(from, "P.", 1).ack(1002).len(10), DropReason::AckBeyond);
+        lab.unbelieved(say(from, "P.", 1).ack(1002).len(10));
         lab.dropped(say(from, "P.", 1).ack(1 << 31).len(10), DropReason::AckBeyond);
         lab.changes_nothing(say(from, "P.", 1).ack(oldest.wrapping_sub(1)).len(10));
-        lab.dropped(say(to, ".", 1001).ack(11), DropReason::AckBeyond);
+        lab.unbelieved(say(to, ".", 1001).ack(11));
         lab.pass(&[say(from, "P.", 1).ack(oldest).len(10), say(to, ".", 1001).ack(11)]);
     }
 }

@@ -6,7 +6,7 @@ use super::*;
 /// server may acknowledge it.
 fn takes(lab: &mut Lab, seq: u32) -> bool {
     lab.pass(&[client("P.", seq).ack(1).len(1)]);
-    lab.send(server(".", 1).ack(seq + 1)) == Verdict::Accept
+    lab.believes(server(".", 1).ack(seq + 1))
 }
 
 /// A connection after a handshake with these shifts, and a first window of 1000 of both.
@@ -36,8 +36,8 @@ fn each_direction_has_its_own_scale() {
             for (seq, taken) in [(last, true), (last + 1, false)] {
                 let mut lab = scaled(of_client, of_server);
                 lab.pass(&[server("P.", seq).ack(1).len(1)]);
-                let verdict = lab.send(client(".", 1).ack(seq + 1));
-                assert_eq!(verdict == Verdict::Accept, taken, "{of_client:?} {of_server:?}");
+                let believed = lab.believes(client(".", 1).ack(seq + 1));
+                assert_eq!(believed, taken, "{of_client:?} {of_server:?}");
             }
         }
     }
@@ -147,7 +147,7 @@ fn keepalives_with_and_without_an_octet_keep_a_connection() {
                 assert_eq!(lab.timer(), (Timer::Established, 7440));
             }
             // They have not moved a number.
-            lab.dropped(say(to, ".", 1).ack(2), DropReason::AckBeyond);
+            lab.unbelieved(say(to, ".", 1).ack(2));
         }
         // Of the end that still sends, while the other has closed: only the answer counts.
         let mut lab = Lab::in_phase(Phase::HalfClosed);
@@ -175,7 +175,7 @@ fn what_is_out_of_window_is_never_believed() {
                 say(from, flags, 0_u32.wrapping_sub(largest + 66_000)).ack(1).len(1),
                 DropReason::SeqOld,
             );
-            lab.dropped(say(from, flags, 1).ack(2), DropReason::AckBeyond);
+            lab.unbelieved(say(from, flags, 1).ack(2));
             lab.dropped(say(from, flags, 1).ack(0_u32.wrapping_sub(largest + 200_000)), DropReason::AckOld);
             lab.pass(&[say(from, "P.", 1).ack(1).len(10), say(to, ".", 1).ack(11)]);
             assert_eq!(lab.phase(), Some(Phase::Established));
