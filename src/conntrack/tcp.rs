@@ -143,7 +143,7 @@ pub const fn meaning(direction: Direction, kind: Kind, phase: Phase) -> Option<M
     use Direction::{Original, Reply};
     use Kind::{Ack, Fin, Rst, Syn, SynAck};
     Some(match (phase, direction, kind) {
-        // RFC 9293 §3.8.1: an unanswered SYN is sent again.
+        // RFC 9293 §3.8: an unanswered SYN is sent again.
         (Phase::SynSent, Original, Syn) => Meaning::Repeat,
         // The opener has nothing to acknowledge yet.
         (Phase::SynSent, Original, SynAck) => Meaning::Never,

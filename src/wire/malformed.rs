@@ -66,10 +66,10 @@ reasons! {
     /// A routing header of type 0 (RFC 5095 §3).
     RoutingType0 = "ipv6_routing_type_0",
     /// A first fragment that does not hold the whole transport header
-    /// (RFC 1858 §3, RFC 7112 §5).
+    /// (RFC 1858 §3, RFC 3128 §3, RFC 7112 §5).
     TinyFragment = "tiny_fragment",
     /// A fragment that would overwrite the flags of a TCP header
-    /// (RFC 1858 §4, RFC 3128).
+    /// (RFC 1858 §4, RFC 3128 §3).
     FragmentOverlap = "fragment_overlap",
     /// An empty fragment, or one before the last whose length is not a multiple
     /// of eight.

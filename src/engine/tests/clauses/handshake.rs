@@ -87,7 +87,7 @@ fn a_split_handshake_is_half_open_until_both_syns_are_acknowledged() {
     assert_eq!((lab.phase(), lab.engine.counters().embryonic), (Some(Phase::Established), 0));
 }
 
-/// RFC 9293 §3.8.1 (C9293-18): an unanswered SYN or SYN-ACK comes again; it counts once,
+/// RFC 9293 §3.8 (C9293-18): an unanswered SYN or SYN-ACK comes again; it counts once,
 /// buys no time, and is answered once more.
 #[test]
 fn a_syn_and_a_syn_ack_may_come_again_at_any_time() {
@@ -209,8 +209,8 @@ fn data_in_a_syn_ack_are_numbered_behind_it() {
     assert_eq!((lab.phase(), lab.timer().0), (Some(Phase::Established), Timer::Established));
 }
 
-/// RFC 9293 §3.10.7.4, fifth (C9293-22), and §3.10.7.2 (C9293-23): control bits that no
-/// legal segment has are dropped with a reason of their own in every phase, and open nothing.
+/// RFC 9293 §3.10.7.4, fifth (C9293-22), and §3.10 (C9293-23): control bits that no
+/// end sends are dropped with a reason of their own in every phase, and open nothing.
 #[test]
 fn impossible_control_bits_in_every_phase() {
     let phases =

@@ -62,7 +62,7 @@ fn paws_holds_while_the_connection_closes() {
     lab.changes_nothing(server("F.", 121).ack(102).timestamp(4000));
 }
 
-/// RFC 7323 §5.3, R1 (C7323-11): an equal timestamp is not older, and the clock wraps.
+/// RFC 7323 §5.2 and §5.3, R1 (C7323-11): an equal timestamp is not older, and the clock wraps.
 #[test]
 fn an_equal_timestamp_is_not_old_and_the_clock_wraps() {
     let mut lab = Lab::new();
