@@ -295,6 +295,13 @@ impl Gateway {
         }
     }
 
+    /// How many packets were dropped for this reason.
+    pub(crate) fn drops(&self, reason: &str) -> u64 {
+        let status = self.json(&["status"]);
+        let reasons = status[0]["drop_reasons"].as_array().expect("drop reasons");
+        reasons.iter().find(|row| row["name"] == reason).map_or(0, |row| row["count"].as_u64().unwrap())
+    }
+
     /// Why the connection from this address ended, once an event says so.
     pub(crate) fn close_reason(&self, from: SocketAddr) -> String {
         let mut reason = String::new();

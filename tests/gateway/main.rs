@@ -34,6 +34,7 @@ mod errors;
 mod fast_open;
 mod flood;
 mod forbidden;
+mod fragments;
 mod ground;
 mod handshake;
 mod harness;

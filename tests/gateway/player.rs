@@ -187,21 +187,16 @@ impl<'g> Player<'g> {
         let octets = u32::try_from(packet.bytes.len()).unwrap();
         let parsed = wire::parse(&packet.bytes, octets, Checksums::Verify).expect("a packet");
         let sent = segment(&parsed).expect("a segment");
-        let before = reason.map(|reason| self.drops(reason));
+        let before = reason.map(|reason| self.gateway.drops(reason));
         self.raw.send(&packet).expect("send");
         if let (Some(reason), Some(before)) = (reason, before) {
             let step = &self.step;
-            self.gateway.eventually(&format!("{step} is counted"), SOON, || self.drops(reason) > before);
+            self.gateway
+                .eventually(&format!("{step} is counted"), SOON, || self.gateway.drops(reason) > before);
             self.dropped.push(sent);
         } else {
             self.arrives(&sent);
         }
-    }
-
-    fn drops(&self, reason: &str) -> u64 {
-        let status = self.gateway.json(&["status"]);
-        let reasons = status[0]["drop_reasons"].as_array().expect("drop reasons");
-        reasons.iter().find(|row| row["name"] == reason).map_or(0, |row| row["count"].as_u64().unwrap())
     }
 
     /// Waits until the kernel's wire has this segment of the peer's, and nothing else
