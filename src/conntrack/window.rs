@@ -21,7 +21,7 @@
 //! it acknowledge what it can't accept, and that is how two ends find together again.
 //!
 //! Where a window is not known, because its end was met mid-stream or is never
-//! seen, nobody may be further ahead of what was seen than [`REACH`].
+//! seen, nobody may be further ahead of what was seen than `REACH`.
 
 use std::time::Duration;
 
