@@ -666,7 +666,7 @@ fn data(
     // One below what its receiver has acknowledged is forged, and old data there.
     let new_fin = kind == Kind::Fin && still_sends && ahead && is_last;
     if new_fin {
-        sender.seen.add(Seen::FIN);
+        sender.end_with(segment);
     }
     if no_fin_yet && (sender.seen.has(Seen::FIN) || receiver.seen.has(Seen::FIN)) {
         connection.first_fin = Stamp::of(now);

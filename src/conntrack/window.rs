@@ -452,6 +452,16 @@ impl Half {
         }
     }
 
+    /// Notes its FIN. What was outdated and lay beyond it, this end has never sent.
+    pub fn end_with(&mut self, fin: &Segment) {
+        self.seen.add(Seen::FIN);
+        if self.seen.has(Seen::OUTDATED) {
+            self.end = fin.end();
+            self.seen.clear(Seen::OUTDATED);
+            self.seen.clear(Seen::OUTDATED_FIN);
+        }
+    }
+
     fn note_ack(&mut self, segment: &Segment) {
         if segment.flags.contains(Flags::ACK) {
             self.ack = if self.seen.has(Seen::ACK) { self.ack.latest(segment.ack) } else { segment.ack };

@@ -79,7 +79,7 @@ pub struct Tcb {
     out_scale: u8,
     in_scale: u8,
     scaled: bool,
-    ts_on: bool,
+    pub ts_on: bool,
     ts_recent: u32,
     last_ack_sent: SeqNum,
     mss: u32,
@@ -145,6 +145,11 @@ pub struct Host {
     pub out: Vec<Segment>,
 }
 
+/// Every connection that an end has or had, the newest last.
+pub fn all(host: &Host) -> impl Iterator<Item = &Tcb> {
+    host.past.iter().map(|past| &past.tcb).chain(&host.tcb)
+}
+
 const SYN_ACK: Flags = Flags::SYN.with(Flags::ACK);
 const MAX_RTO: u64 = 60_000;
 const CHALLENGE_EVERY: u64 = 500;
@@ -166,6 +171,11 @@ impl Tcb {
     /// It can't wait for ever: something that it sent needs an answer.
     pub fn awaits_answer(&self) -> bool {
         self.in_flight() > 0 || matches!(self.state, State::SynSent | State::SynReceived | State::TimeWait)
+    }
+
+    /// Whether its own end may have said this on it.
+    pub fn is_of(&self, s: &Segment) -> bool {
+        s.seq.after_or_at(self.iss) && s.seq.before_or_at(self.nxt)
     }
 
     fn may_receive(&self) -> bool {
@@ -207,7 +217,8 @@ impl Host {
         }
     }
 
-    fn stamp(&self, now: u64) -> u32 {
+    /// Its timestamp clock.
+    pub fn stamp(&self, now: u64) -> u32 {
         self.clock.wrapping_add(now as u32)
     }
 
@@ -539,15 +550,25 @@ impl Host {
 
     /// Whether a segment that arrived now would move something.
     pub fn would_move(&self, s: &Segment, now: u64) -> bool {
-        let mut then = Self {
+        self.as_it_is().receive(s, now)
+    }
+
+    /// Whether a segment that arrived now would be answered.
+    pub fn would_answer(&self, s: &Segment, now: u64) -> bool {
+        let mut then = self.as_it_is();
+        then.receive(s, now);
+        !then.out.is_empty()
+    }
+
+    fn as_it_is(&self) -> Self {
+        Self {
             style: self.style.clone(),
             rng: self.rng.clone(),
             tcb: self.tcb.clone(),
             past: Vec::new(),
             out: Vec::new(),
             ..*self
-        };
-        then.receive(s, now)
+        }
     }
 
     // ---- receiving

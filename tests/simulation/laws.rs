@@ -7,7 +7,8 @@ use halfgate::{
 };
 
 use super::{
-    endpoint::{End, Host, Past, State, Tcb},
+    attacker::Most,
+    endpoint::{End, Host, Past, State, Tcb, all},
     packet::{Origin, Packet},
     world::Sum,
 };
@@ -22,8 +23,8 @@ const STAMP: u64 = 10;
 #[derive(Debug, Default)]
 pub struct Laws {
     phase: Option<Phase>,
-    /// The last entry was ended by a documented timer.
-    excused: bool,
+    /// The last entry ended as the documentation says, `true`: by an RST.
+    excused: Option<bool>,
     honest_rsts: u64,
     rsts_at_open: u64,
     /// When a packet that its receiver could use last passed; one that was no FIN;
@@ -32,6 +33,7 @@ pub struct Laws {
     useful_from: [u64; 2],
     useful_no_fin: u64,
     useful_data: u64,
+    useful_repair: u64,
     since: u64,
     trying: Option<u64>,
     dropped: [u64; 2],
@@ -55,11 +57,6 @@ fn both_have_all(hosts: &[Host; 2]) -> bool {
     hosts.iter().all(|host| host.tcb.as_ref().is_some_and(|t| t.fin_received))
 }
 
-/// Every connection that an end has or had.
-fn all(host: &Host) -> impl Iterator<Item = &Tcb> {
-    host.past.iter().map(|past| &past.tcb).chain(&host.tcb)
-}
-
 fn some_pair(hosts: &[Host; 2], what: impl Fn(&Tcb, &Tcb) -> bool) -> bool {
     all(&hosts[0]).any(|a| all(&hosts[1]).any(|b| paired(a, b) && what(a, b)))
 }
@@ -79,13 +76,14 @@ impl Laws {
 
     const fn begin(&mut self, phase: Phase, now: u64) {
         self.phase = Some(phase);
-        self.excused = false;
+        self.excused = None;
         self.rsts_at_open = self.honest_rsts;
         self.since = now;
         self.useful = 0;
         self.useful_from = [0; 2];
         self.useful_no_fin = 0;
         self.useful_data = 0;
+        self.useful_repair = 0;
     }
 
     /// Law 3: what crashed comes back.
@@ -124,6 +122,9 @@ impl Laws {
         }
         if moved && s.payload_len > 1 && !tcb.fin_received && s.seq.after_or_at(tcb.rcv) {
             self.useful_data = now;
+            if !s.flags.contains(Flags::FIN) {
+                self.useful_repair = now;
+            }
         }
     }
 
@@ -131,24 +132,43 @@ impl Laws {
     pub fn dropped(
         &mut self,
         packet: &Packet,
-        sender: &Host,
-        receiver: &Host,
+        hosts: &[Host; 2],
         verdict: Verdict,
         now: u64,
     ) -> Result<(), String> {
-        let excused = self.phase.is_none() && self.excused;
-        if excused {
+        let (sender, receiver) = (&hosts[packet.from as usize], &hosts[packet.from.other() as usize]);
+        let is_syn = packet.segment.flags.contains(Flags::SYN) && !packet.segment.flags.contains(Flags::ACK);
+        let excused = match self.phase {
+            Some(_) => None,
+            None => self.excused,
+        };
+        if !is_syn && excused.is_some_and(|by_rst| !(by_rst && live_pair(hosts))) {
             return Ok(());
         }
         self.dropped[packet.from as usize] = now;
         // A new SYN has overtaken what its own sender said last on a connection that it
         // has given up: the challenge that the SYN draws is answered with an RST.
         let of_the_last = match (&sender.tcb, &receiver.tcb) {
-            (Some(a), Some(b)) => !paired(a, b) && a.state == State::SynSent,
+            (Some(a), Some(b)) => !paired(a, b) && a.state == State::SynSent && !a.is_of(&packet.segment),
             _ => false,
         };
         if of_the_last && self.phase == Some(Phase::SynSent) {
             return Ok(());
+        }
+        let forgot = packet.segment.flags.contains(Flags::RST)
+            || sender
+                .tcb
+                .as_ref()
+                .zip(receiver.tcb.as_ref())
+                .is_some_and(|(a, b)| paired(a, b) && a.is_of(&packet.segment));
+        let answered = receiver.tcb.as_ref().is_some_and(Tcb::is_live)
+            && forgot
+            && receiver.would_answer(&packet.segment, now);
+        if answered {
+            return Err(format!(
+                "{:?} would have answered {packet}, dropped as {verdict:?} in {:?}",
+                receiver.side, self.phase
+            ));
         }
         if receiver.would_move(&packet.segment, now) {
             return Err(format!(
@@ -198,11 +218,12 @@ impl Laws {
                     return Err(format!("closed in {} but was in {phase:?}", closed.phase));
                 }
                 // What both ends forgot goes before the new connection is asked for.
-                self.excused = matches!(
-                    closed.reason,
+                self.excused = match closed.reason {
+                    CloseReason::Expired { .. } | CloseReason::Replaced => Some(false),
                     // An end whose RST was lost says more, and is told again, by the gateway.
-                    CloseReason::Expired { .. } | CloseReason::Replaced | CloseReason::Rst(_)
-                );
+                    CloseReason::Rst(_) => Some(true),
+                    _ => None,
+                };
                 if live_pair(hosts) && !(phase == Some(Phase::TimeWait) && both_have_all(hosts)) {
                     sum.excused += 1;
                     return self.ended_alive(closed.reason, now);
@@ -225,7 +246,7 @@ impl Laws {
             Timer::UnverifiedRst => self.useful_from[0].min(self.useful_from[1]),
             Timer::FinWait => self.useful_no_fin.max(self.since),
             Timer::HalfClosed => self.useful_data.max(self.since),
-            Timer::Closing => self.since,
+            Timer::Closing => self.useful_repair.max(self.since),
             _ => return Err(format!("a live connection was ended by {timer}")),
         };
         if now + STAMP < from + after {
@@ -299,14 +320,14 @@ impl Laws {
         &self,
         before: &View,
         after: Option<&View>,
-        aimed: bool,
+        most: Most,
         packet: &Packet,
     ) -> Result<(), String> {
         let Some(after) = after else { return Err(format!("{packet} ended the connection")) };
         if (after.phase, after.flow) != (before.phase, before.flow) {
             return Err(format!("{packet} moved {} to {}", before.phase, after.phase));
         }
-        if !aimed && (after.timer, after.expires_in) != (before.timer, before.expires_in) {
+        if most != Most::Timer && (after.timer, after.expires_in) != (before.timer, before.expires_in) {
             return Err(format!("{packet} moved {} {:?}", before.timer, before.expires_in));
         }
         Ok(())
@@ -352,6 +373,9 @@ impl Laws {
         }
         if hosts.iter().any(|h| h.tcb.as_ref().is_some_and(Tcb::awaits_answer)) {
             return Err("an end is left with a connection".into());
+        }
+        if live_pair(hosts) && self.excused != Some(false) {
+            return Err("both ends are left with a connection that no timer has ended".into());
         }
         Ok(())
     }

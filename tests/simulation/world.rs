@@ -10,7 +10,7 @@ use halfgate::{
 };
 
 use super::{
-    attacker::{self, Attempt},
+    attacker::{self, Attempt, Known, Most},
     endpoint::{End, Host, State},
     laws::Laws,
     network::Network,
@@ -381,8 +381,7 @@ impl World {
             }
             Verdict::Drop(_) | Verdict::Reset(_) => {
                 self.sum.dropped += 1;
-                let sender = &self.hosts[packet.from as usize];
-                self.laws.dropped(&packet, sender, receiver, verdict, self.now)?;
+                self.laws.dropped(&packet, &self.hosts, verdict, self.now)?;
             }
         }
         if matches!(verdict, Verdict::Reset(_)) {
@@ -475,17 +474,21 @@ impl World {
         for past in self.hosts.iter().flat_map(|h| &h.past) {
             known.extend([past.tcb.nxt, past.tcb.rcv]);
         }
-        let Some(attempt) = attacker::attempt(&mut self.rng, &self.hosts, &known) else { return Ok(()) };
+        let known = Known { numbers: &known, phase: before.phase, start: self.start };
+        let Some(attempt) = attacker::attempt(&mut self.rng, &self.hosts, known) else { return Ok(()) };
         self.sum.attacks += 1;
         match attempt {
-            Attempt::Segment(packet, aimed) => {
+            Attempt::Segment(packet, most) => {
                 let raw = packet.build();
                 let meta = Self::meta(packet.from, raw.wire_len());
                 let verdict = self.worker.handle_packet(&meta, &raw.bytes, Instant(self.now));
                 self.say(|| format!("{packet}  -- {verdict:?}"));
                 self.events()?;
                 self.transmits();
-                self.laws.attacked(&before, self.view().as_ref(), aimed, &packet)?;
+                self.laws.attacked(&before, self.view().as_ref(), most, &packet)?;
+                if most == Most::Nothing && verdict == Verdict::Accept {
+                    return Err(format!("{packet} was let through"));
+                }
                 if verdict == Verdict::Accept {
                     self.deliver(packet);
                 }

@@ -44,6 +44,22 @@ fn what_paws_rejects_passes_and_changes_nothing() {
     assert_eq!(lab.phase(), Some(Phase::HalfClosed));
 }
 
+/// RFC 7323 §5.3, R1 (C7323-10): what PAWS rejects and lies beyond the true FIN does not
+/// keep its acknowledgement from counting.
+#[test]
+fn what_paws_rejects_beyond_a_fin_was_never_sent() {
+    for forged in [client("F.", 141).ack(101).timestamp(1), client("P.", 101).ack(101).len(90).timestamp(1)] {
+        let mut lab = stamped();
+        lab.pass(&[forged, client("F.", 101).ack(101).timestamp(1001)]);
+        assert_eq!(lab.phase(), Some(Phase::FinWait));
+        lab.dropped(client("P.", 102).ack(101).len(10).timestamp(1002), DropReason::AfterFin);
+        lab.pass(&[server(".", 101).ack(102).timestamp(5001)]);
+        assert_eq!(lab.phase(), Some(Phase::HalfClosed));
+        lab.pass(&[server("F.", 101).ack(102).timestamp(5002), client(".", 102).ack(102).timestamp(1003)]);
+        assert_eq!(lab.phase(), Some(Phase::TimeWait));
+    }
+}
+
 /// RFC 7323 §5.3, R1 (C7323-10): in `half_closed`, `closing` and `time_wait` as well.
 #[test]
 fn paws_holds_while_the_connection_closes() {
