@@ -78,6 +78,12 @@ fn outdated(rng: &mut Rng, hosts: &[Host; 2], side: Side, known: Known<'_>) -> O
         let s = segment(side, data, receiver.rcv, sender.rcv, 1000, 20);
         return seen.then_some((s, Most::Nothing));
     }
+    if rng.percent(30) {
+        // Below what is acknowledged a FIN is none that its end has sent.
+        let below = sender.una.minus(2 + rng.number() % 60);
+        let s = segment(side, fin, below, receiver.una, 1000, 0);
+        return (!sender.fin_sent).then_some((s, Most::Timer));
+    }
     let ahead = receiver.rcv.plus(rng.number() % 60);
     let end = ahead.plus(1);
     // Where its own octet lies, that octet's acknowledgement would be the FIN's too.

@@ -34,6 +34,8 @@ pub struct Laws {
     useful_no_fin: u64,
     useful_data: u64,
     useful_repair: u64,
+    /// When a FIN that its receiver in TIME-WAIT knows last passed.
+    last_fin: u64,
     since: u64,
     trying: Option<u64>,
     dropped: [u64; 2],
@@ -84,6 +86,7 @@ impl Laws {
         self.useful_no_fin = 0;
         self.useful_data = 0;
         self.useful_repair = 0;
+        self.last_fin = 0;
     }
 
     /// Law 3: what crashed comes back.
@@ -106,6 +109,10 @@ impl Laws {
         }
         let s = &packet.segment;
         let Some(tcb) = &receiver.tcb else { return };
+        let waits = tcb.state == State::TimeWait && self.phase == Some(Phase::TimeWait);
+        if waits && s.flags.contains(Flags::FIN) && s.end() == tcb.rcv {
+            self.last_fin = now;
+        }
         let answer = s.flags.contains(Flags::ACK)
             && !s.flags.intersects(Flags::RST.with(Flags::SYN))
             && tcb.is_live()
@@ -216,6 +223,11 @@ impl Laws {
                 let phase = self.phase.take();
                 if phase != Some(closed.phase) {
                     return Err(format!("closed in {} but was in {phase:?}", closed.phase));
+                }
+                if let CloseReason::Expired { timer: Timer::TimeWait, after, .. } = closed.reason
+                    && now + STAMP < self.last_fin + u64::try_from(after.as_millis()).unwrap_or(0)
+                {
+                    return Err(format!("time_wait ended {} ms after a FIN", now - self.last_fin));
                 }
                 // What both ends forgot goes before the new connection is asked for.
                 self.excused = match closed.reason {
