@@ -155,6 +155,8 @@ pub fn attempt(rng: &mut Rng, hosts: &[Host; 2], known: Known<'_>) -> Option<Att
                     }
                     segment(side, flags, ahead, sender.rcv, 0, 0)
                 }
+                // Where both have the other's FIN a newer SYN may open anew (RFC 9293 §3.6.1).
+                9 if a.fin_received && b.fin_received => return None,
                 9 => segment(side, Flags::SYN, ahead, SeqNum(0), 1000, 0),
                 10 => segment(side, data, ahead, miss(rng, known.numbers), 1000, 20),
                 _ => segment(side, data, miss(rng, known.numbers), sender.rcv, 60_000, 20),
