@@ -295,6 +295,23 @@ impl Gateway {
         }
     }
 
+    /// Waits until `condition` holds and goes on holding for `during`: what is still
+    /// on its way may make it hold for a moment.
+    #[track_caller]
+    pub(crate) fn settles(&self, what: &str, during: Duration, mut condition: impl FnMut() -> bool) {
+        let start = self.now();
+        let mut since = None;
+        loop {
+            let now = self.now();
+            since = condition().then(|| since.unwrap_or(now));
+            if since.is_some_and(|since| now.since(since) >= during) {
+                return;
+            }
+            assert!(self.since(start) < SOON + during, "does not settle within {SOON:?}: {what}");
+            thread::sleep(Duration::from_millis(25));
+        }
+    }
+
     /// How many packets were dropped for this reason.
     pub(crate) fn drops(&self, reason: &str) -> u64 {
         let status = self.json(&["status"]);

@@ -29,8 +29,7 @@ fn limited(global: &str, of_rule: &str) -> String {
 
 /// Waits until exactly `count` are half-open, and looks that it stays so.
 fn settles_at(gateway: &Gateway, port: u16, count: usize) {
-    gateway.eventually(&format!("{count} half-open"), SOON, || gateway.backlog(port) == count);
-    gateway.always(&format!("{count} half-open"), Duration::from_millis(500), || {
+    gateway.settles(&format!("{count} half-open"), Duration::from_millis(500), || {
         gateway.backlog(port) == count && gateway.connections(&["phase=syn_received"]).len() == count
     });
 }
