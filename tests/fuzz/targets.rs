@@ -8,8 +8,11 @@ use std::time::Duration;
 use halfgate::{
     cli::replay::replay_bytes,
     conntrack::{Flow, Instant},
-    engine::{Engine, Existing, IfIndex, Meta, Verdict, Worker},
-    policy::{Action, Adaptive, Hook, Live, LiveTimer, OnExcess, OnExpire, PickupMode, Policy, Settings},
+    engine::{Engine, Existing, IfIndex, Meta, Renumbering, Verdict, Worker},
+    policy::{
+        Action, Adaptive, FastOpen, Hook, Live, LiveTimer, OnExcess, OnExpire, PickupMode, Policy, Probe,
+        Rule, RuleId, Settings,
+    },
     wire::{self, Checksums, Flags, FourTuple, SegmentBuilder, SeqNum, build},
 };
 
@@ -101,9 +104,17 @@ pub(crate) fn engine(data: &[u8]) {
     }
     story.check();
     story.advance(Duration::from_secs(200 * 24 * 3600));
+    // Who is asked whether it lives has three intervals more, and the wheel is late
+    // by a fraction of each.
+    for _ in 0..3 {
+        story.advance(PROBE.interval + Duration::from_secs(1));
+        story.check();
+    }
     assert_eq!(story.worker.poll_timeout(), None, "nothing outlives its timer");
     assert_eq!(story.counters().connections, 0);
 }
+
+const PROBE: Probe = Probe { interval: Duration::from_secs(5), retries: 2 };
 
 struct Story {
     engine: std::sync::Arc<Engine>,
@@ -111,6 +122,19 @@ struct Story {
     now: Instant,
     /// The highest number that each end of each connection has sent.
     next: [[u32; 2]; 4],
+    /// What is uncommon about the packet of this turn.
+    odd: Odd,
+}
+
+/// The uncommon parts of a segment.
+#[derive(Clone, Copy, Default)]
+struct Odd {
+    /// Fast Open's option, with a cookie or asking for one (RFC 7413).
+    fast_open: bool,
+    /// The kernel's helper announces it as a child of the next connection.
+    announced: bool,
+    /// The kernel's helper has moved the numbers that it acknowledges.
+    renumbered: bool,
 }
 
 impl Story {
@@ -131,7 +155,33 @@ impl Story {
         let policy = Policy::new(Self::settings(), Vec::new(), Vec::new(), vec!["default".into()]);
         let now = Instant(u64::from(u32::MAX) * 10 - 50_000);
         let engine = Engine::new(policy, [3, 4], now);
-        Self { worker: engine.worker(), engine, now, next: [[100, u32::MAX - 100]; 4] }
+        let odd = Odd::default();
+        Self { worker: engine.worker(), engine, now, next: [[100, u32::MAX - 100]; 4], odd }
+    }
+
+    /// A rule that takes every connection.
+    fn rule(fast_open: FastOpen) -> Rule {
+        Rule {
+            id: RuleId(1),
+            name: "all".into(),
+            place: "fuzz:1".into(),
+            comment: "".into(),
+            from: Default::default(),
+            to: Default::default(),
+            services: Vec::new(),
+            action: Action::Accept,
+            log: false,
+            timers: Vec::new(),
+            limits: Default::default(),
+            on_expire: None,
+            pickup: None,
+            fast_open,
+        }
+    }
+
+    fn flow(which: usize) -> Flow {
+        let FourTuple { src, src_port, dst, dst_port } = Self::tuple(which);
+        Flow { protocol: wire::Protocol::TCP, src, src_port, dst, dst_port }
     }
 
     fn tuple(which: usize) -> FourTuple {
@@ -151,6 +201,7 @@ impl Story {
 
     fn turn(&mut self, op: u8, more: &mut dyn FnMut() -> u8) {
         let which = usize::from(op & 3);
+        self.odd = Odd { fast_open: op & 32 != 0, announced: op & 64 != 0, renumbered: op & 128 != 0 };
         match op >> 2 & 7 {
             0..=4 => self.segment(which, more),
             5 => self.advance(Duration::from_millis(u64::from(more()) * u64::from(more()) * 10)),
@@ -196,10 +247,35 @@ impl Story {
         if how & 4 != 0 {
             builder = builder.timestamps(u32::from(more()), 0);
         }
+        if self.odd.fast_open {
+            builder = builder.fast_open(&[7; 8][..usize::from(seq & 8)]);
+        }
         let payload = vec![0; usize::try_from(length).unwrap_or(0)];
         let packet = builder.flags(flags).payload(&payload).build();
-        let verdict = self.judge(&packet.bytes, packet.wire_len(), Checksums::Verify, how & 8 != 0);
+        let meta = Meta {
+            kernel_knows: how & 8 != 0,
+            parent: self.odd.announced.then(|| Self::flow((which + 1) & 3)),
+            renumbered: self.odd.renumbered.then(|| Renumbering {
+                position: SeqNum(self.next[which][1 - reply].wrapping_sub(20)),
+                before: 0,
+                after: u32::from(ack),
+            }),
+            ..Self::meta(packet.wire_len(), Checksums::Verify)
+        };
+        let verdict = self.worker.handle_packet(&meta, &packet.bytes, self.now);
+        let stripped = self.worker.rewritten().map(|bytes| {
+            let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            let wire::Transport::Tcp(segment) = wire::parse(bytes, len, Checksums::Verify)
+                .expect("what goes on instead is a legal packet")
+                .transport
+            else {
+                panic!("no TCP any more");
+            };
+            assert!(!segment.options.fast_open && segment.flags.contains(Flags::SYN), "{segment:?}");
+            segment.payload_len
+        });
         if verdict == Verdict::Accept {
+            let length = stripped.map_or(length, |octets| octets);
             let counted = flags.0 & 1 != 0 || flags.0 & 2 != 0;
             let end = sent.wrapping_add(length).wrapping_add(u32::from(counted));
             if SeqNum(end).after(SeqNum(self.next[which][reply])) || flags.contains(Flags::SYN) {
@@ -239,7 +315,7 @@ impl Story {
         let quoted = SegmentBuilder::new(tuple).seq(sent).ack(SeqNum(1)).build();
         let (kind, code) = if tuple.src.is_ipv4() { (3, 4) } else { (2, 0) };
         let packet = build::icmp_error(tuple.dst, tuple.src, kind, code, &quoted.bytes);
-        self.judge(&packet.bytes, packet.wire_len(), Checksums::Verify, false);
+        self.judge(&packet.bytes, packet.wire_len(), Checksums::Verify);
     }
 
     /// Other settings, for those that are there too or not.
@@ -247,36 +323,37 @@ impl Story {
         let existing = if what & 1 == 0 { Existing::Keep } else { Existing::Rejudge };
         let mut settings = Self::settings();
         settings.default = if what & 2 == 0 { Action::Accept } else { Action::Drop };
-        settings.on_expire = if what & 4 == 0 { OnExpire::Reset } else { OnExpire::Drop };
+        settings.on_expire = match what & 0x44 {
+            0 => OnExpire::Reset,
+            4 => OnExpire::Drop,
+            _ => OnExpire::Probe(PROBE),
+        };
         settings.pickup.mode = if what & 8 == 0 { PickupMode::Strict } else { PickupMode::Loose };
         let on_excess = [OnExcess::Evict, OnExcess::Drop, OnExcess::Reset];
         settings.limits.on_excess = on_excess.get(usize::from(what >> 4 & 3)).copied();
-        let policy = Policy::new(settings, Vec::new(), Vec::new(), vec!["default".into()]);
+        let rules = match what & 0x84 {
+            0x80 => vec![Self::rule(FastOpen::Strip)],
+            0x84 => vec![Self::rule(FastOpen::Deny)],
+            _ => Vec::new(),
+        };
+        let policy = Policy::new(settings, Vec::new(), rules, vec!["default".into(), "all".into()]);
         self.engine.install(policy, existing, &mut self.worker, self.now);
     }
 
     fn raw(&mut self, more: &mut dyn FnMut() -> u8) {
         let bytes: Vec<u8> = (0..more() % 80).map(|_| more()).collect();
         let len = u32::try_from(bytes.len()).unwrap_or(0);
-        self.judge(&bytes, len, Checksums::Trust, false);
+        self.judge(&bytes, len, Checksums::Trust);
     }
 
     fn datagram(&mut self, which: usize, reply: bool) {
         let there = Self::tuple(which);
         let packet = build::udp(if reply { there.reversed() } else { there }, b"fuzz");
-        self.judge(&packet.bytes, packet.wire_len(), Checksums::Verify, false);
+        self.judge(&packet.bytes, packet.wire_len(), Checksums::Verify);
     }
 
     fn kill(&mut self, which: usize) {
-        let tuple = Self::tuple(which);
-        let flow = Flow {
-            protocol: wire::Protocol::TCP,
-            src: tuple.src,
-            src_port: tuple.src_port,
-            dst: tuple.dst,
-            dst_port: tuple.dst_port,
-        };
-        self.worker.kill(&flow, which == 0, self.now);
+        self.worker.kill(&Self::flow(which), which == 0, self.now);
     }
 
     fn tune(&mut self, what: u8) {
@@ -294,18 +371,22 @@ impl Story {
         self.engine.set_live(live);
     }
 
-    fn judge(&mut self, bytes: &[u8], wire_len: u32, checksums: Checksums, kernel_knows: bool) -> Verdict {
-        let meta = Meta {
+    fn meta(wire_len: u32, checksums: Checksums) -> Meta {
+        Meta {
             hook: Hook::Forward,
             in_if: IfIndex(1),
             out_if: IfIndex(2),
             wire_len,
             checksums,
-            kernel_knows,
+            kernel_knows: false,
             parent: None,
             renumbered: None,
-        };
-        self.worker.handle_packet(&meta, bytes, self.now)
+        }
+    }
+
+    fn judge(&mut self, bytes: &[u8], wire_len: u32, checksums: Checksums) {
+        self.worker.handle_packet(&Self::meta(wire_len, checksums), bytes, self.now);
+        assert_eq!(self.worker.rewritten(), None);
     }
 
     fn advance(&mut self, time: Duration) {
