@@ -25,6 +25,7 @@ pub mod tests;
 
 mod file;
 mod hosts;
+mod limits;
 mod reach;
 mod reader;
 mod rules;

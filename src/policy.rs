@@ -26,7 +26,7 @@ pub mod settings;
 pub mod timers;
 mod zones;
 
-pub use limits::{EmbryonicLimits, Limit, LimitTable, OnExcess, ResolvedLimit, ResolvedLimits};
+pub use limits::{EmbryonicLimits, Limit, LimitTable, OnExcess, OwnPrefix, ResolvedLimit, ResolvedLimits};
 pub use live::{Live, LiveError, LiveLimit, LiveTimer, Origin};
 pub use network::NetworkSet;
 pub use rule::{

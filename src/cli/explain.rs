@@ -97,8 +97,11 @@ fn show(output: &mut Output, told: &Explanation) -> Result<()> {
         let now = limit.embryonic.map(|now| format!(", {now} now")).unwrap_or_default();
         let value = limit.value.map_or_else(|| "off".to_owned(), |value| value.to_string());
         output.line(&format!(
-            "  limit {}{rule}: {value} ({}){now}, then {}",
-            limit.limit, limit.origin, limit.on_excess
+            "  limit {}{rule}: {value} ({}){now}, then {}{}",
+            limit.limit,
+            limit.origin,
+            limit.on_excess,
+            limit.source_prefix.map(|prefix| format!("; one source is {prefix}")).unwrap_or_default()
         ))?;
     }
     for timer in &told.timers {

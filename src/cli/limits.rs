@@ -13,14 +13,16 @@ use super::{
 };
 use crate::daemon::{
     check_limit_change,
-    protocol::{LimitRow, Line, LiveExisting, Request},
+    protocol::{LimitRow, Line, LiveExisting, Prefix, Request},
     text,
 };
 
 /// Show limits of half-open connections, or change them while it runs
 ///
 /// The rule set's limits and a rule's own both apply. `-` for the count stands
-/// for scopes that have one for each source or destination.
+/// for scopes that have one for each source or destination. What counts as one source
+/// (`source_prefix` in the rule file) stands behind its limit unless it is an IPv4
+/// address and an IPv6 /64.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
@@ -116,8 +118,13 @@ fn list(args: &List, socket: &Path) -> Result<ExitCode> {
 fn words(row: &LimitRow) -> Vec<String> {
     let count = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
     let excess = if row.shadow { format!("{} (shadow)", row.on_excess) } else { row.on_excess.clone() };
+    let is_usual = |prefix: &Prefix| (prefix.ipv4, prefix.ipv6) == (32, 64);
+    let prefix = row.source_prefix.filter(|prefix| !is_usual(prefix));
     vec![
-        row.limit.clone(),
+        prefix.map_or_else(
+            || row.limit.clone(),
+            |Prefix { ipv4, ipv6 }| format!("{} (/{ipv4}, /{ipv6})", row.limit),
+        ),
         row.rule.clone().unwrap_or_else(|| "-".to_owned()),
         row.value.map_or_else(|| "off".to_owned(), |value| value.to_string()),
         row.origin.clone(),

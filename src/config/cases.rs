@@ -374,9 +374,17 @@ fn timers_and_limits() {
         "limits: { embryonic: { total: 5, on_excess: challenge } }",
         "limits: { embryonic: { total: 5, on_excess: deny } }",
         "limits: { embryonic: { total: 5, source_prefix: 56 } }",
+        "source_prefix: 24",
+        "limits: { source_prefix: 0 }",
+        "limits: { source_prefix: 129 }",
+        "limits: { source_prefix: 255.255.255.0 }",
+        "limits: { source_prefix: [24, 56] }",
+        "limits: { source_prefix: { ipv4: 33 } }",
+        "limits: { source_prefix: { ipv6: 0, v4: 24 } }",
+        "limits: { srcmask: 24 }",
         "limits: { embryonic: { shadow: true } }",
     ];
-    insta::assert_snapshot!(table(&cases, |case| told_of_rule(&format!("action: accept, {case}"))), @r#"
+    insta::assert_snapshot!(table(&cases, |case| told_of_rule(&format!("action: accept, {case}"))), @r"
     timers: { half_closed: 5 }
         error: rule r: half_closed: `5` has no unit (write 5s, 5m, 5h or 5d)
     timers: { half_closed: 5 fortnights }
@@ -420,10 +428,27 @@ fn timers_and_limits() {
     limits: { embryonic: { total: 5, on_excess: deny } }
         error: rule r: on_excess can't be `deny` (did you mean `drop`?)
     limits: { embryonic: { total: 5, source_prefix: 56 } }
-        error: rule r: this version does not have `source_prefix` (leave it out: a source is one IPv4 address or one IPv6 /64)
+        error: rule r: unknown key `source_prefix` in embryonic (did you mean `limits: { source_prefix: ... }`?)
+    source_prefix: 24
+        error: rule r: unknown key `source_prefix` in a rule (did you mean `limits: { source_prefix: ... }`?)
+    limits: { source_prefix: 0 }
+        error: rule r: source_prefix can't be 0: all sources would be one (write `total` for a limit on all of them)
+    limits: { source_prefix: 129 }
+        error: rule r: source_prefix must be a length from 1 to 128, and `129` is not (write it like `24`, `56` or `{ ipv4: 24, ipv6: 56 }`)
+    limits: { source_prefix: 255.255.255.0 }
+        error: rule r: source_prefix must be a length from 1 to 128, and `255.255.255.0` is not (write it like `24`, `56` or `{ ipv4: 24, ipv6: 56 }`)
+    limits: { source_prefix: [24, 56] }
+        error: rule r: source_prefix must be a word, and this is a list (write one word, in quotes if it has a `:` or `,` in it)
+    limits: { source_prefix: { ipv4: 33 } }
+        error: rule r: source_prefix of ipv4 must be a length from 1 to 32, and `33` is not (write it like `{ ipv4: 24 }`)
+    limits: { source_prefix: { ipv6: 0, v4: 24 } }
+        error: rule r: source_prefix of ipv6 can't be 0: all sources would be one (write `total` for a limit on all of them)
+        error: rule r: unknown key `v4` in source_prefix (did you mean `ipv4`?)
+    limits: { srcmask: 24 }
+        error: rule r: unknown key `srcmask` in limits (did you mean `source_prefix`?)
     limits: { embryonic: { shadow: true } }
         warning: rule r: `shadow` without a limit does nothing (give total, per_source or per_destination)
-    "#);
+    ");
 }
 
 #[test]

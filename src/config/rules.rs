@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     hosts::{Hosts, check_name},
-    reach,
+    limits, reach,
     reader::{self, Context, Fields, Report},
     schema,
     services::Services,
@@ -166,7 +166,7 @@ fn rule(
     let comment = fields.get("comment").and_then(|node| reader::text(node, "comment", report)).unwrap_or("");
     let timers = fields.get("timers").map_or_else(Vec::new, |node| settings::timers(node, report));
     let limits =
-        fields.get("limits").map_or_else(EmbryonicLimits::default, |node| settings::limits(node, report));
+        fields.get("limits").map_or_else(EmbryonicLimits::default, |node| limits::limits(node, report));
     let on_expire = fields.get("on_expire").and_then(|node| settings::on_expire(node, report));
     let pickup = fields.get("pickup").and_then(|node| settings::rule_pickup(node, report));
     let fast_open =

@@ -146,9 +146,13 @@ pub const PROBE: Group = Group {
 pub const LIMITS: Group = Group {
     title: "limits",
     example: "{ embryonic: { per_source: 200 } }",
-    keys: &["embryonic"],
-    later: &[("source_prefix", "leave it out: a source is one IPv4 address or one IPv6 /64")],
+    keys: &["embryonic", "source_prefix"],
+    later: &[],
     foreign: &[
+        ("prefix", "source_prefix"),
+        ("srcnode_prefix", "source_prefix"),
+        ("mask", "source_prefix"),
+        ("srcmask", "source_prefix"),
         ("half_open", "embryonic"),
         ("half-open", "embryonic"),
         ("syn", "embryonic"),
@@ -165,8 +169,9 @@ pub const EMBRYONIC: Group = Group {
     title: "embryonic",
     example: "{ total: 20000, per_source: 200, per_destination: 2000, on_excess: evict }",
     keys: &["total", "per_source", "per_destination", "on_excess", "shadow"],
-    later: &[("source_prefix", "leave it out: a source is one IPv4 address or one IPv6 /64")],
+    later: &[],
     foreign: &[
+        ("source_prefix", "limits: { source_prefix: ... }"),
         ("max", "total"),
         ("per_rule", "total"),
         ("per_client", "per_source"),
@@ -181,6 +186,22 @@ pub const EMBRYONIC: Group = Group {
         ("overflow", "on_excess"),
         ("dry_run", "shadow"),
         ("log_only", "shadow"),
+    ],
+};
+
+/// `limits: { source_prefix: ... }`, where it is not a number.
+pub const SOURCE_PREFIX: Group = Group {
+    title: "source_prefix",
+    example: "{ ipv4: 24, ipv6: 56 }",
+    keys: &["ipv4", "ipv6"],
+    later: &[],
+    foreign: &[
+        ("v4", "ipv4"),
+        ("v6", "ipv6"),
+        ("inet", "ipv4"),
+        ("inet6", "ipv6"),
+        ("ip", "ipv4"),
+        ("ip6", "ipv6"),
     ],
 };
 
@@ -227,11 +248,9 @@ pub const RULE: Group = Group {
         "pickup",
         "fast_open",
     ],
-    later: &[
-        ("inspect", "leave it out: every packet is inspected in this version"),
-        ("source_prefix", "leave it out: a source is one IPv4 address or one IPv6 /64"),
-    ],
+    later: &[("inspect", "leave it out: every packet is inspected in this version")],
     foreign: &[
+        ("source_prefix", "limits: { source_prefix: ... }"),
         ("id", "name"),
         ("source", "from"),
         ("src", "from"),
@@ -295,7 +314,20 @@ pub const STEP: Group = Group {
 };
 
 /// Every group.
-pub const GROUPS: [&Group; 14] = [
-    &FILE, &ZONE, &LIST, &PICKUP, &ADAPTIVE, &ON_EXPIRE, &PROBE, &LIMITS, &EMBRYONIC, &QUEUES, &MARKS, &RULE,
-    &TEST, &STEP,
+pub const GROUPS: [&Group; 15] = [
+    &FILE,
+    &ZONE,
+    &LIST,
+    &PICKUP,
+    &ADAPTIVE,
+    &ON_EXPIRE,
+    &PROBE,
+    &LIMITS,
+    &EMBRYONIC,
+    &SOURCE_PREFIX,
+    &QUEUES,
+    &MARKS,
+    &RULE,
+    &TEST,
+    &STEP,
 ];

@@ -1,9 +1,10 @@
 //! Everything in a rule file that is not a zone, a service, a rule or a test;
-//! and the timers and limits, which rules have too.
+//! and the timers, which rules have too.
 
 use std::time::Duration;
 
 use super::{
+    limits::limits,
     reader::{self, Fields, Report, choice},
     schema,
     words::{self, timer_hint},
@@ -12,8 +13,8 @@ use super::{
 use crate::{
     conntrack::Timer,
     policy::{
-        Action, Adaptive, EmbryonicLimits, Fail, FastOpen, Hooks, Limit, Marks, OnExcess, OnExpire, Pickup,
-        PickupMode, Probe, Queues, Settings, duration, live::check_timer,
+        Action, Adaptive, Fail, FastOpen, Hooks, Marks, OnExpire, Pickup, PickupMode, Probe, Queues,
+        Settings, duration, live::check_timer,
     },
 };
 
@@ -320,51 +321,6 @@ pub(super) fn timers(node: &Node, report: &mut Report) -> Vec<(Timer, Option<Dur
         }
     }
     out
-}
-
-/// Reads `limits:`.
-pub(super) fn limits(node: &Node, report: &mut Report) -> EmbryonicLimits {
-    let mut limits = EmbryonicLimits::default();
-    let Some(fields) = Fields::of(node, &schema::LIMITS, report) else { return limits };
-    let Some(node) = fields.need("embryonic", &format!("write it like `{}`", schema::LIMITS.example), report)
-    else {
-        return limits;
-    };
-    let Some(fields) = Fields::of(node, &schema::EMBRYONIC, report) else { return limits };
-    let mut count = |key: &'static str, limit: Limit| {
-        let node = fields.get(key)?;
-        if matches!(&node.kind, Kind::Text(text) if text == "0") {
-            report.error(
-                node.place,
-                format!("{limit}: a limit of 0 would refuse every new connection"),
-                "leave it out for no limit, or write a rule with `action: drop`",
-            );
-            return None;
-        }
-        reader::number(node, key, 1..=u32::MAX, report)
-    };
-    limits.total = count("total", Limit::Total);
-    limits.per_source = count("per_source", Limit::PerSource);
-    limits.per_destination = count("per_destination", Limit::PerDestination);
-    if let Some(node) = fields.get("on_excess") {
-        const LATER: &str = "write drop, reset or evict";
-        let choices = [("drop", OnExcess::Drop), ("reset", OnExcess::Reset), ("evict", OnExcess::Evict)];
-        let later =
-            [("challenge", LATER), ("syncookies", LATER), ("syn_cookies", LATER), ("syncookie", LATER)];
-        limits.on_excess = choice(node, "on_excess", &choices, words::ACTIONS, &later, report);
-    }
-    if let Some(node) = fields.get("shadow") {
-        limits.shadow = reader::boolean(node, "shadow", report).unwrap_or(false);
-    }
-    let has_limit = Limit::ALL.into_iter().any(|limit| limits.value(limit).is_some());
-    if limits.shadow && !has_limit {
-        report.warning(
-            node.place,
-            "`shadow` without a limit does nothing",
-            "give total, per_source or per_destination",
-        );
-    }
-    limits
 }
 
 fn queues(node: &Node, old: Queues, report: &mut Report) -> Option<Queues> {

@@ -5,16 +5,13 @@
 //! stands in a queue in the order of arrival, so that the stalest of a scope is
 //! found in constant time. What a limit is and what happens past it is not known here.
 
-use std::{
-    collections::HashMap,
-    hash::BuildHasher,
-    net::{IpAddr, Ipv6Addr},
-};
+use std::{collections::HashMap, hash::BuildHasher, net::IpAddr};
 
 use siphasher::sip::SipHasher13;
 
 use super::{
     slab::{Index, NONE, Slab},
+    source::SourcePrefix,
     table::Slot,
 };
 
@@ -33,7 +30,7 @@ pub enum Scope {
     Source {
         /// The group.
         group: u16,
-        /// The address, or the /64 it lies in.
+        /// The address, or the network it lies in that counts as one.
         source: IpAddr,
     },
     /// Those to one destination.
@@ -48,15 +45,10 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// What counts as one source: an IPv4 address, an IPv6 /64, which is what one
-    /// host can make addresses in (RFC 4291 §2.5.4).
+    /// The scope of an address as a source.
     #[must_use]
-    pub fn source(group: u16, address: IpAddr) -> Self {
-        let source = match address {
-            IpAddr::V4(_) => address,
-            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
-        };
-        Self::Source { group, source }
+    pub fn source(group: u16, address: IpAddr, prefix: SourcePrefix) -> Self {
+        Self::Source { group, source: prefix.source(address) }
     }
 }
 
@@ -255,10 +247,10 @@ mod tests {
         let to = IpAddr::from([192, 0, 2, 1]);
         vec![
             Scope::Total { group: 0 },
-            Scope::source(0, address),
+            Scope::source(0, address, SourcePrefix::default()),
             Scope::Destination { group: 0, address: to, port },
             Scope::Total { group: 3 },
-            Scope::source(3, address),
+            Scope::source(3, address, SourcePrefix::default()),
             Scope::Destination { group: 3, address: to, port },
         ]
     }
@@ -303,12 +295,16 @@ mod tests {
     }
 
     #[test]
-    fn one_source_is_an_ipv6_64() {
-        let a: IpAddr = "2001:db8:1:2::1".parse().unwrap();
-        let b: IpAddr = "2001:db8:1:2:ffff::9".parse().unwrap();
-        let c: IpAddr = "2001:db8:1:3::1".parse().unwrap();
-        assert_eq!(Scope::source(0, a), Scope::source(0, b));
-        assert_ne!(Scope::source(0, a), Scope::source(0, c));
+    fn one_source_is_an_ipv6_64_unless_told_otherwise() {
+        let by = |prefix: SourcePrefix| {
+            ["2001:db8:1:2::1", "2001:db8:1:2:ffff::9", "2001:db8:1:3::1"]
+                .map(|address| Scope::source(0, address.parse().unwrap(), prefix))
+        };
+        let [a, b, c] = by(SourcePrefix::default());
+        assert_eq!(a, b);
+        assert_ne!(a, c);
+        let [a, _, c] = by(SourcePrefix { ipv6: 48, ..SourcePrefix::default() });
+        assert_eq!(a, c);
     }
 
     proptest::proptest! {

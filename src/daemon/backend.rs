@@ -1,9 +1,6 @@
 //! Answers the requests of the control socket.
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    net::IpAddr,
-};
+use std::hash::{BuildHasher, RandomState};
 
 use super::{
     events,
@@ -17,9 +14,9 @@ use super::{
     text,
 };
 use crate::{
-    conntrack::Flow,
+    conntrack::{Flow, SourcePrefix},
     engine::View,
-    policy::{Limit, RuleId},
+    policy::{Limit, LimitTable, RuleId},
     wire::Protocol,
 };
 
@@ -200,6 +197,8 @@ impl Daemon {
         let policy = engine.policy();
         let rule = policy.names.iter().position(|name| &**name == rule);
         let rule = rule.and_then(|number| u16::try_from(number).ok()).map(RuleId);
+        let limits = LimitTable::resolve(&policy, &engine.live());
+        let prefixes = (limits.global().source_prefix, limits.source_prefix(rule.unwrap_or(RuleId::DEFAULT)));
         let (mut found, mut counts) = (None, Embryonic::default());
         engine.connections(self.now(), &mut |view| {
             if view.flow == *flow || view.flow == reply_of(flow) {
@@ -207,15 +206,15 @@ impl Daemon {
             }
             if view.phase.is_embryonic() {
                 let own = rule == Some(view.rule);
-                let source = same_source(view.flow.src, flow.src);
+                let same = |prefix: SourcePrefix| prefix.source(view.flow.src) == prefix.source(flow.src);
                 let destination = view.flow.dst == flow.dst && view.flow.dst_port == flow.dst_port;
-                for (is, all, of_rule) in [
-                    (true, &mut counts.total.0, &mut counts.total.1),
-                    (source, &mut counts.source.0, &mut counts.source.1),
-                    (destination, &mut counts.destination.0, &mut counts.destination.1),
+                for (is, of_rules, [all, of_rule]) in [
+                    (true, true, &mut counts.total),
+                    (same(prefixes.0), same(prefixes.1), &mut counts.source),
+                    (destination, destination, &mut counts.destination),
                 ] {
                     *all += u64::from(is);
-                    *of_rule += u64::from(is && own);
+                    *of_rule += u64::from(of_rules && own);
                 }
             }
             true
@@ -237,41 +236,18 @@ fn reply_of(flow: &Flow) -> Flow {
 /// Half-open connections: all, and those of the rule.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Embryonic {
-    total: (u64, u64),
-    source: (u64, u64),
-    destination: (u64, u64),
+    total: [u64; 2],
+    source: [u64; 2],
+    destination: [u64; 2],
 }
 
 impl Embryonic {
     const fn of(&self, limit: Limit, own: bool) -> u64 {
-        let (all, of_rule) = match limit {
+        let [all, of_rule] = match limit {
             Limit::Total => self.total,
             Limit::PerSource => self.source,
             Limit::PerDestination => self.destination,
         };
         if own { of_rule } else { all }
-    }
-}
-
-/// One source, as limits count it: an IPv4 address, an IPv6 /64.
-fn same_source(one: IpAddr, other: IpAddr) -> bool {
-    match (one, other) {
-        (IpAddr::V6(one), IpAddr::V6(other)) => one.octets()[..8] == other.octets()[..8],
-        _ => one == other,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_source_is_an_address_or_a_64() {
-        let address = |text: &str| text.parse::<IpAddr>().unwrap();
-        assert!(same_source(address("10.0.0.1"), address("10.0.0.1")));
-        assert!(!same_source(address("10.0.0.1"), address("10.0.0.2")));
-        assert!(same_source(address("2001:db8::1"), address("2001:db8::2")));
-        assert!(!same_source(address("2001:db8::1"), address("2001:db8:0:1::1")));
-        assert!(!same_source(address("::a00:1"), address("10.0.0.1")));
     }
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     filter::rule_id,
     outlet::{Outlet, Refusal},
-    protocol::{Changed, LimitRow, Line, LiveExisting, Scope, TimerRow},
+    protocol::{Changed, LimitRow, Line, LiveExisting, Prefix, Scope, TimerRow},
     state::{Daemon, State},
     text,
 };
@@ -326,6 +326,8 @@ pub fn limit_row(limits: &ResolvedLimits, limit: Limit, rule: Option<&str>) -> L
         origin: resolved.origin.name().to_owned(),
         on_excess: limits.on_excess.name().to_owned(),
         shadow: limits.shadow,
+        source_prefix: (limit == Limit::PerSource)
+            .then_some(Prefix { ipv4: limits.source_prefix.ipv4, ipv6: limits.source_prefix.ipv6 }),
         embryonic: None,
         passed: None,
         ends_in: None,

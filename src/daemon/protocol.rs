@@ -15,7 +15,7 @@
 //! Times are RFC 3339 in UTC, durations are strings like `5m`. Unknown fields
 //! of a request are an error; a client must ignore unknown fields of an answer.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -352,6 +352,9 @@ pub struct LimitRow {
     pub on_excess: String,
     /// Whether it only counts.
     pub shadow: bool,
+    /// What counts as one source; only with limits per source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_prefix: Option<Prefix>,
     /// How many there are now; `null` for the scopes that have many counts.
     pub embryonic: Option<u64>,
     /// How often it was passed since the start; only with the rule set's.
@@ -360,6 +363,27 @@ pub struct LimitRow {
     /// When a live value goes back by itself.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "as_optional_duration")]
     pub ends_in: Option<Duration>,
+}
+
+/// What counts as one source: the length of the prefix that its addresses share.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Prefix {
+    /// Of IPv4 addresses.
+    pub ipv4: u8,
+    /// Of IPv6 addresses.
+    pub ipv6: u8,
+}
+
+impl fmt::Display for Prefix {
+    /// `an IPv4 /24 or IPv6 /64`; a whole length is an address.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self { ipv4: 32, ipv6: 128 } => f.write_str("an address"),
+            Self { ipv4: 32, ipv6 } => write!(f, "an IPv4 address or IPv6 /{ipv6}"),
+            Self { ipv4, ipv6: 128 } => write!(f, "an IPv4 /{ipv4} or IPv6 address"),
+            Self { ipv4, ipv6 } => write!(f, "an IPv4 /{ipv4} or IPv6 /{ipv6}"),
+        }
+    }
 }
 
 /// What a live change did, or would do.

@@ -293,7 +293,7 @@ impl Context<'_> {
         let mut tracker = self.engine.embryonic.lock();
         let mut evict: [Option<(Scope, Limit, u32)>; MAX_SCOPES] = [None; MAX_SCOPES];
         for (place, (group, limits, limit)) in evict.iter_mut().zip(self.limits_of(rule)) {
-            let scope = scope_of(limit, group, &arrival.flow);
+            let scope = self.scope_of(limit, group, &arrival.flow);
             let Some(most) = limits.limit(limit).value.filter(|most| tracker.count(&scope) >= *most) else {
                 continue;
             };
@@ -327,7 +327,7 @@ impl Context<'_> {
             let Some(gone) = tracker.evict(&scope) else { return Admission::Full };
             self.out.evictions.extend(gone.map(|(id, at)| Eviction { at, id, limit }));
         }
-        reserve(&mut tracker, rule, &arrival.flow).map_or(Admission::Full, Admission::In)
+        self.reserve(&mut tracker, rule, &arrival.flow).map_or(Admission::Full, Admission::In)
     }
 
     /// Counts a connection that is half-open again. `false`: a limit has no room for
@@ -343,12 +343,12 @@ impl Context<'_> {
         let mut tracker = self.engine.embryonic.lock();
         let reached = self.limits_of(rule).any(|(group, limits, limit)| {
             let most = limits.limit(limit).value.filter(|_| !limits.shadow);
-            most.is_some_and(|most| tracker.count(&scope_of(limit, group, &flow)) >= most)
+            most.is_some_and(|most| tracker.count(&self.scope_of(limit, group, &flow)) >= most)
         });
         if reached {
             return false;
         }
-        let reservation = reserve(&mut tracker, rule, &flow);
+        let reservation = self.reserve(&mut tracker, rule, &flow);
         connection.embryo = reservation.and_then(|reservation| tracker.settle(reservation, at));
         connection.embryo.is_some()
     }
@@ -359,6 +359,31 @@ impl Context<'_> {
         let own = self.ruling.limits.of_rule(rule).map(|limits| (rule.0, limits));
         let all = [own, Some((0, self.ruling.limits.global()))];
         all.into_iter().flatten().flat_map(|(group, limits)| Limit::ALL.map(|limit| (group, limits, limit)))
+    }
+
+    /// Counts one more half-open connection of a rule, also where no limit is set, so
+    /// that one set live finds true numbers.
+    fn reserve(&self, tracker: &mut Embryonic, rule: RuleId, flow: &Flow) -> Option<Reservation> {
+        let mut scopes = [Scope::Total { group: 0 }; MAX_SCOPES];
+        let groups = if rule == RuleId::DEFAULT { &[0][..] } else { &[0, rule.0][..] };
+        let wanted =
+            groups.iter().flat_map(|&group| Limit::ALL.map(|limit| self.scope_of(limit, group, flow)));
+        let mut count = 0_usize;
+        for (place, scope) in scopes.iter_mut().zip(wanted) {
+            *place = scope;
+            count = count.saturating_add(1);
+        }
+        tracker.reserve(scopes.get(..count).unwrap_or(&scopes))
+    }
+
+    fn scope_of(&self, limit: Limit, group: u16, flow: &Flow) -> Scope {
+        match limit {
+            Limit::Total => Scope::Total { group },
+            Limit::PerSource => {
+                Scope::source(group, flow.src, self.ruling.limits.source_prefix(RuleId(group)))
+            }
+            Limit::PerDestination => Scope::Destination { group, address: flow.dst, port: flow.dst_port },
+        }
     }
 
     /// Drops a packet and has its sender told: TCP by the RST that RFC 9293 §3.10.7.1
@@ -373,28 +398,6 @@ impl Context<'_> {
 fn mark_announced<A>(connection: &mut Connection, new: &Newcomer<'_, A>) {
     if new.parent_rule.is_some() {
         connection.tag |= ANNOUNCED;
-    }
-}
-
-/// Counts one more half-open connection of a rule, also where no limit is set, so
-/// that one set live finds true numbers.
-fn reserve(tracker: &mut Embryonic, rule: RuleId, flow: &Flow) -> Option<Reservation> {
-    let mut scopes = [Scope::Total { group: 0 }; MAX_SCOPES];
-    let groups = if rule == RuleId::DEFAULT { &[0][..] } else { &[0, rule.0][..] };
-    let wanted = groups.iter().flat_map(|&group| Limit::ALL.map(|limit| scope_of(limit, group, flow)));
-    let mut count = 0_usize;
-    for (place, scope) in scopes.iter_mut().zip(wanted) {
-        *place = scope;
-        count = count.saturating_add(1);
-    }
-    tracker.reserve(scopes.get(..count).unwrap_or(&scopes))
-}
-
-fn scope_of(limit: Limit, group: u16, flow: &Flow) -> Scope {
-    match limit {
-        Limit::Total => Scope::Total { group },
-        Limit::PerSource => Scope::source(group, flow.src),
-        Limit::PerDestination => Scope::Destination { group, address: flow.dst, port: flow.dst_port },
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{Live, Origin, Policy, RuleId};
+use crate::conntrack::SourcePrefix;
 
 /// What happens past a limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -38,7 +39,7 @@ impl fmt::Display for OnExcess {
 pub enum Limit {
     /// All embryonic connections (inside a rule: all of the rule's).
     Total,
-    /// Those of one source (an IPv4 address, an IPv6 /64).
+    /// Those of one source (an IPv4 address, an IPv6 /64, or what `source_prefix` says).
     PerSource,
     /// Those to one destination, address and port.
     PerDestination,
@@ -85,6 +86,24 @@ pub struct EmbryonicLimits {
     pub on_excess: Option<OnExcess>,
     /// Count and report, but don't act.
     pub shadow: bool,
+    /// What counts as one source.
+    pub source_prefix: OwnPrefix,
+}
+
+/// What a rule or the rule set says about what counts as one source; `None` inherits
+/// (in a rule from the rule set).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OwnPrefix {
+    /// Of IPv4 addresses.
+    pub ipv4: Option<u8>,
+    /// Of IPv6 addresses.
+    pub ipv6: Option<u8>,
+}
+
+impl OwnPrefix {
+    fn over(self, inherited: SourcePrefix) -> SourcePrefix {
+        SourcePrefix { ipv4: self.ipv4.unwrap_or(inherited.ipv4), ipv6: self.ipv6.unwrap_or(inherited.ipv6) }
+    }
 }
 
 impl EmbryonicLimits {
@@ -121,6 +140,8 @@ pub struct ResolvedLimits {
     pub on_excess: OnExcess,
     /// Count and report, but don't act.
     pub shadow: bool,
+    /// What counts as one source.
+    pub source_prefix: SourcePrefix,
 }
 
 impl ResolvedLimits {
@@ -134,7 +155,7 @@ impl ResolvedLimits {
         }
     }
 
-    fn of(file: &EmbryonicLimits, from_file: Origin, on_excess: OnExcess) -> Self {
+    fn of(file: &EmbryonicLimits, from_file: Origin, on_excess: OnExcess, prefix: SourcePrefix) -> Self {
         let one = |value: Option<u32>| ResolvedLimit {
             value,
             origin: if value.is_some() { from_file } else { Origin::Default },
@@ -145,6 +166,7 @@ impl ResolvedLimits {
             per_destination: one(file.per_destination),
             on_excess: file.on_excess.unwrap_or(on_excess),
             shadow: file.shadow,
+            source_prefix: file.source_prefix.over(prefix),
         }
     }
 
@@ -171,32 +193,47 @@ pub struct LimitTable {
     global: ResolvedLimits,
     /// By rule id.
     rules: Vec<Option<ResolvedLimits>>,
+    /// What counts as one source, by rule id.
+    prefixes: Vec<SourcePrefix>,
 }
 
 impl LimitTable {
     /// Works out every limit.
     #[must_use]
     pub fn resolve(policy: &Policy, live: &Live) -> Self {
-        let mut global = ResolvedLimits::of(&policy.settings.limits, Origin::File, OnExcess::Drop);
+        let prefix = SourcePrefix::default();
+        let mut global = ResolvedLimits::of(&policy.settings.limits, Origin::File, OnExcess::Drop, prefix);
         global.tune(live, None, Origin::Live);
+        let none = EmbryonicLimits::default();
+        let mut prefixes = Vec::with_capacity(policy.names.len());
         let rules = (0_u16..).zip(&policy.names).map(|(id, name)| {
-            let none = EmbryonicLimits::default();
+            prefixes.push(global.source_prefix);
             let own = match policy.rule(RuleId(id)) {
                 Some(rule) => &rule.limits,
                 None if id == RuleId::DEFAULT.0 => &none,
                 None => return None,
             };
-            let mut limits = ResolvedLimits::of(own, Origin::Rule, global.on_excess);
+            let mut limits = ResolvedLimits::of(own, Origin::Rule, global.on_excess, global.source_prefix);
+            if let Some(prefix) = prefixes.last_mut() {
+                *prefix = limits.source_prefix;
+            }
             limits.tune(live, Some(name), Origin::LiveRule);
             (!limits.is_untouched()).then_some(limits)
         });
-        Self { global, rules: rules.collect() }
+        let rules = rules.collect();
+        Self { global, rules, prefixes }
     }
 
     /// The rule set's limits.
     #[must_use]
     pub const fn global(&self) -> ResolvedLimits {
         self.global
+    }
+
+    /// What counts as one source in a rule's own counts; also where it has no limit.
+    #[must_use]
+    pub fn source_prefix(&self, rule: RuleId) -> SourcePrefix {
+        self.prefixes.get(usize::from(rule.0)).copied().unwrap_or(self.global.source_prefix)
     }
 
     /// A rule's own limits; `None` if it has none, or a reload took it away.

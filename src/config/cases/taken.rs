@@ -7,8 +7,8 @@ use super::*;
 use crate::{
     conntrack::Timer,
     policy::{
-        Action, Adaptive, EmbryonicLimits, Fail, FastOpen, Hooks, Marks, OnExcess, OnExpire, Pickup,
-        PickupMode, Ports, Queues, RuleId, ServiceKind, Term, ZoneId,
+        Action, Adaptive, EmbryonicLimits, Fail, FastOpen, Hooks, Marks, OnExcess, OnExpire, OwnPrefix,
+        Pickup, PickupMode, Ports, Queues, RuleId, ServiceKind, Term, ZoneId,
     },
     wire::Protocol,
 };
@@ -55,7 +55,7 @@ max_connections: 250_000
 adaptive: { start: 70%, end: 130 % }
 on_expire: drop
 timers: { half_closed: 30m, half_closed_max: off, established: 1d2h }
-limits: { embryonic: { total: 20000, per_source: 200, per_destination: 2000, on_excess: evict, shadow: true } }
+limits: { source_prefix: 24, embryonic: { total: 20000, per_source: 200, per_destination: 2000, on_excess: evict, shadow: true } }
 queues: { base: 100, count: 4 }
 marks: { mask: 0x00ff0000 }
 rst_per_second: 50
@@ -97,6 +97,7 @@ rules:
         per_destination: Some(2000),
         on_excess: Some(OnExcess::Evict),
         shadow: true,
+        source_prefix: OwnPrefix { ipv4: Some(24), ipv6: None },
     };
     assert_eq!(settings.limits, limits);
     assert_eq!(
@@ -228,4 +229,24 @@ tests:
     assert_eq!(failure("at: 6s, packet: 'tcp 10.0.0.2:2 > 10.0.0.1:1 SA', expect: reset, phase: none"), "");
     let other = failure("packet: 'tcp 10.0.0.1:1 > 10.0.0.2:3 S', expect: accept");
     assert!(other.starts_with("expected accept, got drop (rule"), "{other}");
+}
+
+#[test]
+fn a_prefix_of_one_family_or_of_both() {
+    let of_rule = |text: &str| {
+        let compiled = good(&format!("{HEAD}rules:\n  - {{ name: r, action: accept, limits: {text} }}\n"));
+        assert_eq!(lines(&compiled.warnings), "", "{text}");
+        let prefix = compiled.policy.rules[0].limits.source_prefix;
+        (prefix.ipv4, prefix.ipv6)
+    };
+    for (text, expected) in [
+        ("{ embryonic: { per_source: 5 } }", (None, None)),
+        ("{ source_prefix: 24, embryonic: { per_source: 5 } }", (Some(24), None)),
+        ("{ source_prefix: 32 }", (Some(32), None)),
+        ("{ source_prefix: /56, embryonic: { per_source: 5 } }", (None, Some(56))),
+        ("{ source_prefix: { ipv4: 24, ipv6: 56 } }", (Some(24), Some(56))),
+        ("{ source_prefix: { ipv6: 32 } }", (None, Some(32))),
+    ] {
+        assert_eq!(of_rule(text), expected, "{text}");
+    }
 }

@@ -38,6 +38,39 @@ fn per_source_holds_while_others_connect() {
     assert_eq!(lab.engine.counters().limits_passed[Limit::PerSource as usize].1, 1);
 }
 
+/// `source_prefix`: the rule set's for its own counts, a rule's for that rule's.
+#[test]
+fn one_source_is_what_the_prefix_says() {
+    let wide = |ipv4, ipv6| crate::policy::OwnPrefix { ipv4: Some(ipv4), ipv6: Some(ipv6) };
+    for (server_address, base, sources) in [
+        ("192.0.2.1", "198.51.100.7", ["198.51.100.7", "198.51.100.8", "198.51.101.7"]),
+        ("2001:db8:9::1", "2001:db8:1::", ["2001:db8:1:1::1", "2001:db8:1:2::1", "2001:db8:2:1::1"]),
+    ] {
+        let mut web = rule("web", 1);
+        web.limits = limits(|l| {
+            l.per_source = Some(2);
+            l.source_prefix = wide(24, 48);
+        });
+        let mut settings = open_settings();
+        settings.limits = limits(|l| l.per_source = Some(1));
+        let mut lab = Lab::with(settings, vec![web]);
+        lab.server.0 = server_address.parse().unwrap();
+        let [one, same_network, other] = sources;
+        from(&mut lab, one, 5000);
+        lab.pass(&[client("S", 0)]);
+        from(&mut lab, one, 5001);
+        lab.dropped(client("S", 0), DropReason::Limit);
+        // For the rule set another source, for the rule the same.
+        from(&mut lab, same_network, 5000);
+        lab.pass(&[client("S", 0)]);
+        let third = if base.contains(':') { "2001:db8:1:3::1" } else { "198.51.100.9" };
+        from(&mut lab, third, 5000);
+        lab.dropped(client("S", 0), DropReason::Limit);
+        from(&mut lab, other, 5000);
+        lab.pass(&[client("S", 0)]);
+    }
+}
+
 #[test]
 fn every_way_out_gives_the_count_back() {
     type WayOut = fn(&mut Lab);
