@@ -32,6 +32,7 @@ mod shard;
 mod stats;
 mod survey;
 mod tend;
+mod unreachable;
 pub mod view;
 
 pub use event::{CloseReason, Closed, Event, Peer};

@@ -144,6 +144,7 @@ impl Context<'_> {
         }
         if embryo.is_none() {
             // A later SYN took its place before it had one.
+            held.shard.uncounted = held.shard.uncounted.saturating_add(1);
             self.end::<A>(&mut held, slot, false, CloseReason::Evicted(Limit::Total), true);
             return Verdict::Drop(DropReason::Limit);
         }
@@ -351,6 +352,21 @@ impl Context<'_> {
         let reservation = self.reserve(&mut tracker, rule, &flow);
         connection.embryo = reservation.and_then(|reservation| tracker.settle(reservation, at));
         connection.embryo.is_some()
+    }
+
+    /// Counts a half-open connection under the rule that it has now.
+    pub(super) fn count_again<A: Family>(&self, held: &mut Held<'_>, slot: Slot) {
+        if A::table(held.shard).get(slot).is_none_or(|entry| entry.connection.embryo.is_none()) {
+            return;
+        }
+        self.release_embryo::<A>(held, slot);
+        let Some(entry) = A::table(held.shard).get_mut(slot) else { return };
+        let connection = &mut entry.connection;
+        let (flow, rule) = (entry.key.flow(connection.opener), RuleId(connection.rule));
+        let at = Whereabouts { shard: held.number, ipv6: A::IPV6, slot };
+        let mut tracker = self.engine.embryonic.lock();
+        let reservation = self.reserve(&mut tracker, rule, &flow);
+        connection.embryo = reservation.and_then(|reservation| tracker.settle(reservation, at));
     }
 
     /// Every limit that holds for a half-open connection of a rule: the rule's own in

@@ -7,6 +7,7 @@ use super::{
     ruling::{Ruling, Shrink},
     shard::{Family, Shard},
     stats::{Stats, add},
+    unreachable::is_uncounted,
 };
 use crate::{
     conntrack::{
@@ -130,6 +131,9 @@ impl Context<'_> {
         reason: CloseReason,
         silent: bool,
     ) {
+        if A::table(held.shard).get(slot).is_some_and(|entry| is_uncounted(&entry.connection)) {
+            held.shard.uncounted = held.shard.uncounted.saturating_sub(1);
+        }
         self.release_embryo::<A>(held, slot);
         let seed = self.engine.seed;
         let table = A::table(held.shard);
@@ -255,6 +259,9 @@ impl Context<'_> {
         if phase != before {
             held.shard.count_phase(Some(before), Some(phase));
             if before.is_embryonic() && !phase.is_embryonic() {
+                if A::table(held.shard).get(slot).is_some_and(|entry| entry.connection.embryo.is_none()) {
+                    held.shard.uncounted = held.shard.uncounted.saturating_sub(1);
+                }
                 self.release_embryo::<A>(held, slot);
             }
             self.event(Event::Phase { flow: key.flow(opener), from: before, to: phase });

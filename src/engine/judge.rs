@@ -8,6 +8,7 @@ use super::{
     context::{Context, Held, path_of},
     fast_open::{Passage, passage},
     shard::Family,
+    unreachable::{is_uncounted, may_go_on, says_unreachable},
 };
 use crate::{
     conntrack::{
@@ -78,8 +79,9 @@ impl Context<'_> {
                 let arrival = arrival(flow(0, 0), Some((REDIRECT, code)), Content::Other);
                 return self.judge_untracked(&arrival);
             }
-            Transport::Icmp(IcmpMessage::Error { embedded, .. }) => {
-                return self.judge_icmp_error(meta, packet, &embedded);
+            Transport::Icmp(IcmpMessage::Error { kind, code, embedded }) => {
+                let is_lost = says_unreachable(packet.protocol, kind, code);
+                return self.judge_icmp_error(meta, packet, &embedded, is_lost);
             }
             Transport::Icmp(IcmpMessage::Other { kind, code, .. }) => {
                 let arrival = arrival(flow(0, 0), Some((kind, code)), Content::Other);
@@ -169,6 +171,9 @@ impl Context<'_> {
     ) -> Option<Verdict> {
         let now = self.now;
         let connection = &mut A::table(held.shard).get_mut(slot)?.connection;
+        if is_uncounted(connection) && may_go_on(&arrival.content) {
+            return self.judge_uncounted::<A>(held, slot, key, sender, arrival);
+        }
         // Only a handshake that begins anew may have to be taken back.
         let unchanged = connection.stale_syn.map(|_| *connection);
         let (before, forgotten) = (connection.phase, connection.forgotten_by());
@@ -281,12 +286,19 @@ impl Context<'_> {
     /// An ICMP error is let through if it is about a live connection, and for TCP
     /// about something that may be under way (RFC 5927 §4.1). What the gateway's own
     /// kernel says is believed.
-    fn judge_icmp_error(&mut self, meta: &Meta, packet: &Packet<'_>, embedded: &Embedded) -> Verdict {
-        if meta.hook == Hook::Output {
+    fn judge_icmp_error(
+        &mut self,
+        meta: &Meta,
+        packet: &Packet<'_>,
+        embedded: &Embedded,
+        is_lost: bool,
+    ) -> Verdict {
+        let is_ours = meta.hook == Hook::Output;
+        if is_ours && !is_lost {
             return Verdict::Accept;
         }
         // The error goes to whoever sent the packet that it is about.
-        if packet.dst != embedded.src {
+        if packet.dst != embedded.src && !is_ours {
             return Verdict::Drop(DropReason::IcmpUnrelated);
         }
         let quoted = |src_port, dst_port| Flow {
@@ -304,13 +316,21 @@ impl Context<'_> {
             [Some(quoted(embedded.src_port, embedded.dst_port)), None]
         };
         let related = flows.into_iter().flatten().any(|flow| match flow.src {
-            IpAddr::V4(_) => self.is_related::<Ipv4Addr>(&flow, embedded),
-            IpAddr::V6(_) => self.is_related::<Ipv6Addr>(&flow, embedded),
+            IpAddr::V4(_) => self.is_related::<Ipv4Addr>(&flow, embedded, is_lost, meta),
+            IpAddr::V6(_) => self.is_related::<Ipv6Addr>(&flow, embedded, is_lost, meta),
         });
-        if related { Verdict::Accept } else { Verdict::Drop(DropReason::IcmpUnrelated) }
+        if related || is_ours { Verdict::Accept } else { Verdict::Drop(DropReason::IcmpUnrelated) }
     }
 
-    fn is_related<A: Family>(&mut self, flow: &Flow, embedded: &Embedded) -> bool {
+    /// Whether an error is about a live connection; if it says that the packet did not
+    /// arrive, that is noted.
+    fn is_related<A: Family>(
+        &mut self,
+        flow: &Flow,
+        embedded: &Embedded,
+        is_lost: bool,
+        meta: &Meta,
+    ) -> bool {
         let Some((key, sender)) = Key::<A>::of(flow) else { return false };
         let hash = key.hash(self.engine.seed);
         let (number, mutex) = self.engine.shard_of(hash);
@@ -321,7 +341,12 @@ impl Context<'_> {
         let connection = &entry.connection;
         match embedded.seq {
             Some(seq) if embedded.protocol == Protocol::TCP => {
-                may_be_under_way(connection, sender.direction(connection.opener), seq)
+                let direction = sender.direction(connection.opener);
+                let is_under_way = may_be_under_way(connection, direction, seq);
+                if is_under_way && is_lost {
+                    self.unreachable::<A>(&mut held, slot, direction, meta);
+                }
+                is_under_way
             }
             _ => true,
         }
@@ -345,7 +370,7 @@ fn may_be_under_way(connection: &Connection, direction: Direction, seq: crate::w
 }
 
 /// Whether a packet came by the interfaces that its connection runs through.
-fn is_on_path(connection: &Connection, direction: Direction, meta: &Meta) -> bool {
+pub(super) fn is_on_path(connection: &Connection, direction: Direction, meta: &Meta) -> bool {
     let [from, to] = path_of(connection);
     match direction {
         Direction::Original => (meta.in_if, meta.out_if) == (from, to),

@@ -15,6 +15,8 @@ pub(super) struct Shard {
     phases: [u32; Phase::ALL.len()],
     /// How many of them one end has forgotten.
     pub(super) stale: u32,
+    /// How many half-open ones don't count, because their SYN could not be delivered.
+    pub(super) uncounted: u32,
     /// Connections that we ended lately, by hash; a later one takes the place of an
     /// earlier one.
     ended: Box<[Ended]>,
@@ -48,6 +50,7 @@ impl Shard {
             ipv6: Table::new(capacity, now),
             phases: [0; Phase::ALL.len()],
             stale: 0,
+            uncounted: 0,
             ended: vec![Ended { hash: 0, at: Instant(0) }; MEMORY].into_boxed_slice(),
             walk: None,
         }

@@ -132,10 +132,11 @@ impl Engine {
             })
             .collect();
         let mut by_phase = [0_u64; Phase::ALL.len()];
-        let mut stale = 0_u64;
+        let (mut stale, mut uncounted) = (0_u64, 0_u64);
         for shard in &self.shards {
             let shard = shard.lock();
             stale = stale.saturating_add(u64::from(shard.stale));
+            uncounted = uncounted.saturating_add(u64::from(shard.uncounted));
             for (count, phase) in by_phase.iter_mut().zip(Phase::ALL) {
                 *count = count.saturating_add(u64::from(shard.phase_count(phase)));
             }
@@ -162,6 +163,7 @@ impl Engine {
             phases: Phase::ALL.into_iter().map(Phase::name).zip(by_phase).collect(),
             embryonic: u64::from(embryonic.len()),
             embryonic_by_rule,
+            uncounted,
             stale,
             forgotten: sum(|s| s.forgotten.load(Ordering::Relaxed)),
             opened: sum(|s| s.opened.load(Ordering::Relaxed)),

@@ -212,7 +212,10 @@ impl Context<'_> {
         let new = ruling.new_flow(hook_of(connection.tag), path_of(connection), &flow, icmp);
         let (action, RuleId(id), _) = ruling.decide(&new);
         if action == Action::Accept {
-            connection.rule = id;
+            if connection.rule != id {
+                connection.rule = id;
+                self.count_again::<A>(held, slot);
+            }
         } else {
             self.end::<A>(held, slot, false, CloseReason::Rejudged, false);
         }

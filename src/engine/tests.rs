@@ -6,6 +6,7 @@
 
 mod cells;
 mod clauses;
+mod counts;
 mod fast_open;
 mod flags;
 mod forgotten;
@@ -25,7 +26,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::*;
 use crate::{
-    conntrack::{Phase, window::Half},
+    conntrack::{Connection, Phase, Scope, window::Half},
     policy::{Action, Hook, Rule, Settings},
     wire::{Checksums, Flags, FourTuple, Protocol, RawPacket, SeqNum, build::SegmentBuilder},
 };
@@ -160,6 +161,10 @@ fn open_settings() -> Settings {
     let mut settings = Settings { default: Action::Accept, ..Settings::default() };
     settings.pickup.grace = Duration::ZERO;
     settings
+}
+
+fn seen<A: crate::conntrack::Address>(entry: &crate::conntrack::Entry<A>) -> (Flow, Connection) {
+    (entry.key.flow(entry.connection.opener), entry.connection)
 }
 
 impl Lab {
@@ -425,19 +430,48 @@ impl Lab {
         assert_eq!(counters.opened - counters.closed, counters.connections);
         let half_open: u64 =
             counters.phases.iter().filter(|(name, _)| name.starts_with("syn_")).map(|(_, count)| count).sum();
-        assert_eq!(half_open, counters.embryonic, "half-open connections and their counts");
+        assert_eq!(
+            half_open,
+            counters.embryonic + counters.uncounted,
+            "half-open connections and their counts"
+        );
         let dropped: u64 = counters.dropped.iter().map(|(_, count)| count).sum();
         assert_eq!(counters.accepted + dropped, counters.packets);
         assert_eq!(counters.embryonic == 0, self.engine.embryonic.lock().counts().count() == 0);
-        let mut stale = 0;
+        let (mut stale, mut scopes) = (0, std::collections::HashMap::<Scope, u32>::new());
         for shard in &self.engine.shards {
             let shard = shard.lock();
-            let known = (0..shard.ipv4.bound())
-                .filter_map(|slot| Some(shard.ipv4.get(slot)?.connection))
-                .chain((0..shard.ipv6.bound()).filter_map(|slot| Some(shard.ipv6.get(slot)?.connection)));
-            stale += known.filter(|connection| connection.forgotten_by().is_some()).count();
+            let known: Vec<(Flow, Connection)> = (0..shard.ipv4.bound())
+                .filter_map(|slot| shard.ipv4.get(slot).map(seen))
+                .chain((0..shard.ipv6.bound()).filter_map(|slot| shard.ipv6.get(slot).map(seen)))
+                .collect();
+            stale += known.iter().filter(|(_, connection)| connection.forgotten_by().is_some()).count();
+            for (flow, connection) in known.iter().filter(|(_, connection)| connection.embryo.is_some()) {
+                assert!(connection.phase.is_embryonic(), "{flow:?} counts in {}", connection.phase);
+                for scope in self.scopes(flow, connection.rule) {
+                    *scopes.entry(scope).or_default() += 1;
+                }
+            }
             assert!(shard.ipv4.is_consistent(self.engine.seed) && shard.ipv6.is_consistent(self.engine.seed));
         }
         assert_eq!(stale as u64, counters.stale, "stale connections and their count");
+        let counted = self.engine.embryonic.lock().counts().map(|(scope, count)| (*scope, count)).collect();
+        assert_eq!(scopes, counted, "every scope's count is what a recount gives");
+    }
+
+    /// What a half-open connection of this rule is counted in.
+    fn scopes(&self, flow: &Flow, rule: u16) -> Vec<Scope> {
+        let limits = crate::policy::LimitTable::resolve(&self.engine.policy(), &self.engine.live());
+        let mut groups = vec![0, rule];
+        groups.dedup();
+        let scope = |group| {
+            let prefix = limits.source_prefix(RuleId(group));
+            [
+                Scope::Total { group },
+                Scope::source(group, flow.src, prefix),
+                Scope::Destination { group, address: flow.dst, port: flow.dst_port },
+            ]
+        };
+        groups.into_iter().flat_map(scope).collect()
     }
 }

@@ -98,8 +98,10 @@ pub struct Counters {
     pub connections: u64,
     /// Connections by phase now.
     pub phases: Vec<(&'static str, u64)>,
-    /// Embryonic connections now.
+    /// Embryonic connections now that count toward the limits.
     pub embryonic: u64,
+    /// Embryonic connections now that don't, because their SYN could not be delivered.
+    pub uncounted: u64,
     /// Embryonic connections now by rule, rules without any left out.
     pub embryonic_by_rule: Vec<(RuleId, u64)>,
     /// Stale connections now: one end has forgotten them.

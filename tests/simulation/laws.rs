@@ -357,7 +357,7 @@ impl Laws {
         let dropped: u64 = counters.dropped.iter().map(|(_, count)| count).sum();
         if by_phase != counters.connections
             || counters.opened - counters.closed != counters.connections
-            || half_open != counters.embryonic
+            || half_open != counters.embryonic + counters.uncounted
             || counters.accepted + dropped != counters.packets
             || counters.connections != u64::from(self.phase.is_some())
         {

@@ -74,7 +74,7 @@ fn one_source_is_what_the_prefix_says() {
 #[test]
 fn every_way_out_gives_the_count_back() {
     type WayOut = fn(&mut Lab);
-    let ways: [(&str, WayOut); 6] = [
+    let ways: [(&str, WayOut); 12] = [
         ("established", |lab| lab.pass(&[server("S.", 0).ack(1), client(".", 1).ack(1)])),
         ("rst of the server", |lab| lab.pass(&[server("R.", 0).ack(1)])),
         ("rst of the client", |lab| lab.pass(&[client("R", 1)])),
@@ -87,6 +87,34 @@ fn every_way_out_gives_the_count_back() {
             let flow = lab.flow();
             assert!(lab.worker.kill(&flow, false, lab.now));
         }),
+        ("kill of the other half", |lab| {
+            lab.pass(&[server("S.", 0).ack(1)]);
+            let flow = lab.flow();
+            assert!(lab.worker.kill(&flow, true, lab.now));
+        }),
+        ("an end that was closed at once", |lab| {
+            lab.pass(&[server("S.", 0).ack(1), client("F.", 1).ack(1)]);
+        }),
+        ("eviction", |lab| {
+            let mut live = lab.engine.policy().settings.clone();
+            live.limits.on_excess = Some(OnExcess::Evict);
+            let policy = policy(live, Vec::new());
+            lab.engine.install(policy, Existing::Keep, &mut lab.worker, lab.now);
+            lab.client.1 += 7;
+            lab.pass(&[client("S", 0), client("R", 1)]);
+            lab.client.1 -= 7;
+            assert_eq!(lab.phase(), None);
+        }),
+        ("the rules", |lab| {
+            let mut settings = lab.engine.policy().settings.clone();
+            settings.default = Action::Drop;
+            let closed = policy(settings.clone(), Vec::new());
+            lab.engine.install(closed, Existing::Rejudge, &mut lab.worker, lab.now);
+            settings.default = Action::Accept;
+            lab.engine.install(policy(settings, Vec::new()), Existing::Keep, &mut lab.worker, lab.now);
+        }),
+        ("a destination that can't be reached", |lab| unreachable(lab, client("S", 0), (3, 1))),
+        ("a port that can't be reached", |lab| unreachable(lab, client("S", 0), (3, 3))),
     ];
     for (name, way) in ways {
         let mut lab = limited(limits(|l| l.total = Some(1)));
@@ -99,6 +127,110 @@ fn every_way_out_gives_the_count_back() {
         lab.client.1 += 1;
         lab.pass(&[client("S", 0)]);
     }
+}
+
+/// An ICMP error of a router by the server, about this packet.
+#[track_caller]
+fn unreachable(lab: &mut Lab, about: Say, (kind, code): (u8, u8)) {
+    let packet = lab.packet(about);
+    let (to, from) =
+        if about.from == From::Client { (lab.client.0, From::Server) } else { (lab.server.0, From::Client) };
+    let error = crate::wire::build::icmp_error("203.0.113.1".parse().unwrap(), to, kind, code, &packet.bytes);
+    let verdict = lab.raw(Lab::meta(from, error.bytes.len()), &error.bytes);
+    assert_eq!(verdict, Verdict::Accept);
+}
+
+fn counted(lab: &Lab) -> (u64, u64) {
+    let counters = lab.engine.counters();
+    (counters.embryonic, counters.uncounted)
+}
+
+/// The connection stays (RFC 5382 §7.3, REQ-10), and counts again once it goes on.
+#[test]
+fn what_could_not_be_delivered_counts_again_when_it_goes_on() {
+    let goes_on: [(&str, Say, Phase); 3] = [
+        ("the SYN again", client("S", 0), Phase::SynSent),
+        ("its answer", server("S.", 0).ack(1), Phase::SynReceived),
+        ("the other end's own SYN", server("S", 0), Phase::SynReceived),
+    ];
+    for (name, say, phase) in goes_on {
+        let mut lab = limited(limits(|l| l.total = Some(1)));
+        lab.pass(&[client("S", 0)]);
+        unreachable(&mut lab, client("S", 0), (3, 1));
+        assert_eq!((lab.phase(), counted(&lab)), (Some(Phase::SynSent), (0, 1)), "{name}");
+        // Told twice, it is given back once.
+        unreachable(&mut lab, client("S", 0), (3, 1));
+        // Meanwhile another has the place.
+        lab.client.1 += 1;
+        lab.pass(&[client("S", 0)]);
+        lab.client.1 -= 1;
+        lab.dropped(say, DropReason::Limit);
+        lab.client.1 += 1;
+        lab.pass(&[client("R", 1)]);
+        lab.client.1 -= 1;
+        if say.from == From::Client {
+            // Its first one made way.
+            assert_eq!(lab.phase(), None);
+        }
+        lab.pass(&[say]);
+        assert_eq!((lab.phase(), counted(&lab)), (Some(phase), (1, 0)), "{name}");
+    }
+    // What is no SYN changes nothing, and an RST ends it.
+    let mut lab = limited(limits(|l| l.total = Some(1)));
+    lab.pass(&[client("S", 0)]);
+    unreachable(&mut lab, client("S", 0), (3, 1));
+    lab.dropped(client(".", 1).ack(1), DropReason::Unexpected);
+    lab.pass(&[server("S.", 0).ack(2000)]);
+    assert_eq!(counted(&lab), (0, 1));
+    lab.pass(&[server("R.", 0).ack(1)]);
+    assert_eq!(counted(&lab), (0, 0));
+    // And its timer, which no error moves.
+    let mut lab = limited(limits(|l| l.total = Some(1)));
+    lab.pass(&[client("S", 0)]);
+    unreachable(&mut lab, client("S", 0), (3, 1));
+    lab.seconds(31);
+    assert_eq!((lab.phase(), counted(&lab)), (None, (0, 0)));
+}
+
+/// Only an error about the SYN itself, by the connection's own way, while nobody has
+/// answered; and none that says that it was too large.
+#[test]
+fn other_errors_give_no_count_back() {
+    let is_counted = |lab: &Lab| assert_eq!(counted(lab), (1, 0));
+    let mut lab = Lab::new();
+    lab.pass(&[client("S", 0)]);
+    unreachable(&mut lab, client("S", 0), (3, 4));
+    unreachable(&mut lab, client("S", 0), (11, 0));
+    is_counted(&lab);
+    // From outside, where no error about it can come from.
+    let packet = lab.packet(client("S", 0));
+    let router = "203.0.113.1".parse().unwrap();
+    let error = crate::wire::build::icmp_error(router, lab.client.0, 3, 1, &packet.bytes);
+    lab.raw(Lab::meta(From::Client, error.bytes.len()), &error.bytes);
+    is_counted(&lab);
+    // Another number.
+    let packet = lab.packet(client("S", 5000));
+    let error = crate::wire::build::icmp_error(router, lab.client.0, 3, 1, &packet.bytes);
+    lab.raw(Lab::meta(From::Server, error.bytes.len()), &error.bytes);
+    is_counted(&lab);
+    // Answered: the server has it, whatever becomes of the SYN's copy or of the answer.
+    lab.pass(&[server("S.", 0).ack(1)]);
+    unreachable(&mut lab, client("S", 0), (3, 1));
+    unreachable(&mut lab, server("S.", 0).ack(1), (3, 1));
+    is_counted(&lab);
+}
+
+/// After a reload the counts are those of the rules that hold now.
+#[test]
+fn a_connection_that_is_judged_again_counts_under_its_new_rule() {
+    let mut lab = Lab::with(open_settings(), vec![rule("old", 1)]);
+    lab.pass(&[client("S", 0)]);
+    assert_eq!(lab.engine.counters().embryonic_by_rule, [(RuleId(1), 1)]);
+    let names = ["default", "old", "new"].map(Into::into).to_vec();
+    let new = Policy::new(open_settings(), Vec::new(), vec![rule("new", 2)], names);
+    lab.engine.install(new, Existing::Rejudge, &mut lab.worker, lab.now);
+    lab.check();
+    assert_eq!(lab.engine.counters().embryonic_by_rule, [(RuleId(2), 1)]);
 }
 
 #[test]
