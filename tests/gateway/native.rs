@@ -27,6 +27,7 @@ const TESTS: &[&str] = &[
     "fast_open::stripped_the_data_of_a_client_with_a_cookie_arrive_whole::ipv4",
     "related::data_connections_of_ftp_have_the_rule_of_their_control_connection::ipv6",
     "related::ftp_in_through_a_port_forward",
+    "related::ftp_out_through_masquerading",
     "related::an_answer_of_tftp_comes_from_another_port::ipv4",
     "fragments::a_datagram_in_fragments_passes_whole_both_ways::ipv4",
     "fragments::a_tiny_first_fragment_opens_no_way_around_a_rule::ipv6",

@@ -179,6 +179,31 @@ fn ftp_in_through_a_port_forward() {
     close(&gateway, client, server);
 }
 
+/// The client sits behind masquerading: the helper writes the gateway's address into
+/// what the client says, and the server comes to it (active).
+#[test]
+fn ftp_out_through_masquerading() {
+    let gateway = start_with_nat(
+        "table ip nat { chain post { type nat hook postrouting priority srcnat; policy accept;\n\
+         oifname \"outside\" ct direction original masquerade\n}\n}\n",
+    );
+    let (inside, outside) = (&gateway.three.server, &gateway.three.client);
+    let listener = listen(outside, SocketAddr::new(Family::V4.client(), 21));
+    let (client, server) = control(&gateway, inside, listener.local_addr().unwrap(), &listener);
+    if !tells(&gateway) {
+        return;
+    }
+    for _ in 0..3 {
+        let at = listen(inside, SocketAddr::new(Family::V4.server(), 0));
+        let sent = format!("PORT {}\r\n", commas(at.local_addr().unwrap()));
+        let told = line(&client, &server, &sent);
+        assert_eq!(of_commas(&told).ip(), Family::V4.outside(), "{told}");
+        assert_ne!(told.len(), sent.len());
+        assert!(data(&gateway, outside, of_commas(&told), &at).is_some());
+    }
+    close(&gateway, client, server);
+}
+
 /// UDP: the answer to a request for a file comes from a port of its own.
 fn an_answer_of_tftp_comes_from_another_port(family: Family) {
     let gateway = start("");
