@@ -23,7 +23,7 @@ mapfile -t packages < <(missing_packages \
     nft=nftables iptables=iptables ip=iproute2 conntrack=conntrack ping=iputils-ping traceroute=traceroute \
     tcpdump=tcpdump hping3=hping3 iperf3=iperf3 curl=curl unshare=util-linux sysctl=procps cc=gcc \
     shellcheck=shellcheck systemd-analyze=systemd qemu-system-x86_64=qemu-system-x86 busybox=busybox-static \
-    cpio=cpio depmod=kmod strip=binutils valgrind=valgrind)
+    cpio=cpio depmod=kmod strip=binutils valgrind=valgrind nginx=nginx-light)
 if [ ! -e /usr/include/stdio.h ]; then packages+=(libc6-dev); fi
 if [ ! -e /etc/ssl/certs/ca-certificates.crt ]; then packages+=(ca-certificates); fi
 install_packages "${packages[@]}"
@@ -127,6 +127,8 @@ bench() {
     printf 'version: 1\nhooks: [forward]\ndefault: accept\nrules: []\n' >"$logs/bench.yaml"
     tests/bench/stream.sh --runs 1 --seconds 1 --own-rules -- \
         "$built/halfgate" --socket "$logs/bench.sock" run "$logs/bench.yaml"
+    "$built/examples/attack_bench" --halfgate "$built/halfgate" --seconds 1 --rate 500 \
+        --attacks nothing,spoofed-syns --against none,drop
 }
 
 lab() { "$built/halfgate" lab; }

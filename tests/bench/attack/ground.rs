@@ -1,0 +1,195 @@
+//! The namespaces, nginx, and what the kernel counts there.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use halfgate::sys::netns::{Family, Namespace, Process, Three};
+
+use crate::protector::Guard;
+
+/// nginx answers here.
+pub(crate) const WEB: u16 = 80;
+
+/// Here somebody listens, accepts, and never says or ends anything.
+pub(crate) const HOLD: u16 = 81;
+
+/// Addresses of hosts that exist: they answer what they did not ask for by RST.
+pub(crate) const REAL: u16 = 1000;
+
+/// Addresses that honest clients come from.
+pub(crate) const HONEST: u8 = 32;
+
+pub(crate) struct Ground {
+    _nginx: Process,
+    pub(crate) three: Three,
+    pub(crate) scratch: Scratch,
+}
+
+/// A folder that goes away with this value.
+pub(crate) struct Scratch(pub(crate) PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The address of an honest client.
+pub(crate) fn honest(number: u8) -> std::net::IpAddr {
+    [203, 0, 113, 100 + number % HONEST].into()
+}
+
+impl Ground {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let three = Three::new()?;
+        let scratch = Scratch(std::env::temp_dir().join(format!("halfgate-attack-{}", std::process::id())));
+        fs::create_dir_all(&scratch.0)?;
+        let mut addresses: String =
+            (0..HONEST).map(|number| format!("addr add {}/24 dev eth0\n", honest(number))).collect();
+        for number in 0..REAL {
+            addresses.push_str(&format!("addr add {}/32 dev lo\n", Family::V4.forged(number)));
+        }
+        three.client.ip_batch(&addresses)?;
+        three.client.sysctls(&[("ipv4/ip_local_port_range", "1024 65535"), ("ipv4/tcp_tw_reuse", "1")])?;
+        three.server.sysctls(&[("core/somaxconn", "4096"), ("ipv4/tcp_max_syn_backlog", "4096")])?;
+        let nginx = nginx(&three.server, &scratch.0)?;
+        let ground = Self { _nginx: nginx, three, scratch };
+        ground.hold()?;
+        ground.wait_for_nginx()?;
+        Ok(ground)
+    }
+
+    /// Accepts on a port and keeps what it has accepted. Ends with the namespace's sockets.
+    fn hold(&self) -> anyhow::Result<()> {
+        let at = SocketAddr::new(Family::V4.server(), HOLD);
+        let listener = self.three.server.enter(|| std::net::TcpListener::bind(at))??;
+        std::thread::spawn(move || {
+            let mut held = Vec::new();
+            // It ends when there are no more descriptors; then the backlog fills.
+            while let Ok((stream, _)) = listener.accept() {
+                held.push(stream);
+            }
+            std::thread::park();
+        });
+        Ok(())
+    }
+
+    fn wait_for_nginx(&self) -> anyhow::Result<()> {
+        let to = SocketAddr::new(Family::V4.server(), WEB);
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(10) {
+            if self.three.server.enter(|| std::net::TcpStream::connect(to))?.is_ok() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        bail!(
+            "nginx does not listen: {}",
+            fs::read_to_string(self.scratch.0.join("error.log")).unwrap_or_default()
+        )
+    }
+}
+
+fn nginx(server: &Namespace, scratch: &Path) -> anyhow::Result<Process> {
+    let configuration = format!(
+        "daemon off; worker_processes 1; worker_rlimit_nofile 65536; pid {0}/nginx.pid; error_log {0}/error.log;\n\
+         events {{ worker_connections 30000; }}\n\
+         http {{ access_log off; client_body_temp_path {0}; proxy_temp_path {0}; fastcgi_temp_path {0};\n\
+         uwsgi_temp_path {0}; scgi_temp_path {0}; keepalive_timeout 300; keepalive_requests 100000;\n\
+         server {{ listen 80 backlog=4096; location / {{ return 200 \"hello\\n\"; }} }} }}\n",
+        scratch.display()
+    );
+    let file = scratch.join("nginx.conf");
+    fs::write(&file, configuration)?;
+    let mut command = server.command("nginx");
+    command.arg("-p").arg(scratch).arg("-c").arg(&file).arg("-e").arg(scratch.join("error.log"));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    Process::start(&mut command).context("start nginx")
+}
+
+/// What was taken and used, since the start or between two looks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usage {
+    /// Packets that came in at the gateway's outside.
+    pub(crate) received: u64,
+    /// Packets that a full queue or socket lost before they were judged.
+    pub(crate) lost: u64,
+    /// The protector's processor time.
+    ticks: Option<u64>,
+    /// The most memory that the protector had, in KiB.
+    resident: Option<u64>,
+    /// Entries in the kernel's own table.
+    conntrack: u64,
+}
+
+impl Usage {
+    pub(crate) fn read(ground: &Ground, guard: Option<&Guard>) -> anyhow::Result<Self> {
+        let devices = ground.three.gateway.proc_net("dev")?;
+        let outside = devices
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("outside:"))
+            .context("no interface `outside`")?;
+        let received = outside.split_whitespace().nth(1).context("packets")?.parse()?;
+        let queues = ground.three.gateway.proc_net("netfilter/nfnetlink_queue").unwrap_or_default();
+        let lost = queues
+            .lines()
+            .flat_map(|line| line.split_whitespace().skip(5).take(2))
+            .filter_map(|field| field.parse::<u64>().ok())
+            .sum();
+        let conntrack = ground
+            .three
+            .gateway
+            .enter(|| fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count"))?
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(0);
+        let process = guard.and_then(Guard::id);
+        Ok(Self {
+            received,
+            lost,
+            ticks: process.map(ticks).transpose()?,
+            resident: process.map(peak).transpose()?,
+            conntrack,
+        })
+    }
+
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        Self {
+            received: self.received - before.received,
+            lost: self.lost.saturating_sub(before.lost),
+            ticks: self.ticks.zip(before.ticks).map(|(now, then)| now - then),
+            ..*self
+        }
+    }
+
+    /// `12 MiB; 3000 entries in conntrack`
+    pub(crate) fn memory(&self) -> String {
+        let own = self.resident.map(|kib| format!("{} MiB; ", kib / 1024)).unwrap_or_default();
+        format!("{own}{} in conntrack", self.conntrack)
+    }
+
+    /// The share of one processor.
+    pub(crate) fn cpu(&self, seconds: u64) -> String {
+        // USER_HZ is 100 on every Linux of these days.
+        self.ticks.map_or_else(|| "-".to_owned(), |ticks| format!("{} %", ticks / seconds))
+    }
+}
+
+fn ticks(process: u32) -> anyhow::Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    let fields = stat.rsplit(") ").next().context("a name in brackets")?;
+    let times = fields.split_whitespace().skip(11).take(2);
+    Ok(times.filter_map(|field| field.parse::<u64>().ok()).sum())
+}
+
+fn peak(process: u32) -> anyhow::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}

@@ -1,0 +1,179 @@
+//! What stands between: nothing, the kernel, Suricata, halfgate in its modes.
+
+use std::{
+    fs,
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use clap::ValueEnum;
+use halfgate::sys::netns::Process;
+
+use crate::ground::Ground;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Protector {
+    /// A router without a firewall
+    None,
+    /// nftables with conntrack
+    Conntrack,
+    /// nftables with conntrack and its synproxy for the web server
+    Synproxy,
+    /// Suricata on NFQUEUE, without signatures
+    Suricata,
+    /// halfgate, `on_excess: drop`
+    Drop,
+    /// halfgate, `on_excess: evict`
+    Evict,
+    /// halfgate, `on_excess: challenge`
+    Challenge,
+    /// halfgate, `on_excess: syncookies`
+    Syncookies,
+}
+
+/// A protector that runs as a process.
+pub(crate) struct Guard {
+    process: Process,
+}
+
+impl Guard {
+    pub(crate) fn id(&self) -> Option<u32> {
+        Some(self.process.id())
+    }
+}
+
+const CONNTRACK: &str = "table inet peer { chain forward { type filter hook forward priority 0; policy drop;\n\
+    ct state established,related accept\n\
+    ct state invalid drop\n\
+    iifname \"outside\" tcp dport { 80, 81 } ct state new accept\n\
+    }\n}\n";
+
+const SYNPROXY: &str = "table inet peer {\n\
+    chain pre { type filter hook prerouting priority raw; policy accept;\n\
+    iifname \"outside\" tcp dport { 80, 81 } tcp flags & (fin | syn | rst | ack) == syn notrack\n\
+    }\n\
+    chain forward { type filter hook forward priority 0; policy drop;\n\
+    tcp dport { 80, 81 } ct state invalid,untracked synproxy mss 1460 wscale 7 timestamp sack-perm\n\
+    ct state invalid drop\n\
+    ct state established,related accept\n\
+    tcp dport { 80, 81 } ct state new accept\n\
+    }\n}\n";
+
+impl Protector {
+    pub(crate) const ALL: [Self; 8] = [
+        Self::None,
+        Self::Conntrack,
+        Self::Synproxy,
+        Self::Suricata,
+        Self::Drop,
+        Self::Evict,
+        Self::Challenge,
+        Self::Syncookies,
+    ];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::None => "nothing",
+            Self::Conntrack => "nftables conntrack",
+            Self::Synproxy => "nftables synproxy",
+            Self::Suricata => "Suricata",
+            Self::Drop => "halfgate `drop`",
+            Self::Evict => "halfgate `evict`",
+            Self::Challenge => "halfgate `challenge`",
+            Self::Syncookies => "halfgate `syncookies`",
+        }
+    }
+
+    /// Puts it in place and waits until it is.
+    pub(crate) fn start(self, ground: &Ground, halfgate: &Path, limit: u32) -> anyhow::Result<Option<Guard>> {
+        match self {
+            Self::None => Ok(None),
+            Self::Conntrack => nft(ground, CONNTRACK).map(|()| None),
+            Self::Synproxy => {
+                // As its manual asks (nft(8), synproxy).
+                ground
+                    .three
+                    .gateway
+                    .sysctls(&[("netfilter/nf_conntrack_tcp_loose", "0"), ("ipv4/tcp_syncookies", "1")])?;
+                nft(ground, SYNPROXY).map(|()| None)
+            }
+            Self::Suricata => suricata(ground).map(Some),
+            Self::Drop => firewall(ground, halfgate, limit, "drop").map(Some),
+            Self::Evict => firewall(ground, halfgate, limit, "evict").map(Some),
+            Self::Challenge => firewall(ground, halfgate, limit, "challenge").map(Some),
+            Self::Syncookies => firewall(ground, halfgate, limit, "syncookies").map(Some),
+        }
+    }
+}
+
+fn nft(ground: &Ground, rules: &str) -> anyhow::Result<()> {
+    let status = ground.three.gateway.command("nft").arg(rules).status().context("run nft")?;
+    ensure!(status.success(), "nft: {status}");
+    Ok(())
+}
+
+fn firewall(ground: &Ground, halfgate: &Path, limit: u32, on_excess: &str) -> anyhow::Result<Guard> {
+    let rules = format!(
+        "version: 1\n\
+         zones: {{ outside: {{ interfaces: [outside] }}, inside: {{ interfaces: [inside] }} }}\n\
+         limits: {{ embryonic: {{ per_destination: {limit}, on_excess: {on_excess} }} }}\n\
+         rules:\n\
+         \x20 - {{ name: web, from: outside, service: [tcp/80, tcp/81], action: accept }}\n"
+    );
+    let file = ground.scratch.0.join("rules.yaml");
+    let socket = ground.scratch.0.join("control.sock");
+    fs::write(&file, rules)?;
+    let mut command = ground
+        .three
+        .gateway
+        .command(fs::canonicalize(halfgate).context("find halfgate; build it with `cargo build --release`")?);
+    command.arg("--socket").arg(&socket).arg("run").arg(&file);
+    let log = fs::File::create(ground.scratch.0.join("halfgate.log"))?;
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    let process = Process::start(&mut command).context("start halfgate")?;
+    let guard = Guard { process };
+    wait(ground, guard, "halfgate.log", |text| text.contains("ready:"))
+}
+
+fn suricata(ground: &Ground) -> anyhow::Result<Guard> {
+    let scratch = &ground.scratch.0;
+    let none = scratch.join("none.rules");
+    fs::write(&none, "")?;
+    let mut command = ground.three.gateway.command("suricata");
+    command.args(["-c", "/etc/suricata/suricata.yaml", "-q", "0", "-q", "1", "--runmode", "workers", "-l"]);
+    command.arg(scratch).arg("-S").arg(&none).arg("--pidfile").arg(scratch.join("suricata.pid"));
+    command.args(["--set", "outputs.0.fast.enabled=no", "--set", "outputs.1.eve-log.enabled=no"]);
+    let log = fs::File::create(scratch.join("suricata.out"))?;
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    let guard = Guard {
+        process: Process::start(&mut command).context("start suricata; tests/bench/attack.sh installs it")?,
+    };
+    let guard = wait(ground, guard, "suricata.out", |text| text.contains("ngine started"))?;
+    let status = ground
+        .three
+        .gateway
+        .command("iptables-nft")
+        .args(["-A", "FORWARD", "-j", "NFQUEUE", "--queue-balance", "0:1"])
+        .status()?;
+    ensure!(status.success(), "iptables: {status}");
+    Ok(guard)
+}
+
+/// Waits for the line that says that it is in place.
+fn wait(ground: &Ground, mut guard: Guard, log: &str, ready: impl Fn(&str) -> bool) -> anyhow::Result<Guard> {
+    let start = Instant::now();
+    let file = ground.scratch.0.join(log);
+    while start.elapsed() < Duration::from_secs(60) {
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        if ready(&text) {
+            return Ok(guard);
+        }
+        if let Some(status) = guard.process.ended()? {
+            bail!("it ended ({status}):\n{text}");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    bail!("it is not ready after a minute:\n{}", fs::read_to_string(&file).unwrap_or_default())
+}
