@@ -20,6 +20,7 @@ pub mod embryonic;
 pub mod flow;
 pub mod keepalive;
 pub mod key;
+pub mod line;
 pub mod phase;
 pub mod slab;
 pub mod source;

@@ -27,6 +27,7 @@ mod fast_open;
 mod foresee;
 mod judge;
 pub mod meta;
+mod pressure;
 mod ruling;
 mod shard;
 mod stats;
@@ -53,6 +54,7 @@ use parking_lot::{Mutex, RwLock};
 use self::{
     budget::Budget,
     context::{Context, Outbox},
+    pressure::Lines,
     ruling::{Ruling, Shrink},
     shard::Shard,
     stats::{Stats, add},
@@ -81,6 +83,7 @@ pub struct Engine {
     /// that its copy is current.
     generation: AtomicU64,
     connections: AtomicU32,
+    lines: Lines,
     /// The shrink that the wheels agree with.
     tended_shrink: AtomicU32,
     budget: Budget,
@@ -120,6 +123,7 @@ impl Engine {
             ruling: RwLock::new(Arc::new(ruling)),
             generation: AtomicU64::new(0),
             connections: AtomicU32::new(0),
+            lines: Lines::default(),
             tended_shrink: AtomicU32::new(1000),
             budget,
             asking,
@@ -210,8 +214,11 @@ impl Engine {
         self.connections.load(Ordering::Relaxed)
     }
 
-    fn connection_opened(&self) {
-        self.connections.fetch_add(1, Ordering::Relaxed);
+    /// Takes a place for one more connection. `false`: there is none, and never more
+    /// than `most` are taken.
+    fn claim_place(&self, most: u32) -> bool {
+        let one_more = |now: u32| (now < most).then(|| now.saturating_add(1));
+        self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
     }
 
     fn connection_closed(&self) {
@@ -240,6 +247,9 @@ impl Worker {
             Err(malformed) => Verdict::Drop(DropReason::Malformed(malformed)),
         };
         let verdict = if self.out.strip { self.strip(verdict, meta, bytes) } else { verdict };
+        if let Some(shard) = self.out.room_for.take() {
+            self.with(now, |context| context.keep_headroom(shard));
+        }
         self.stats.count(verdict, meta.wire_len);
         verdict
     }

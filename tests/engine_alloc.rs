@@ -89,6 +89,7 @@ fn a_syn_that_loses_its_fast_open_allocates_nothing() {
         on_expire: None,
         pickup: None,
         fast_open: FastOpen::Strip,
+        evictable: false,
     };
     let names = vec!["default".into(), "web".into()];
     let policy = Policy::new(Settings::default(), Vec::new(), vec![rule], names);

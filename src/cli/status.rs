@@ -118,6 +118,9 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
             in_brackets(&status.phases),
         ),
     ));
+    if !status.evicted.is_empty() {
+        rows.push(("made room", listed(&status.evicted)));
+    }
     rows.push((
         "packets",
         format!(
@@ -198,6 +201,7 @@ mod tests {
             max_connections: 1_000_000,
             half_open: 1,
             phases: vec![named("established", 6), named("syn_sent", 1)],
+            evicted: vec![named("syn_sent", 2), named("time_wait", 1)],
             packets: 10,
             bytes: 2048,
             drop_reasons: vec![named("rule", 3)],
@@ -213,6 +217,7 @@ mod tests {
         kernel: 0 refused with RST or ICMP, 0 dropped unjudged
         queue: 1 (syn): 0 waiting, 2 lost when full, 0 lost at the socket
         connections: 7 of 1000000, 1 half-open, 0 stale; 0 opened, 0 closed (0 were stale) (established 6, syn_sent 1)
+        made room: syn_sent 2, time_wait 1
         packets: 10 (2.0 KiB): 0 accepted, 0 dropped, 0 reset
         drops: rule 3
         sent: 4 RSTs (0 kept back by the budget), 0 keepalives; 0 refused by the kernel, 0 lost

@@ -74,7 +74,7 @@ rules:
   - { name: web, from: example.com, action: allow, log: yes, color: red }
   - { action: drop }
 ";
-    insta::assert_snapshot!(lines(&try_compile(text).unwrap_err()), @r#"
+    insta::assert_snapshot!(lines(&try_compile(text).unwrap_err()), @r"
     t:1:10: error: this version of halfgate reads rule files of version 1 (write `version: 1`)
     t:4:3: error: the name `lan` is used twice; the first is on line 3 (give one of them another name)
     t:5:8: error: zone dmz must say what `eth3` is (write `dmz: { interfaces: [eth3] }`)
@@ -92,9 +92,9 @@ rules:
     t:10:24: error: rule web: `example.com` is a hostname, and rules hold for addresses (write its address: a firewall must not depend on what DNS says today)
     t:10:45: error: rule web: action can't be `allow` (did you mean `accept`?)
     t:10:57: error: rule web: log must be true or false (write true)
-    t:10:62: error: rule web: unknown key `color` in a rule (a rule has: name, from, to, service, action, log, comment, enabled, timers, limits, on_expire, pickup, fast_open)
+    t:10:62: error: rule web: unknown key `color` in a rule (a rule has: name, from, to, service, action, log, comment, enabled, timers, limits, on_expire, pickup, fast_open, evictable)
     t:11:5: error: rule #3: `name` is missing (give the rule a name: timers, limits and logs go by it)
-    "#);
+    ");
 }
 
 #[test]

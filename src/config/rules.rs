@@ -172,11 +172,13 @@ fn rule(
     let fast_open =
         fields.get("fast_open").and_then(|node| settings::fast_open(node, report)).unwrap_or_default();
 
+    let evictable =
+        fields.get("evictable").and_then(|node| reader::boolean(node, "evictable", report)).unwrap_or(false);
     check_fast_open(&fields, service.as_deref(), report);
 
     let action = action?;
     if action != Action::Accept {
-        for key in ["timers", "limits", "on_expire", "pickup", "fast_open"] {
+        for key in ["timers", "limits", "on_expire", "pickup", "fast_open", "evictable"] {
             if let Some(node) = fields.get(key) {
                 report.warning(
                     node.place,
@@ -210,6 +212,7 @@ fn rule(
         on_expire,
         pickup,
         fast_open,
+        evictable,
     };
     Some((
         Placed { rule, place: node.place, from: from_place, to: to_place, service: service_place },

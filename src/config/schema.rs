@@ -247,6 +247,7 @@ pub const RULE: Group = Group {
         "on_expire",
         "pickup",
         "fast_open",
+        "evictable",
     ],
     later: &[("inspect", "leave it out: every packet is inspected in this version")],
     foreign: &[
@@ -281,6 +282,8 @@ pub const RULE: Group = Group {
         ("timeouts", "timers"),
         ("logging", "log"),
         ("tfo", "fast_open"),
+        ("evict", "evictable"),
+        ("on_full", "evictable: true"),
         ("tcp_fast_open", "fast_open"),
         ("fastopen", "fast_open"),
         ("limit", "limits"),

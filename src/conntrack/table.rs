@@ -5,12 +5,16 @@
 use super::{
     Connection, Instant,
     key::{Address, Key},
+    line::{Line, Lined, Neighbours},
     slab::{Index, NONE, Slab},
     wheel::{Links, Timed, Wheel},
 };
 
 /// A connection's place in its table.
 pub type Slot = Index;
+
+/// The lines that a table has; what stands in which is its owner's business.
+pub const LINES: usize = 8;
 
 /// A connection with its key.
 #[derive(Debug)]
@@ -22,6 +26,17 @@ pub struct Entry<A> {
     /// The next one in the same bucket.
     next: Index,
     links: Links,
+    neighbours: Neighbours,
+}
+
+impl<A> Lined for Entry<A> {
+    fn neighbours(&self) -> &Neighbours {
+        &self.neighbours
+    }
+
+    fn neighbours_mut(&mut self) -> &mut Neighbours {
+        &mut self.neighbours
+    }
 }
 
 impl<A> Timed for Entry<A> {
@@ -42,6 +57,7 @@ pub struct Table<A> {
     buckets: Box<[u32]>,
     entries: Slab<Entry<A>>,
     wheel: Wheel,
+    lines: [(Line, u32); LINES],
 }
 
 impl<A: Address> Table<A> {
@@ -53,6 +69,7 @@ impl<A: Address> Table<A> {
             buckets: vec![0; buckets].into_boxed_slice(),
             entries: Slab::default(),
             wheel: Wheel::new(now),
+            lines: Default::default(),
         }
     }
 
@@ -118,7 +135,8 @@ impl<A: Address> Table<A> {
     /// Adds a connection that is not in the table; it is looked at again at `due`.
     pub fn insert(&mut self, key: Key<A>, hash: u64, connection: Connection, due: Instant) -> Option<Slot> {
         let first = self.bucket(hash)?.wrapping_sub(1);
-        let slot = self.entries.insert(Entry { key, connection, next: first, links: Links::default() })?;
+        let (links, neighbours) = (Links::default(), Neighbours::default());
+        let slot = self.entries.insert(Entry { key, connection, next: first, links, neighbours })?;
         if let Some(bucket) = self.bucket(hash) {
             *bucket = slot.wrapping_add(1);
         }
@@ -126,7 +144,35 @@ impl<A: Address> Table<A> {
         Some(slot)
     }
 
-    /// Takes a connection out.
+    /// Puts a connection behind all others in a line. `false`: it stands in one.
+    pub fn line_up(&mut self, slot: Slot, line: usize) -> bool {
+        let Some((line, count)) = self.lines.get_mut(line) else { return false };
+        let joined = line.join(&mut self.entries, slot);
+        *count = count.saturating_add(u32::from(joined));
+        joined
+    }
+
+    /// Takes a connection out of the line that it stands in. `false`: it stands in none.
+    pub fn step_out(&mut self, slot: Slot, line: usize) -> bool {
+        let Some((line, count)) = self.lines.get_mut(line) else { return false };
+        let left = line.leave(&mut self.entries, slot);
+        *count = count.saturating_sub(u32::from(left));
+        left
+    }
+
+    /// Who joined a line first.
+    #[must_use]
+    pub fn first_in_line(&self, line: usize) -> Option<Slot> {
+        self.lines.get(line)?.0.first()
+    }
+
+    /// How many stand in a line.
+    #[must_use]
+    pub fn in_line(&self, line: usize) -> u32 {
+        self.lines.get(line).map_or(0, |(_, count)| *count)
+    }
+
+    /// Takes a connection out. It must stand in no line.
     pub fn remove(&mut self, slot: Slot, seed: [u64; 2]) -> Option<Entry<A>> {
         self.wheel.remove(&mut self.entries, slot);
         self.unlink(slot, seed)

@@ -534,6 +534,9 @@ pub struct Status {
     pub stale: u64,
     /// Connections by phase.
     pub phases: Vec<Named>,
+    /// Connections that made room in a full table, by phase, since the start.
+    #[serde(default)]
+    pub evicted: Vec<Named>,
     /// Opened since the start.
     pub opened: u64,
     /// Closed since the start.

@@ -78,6 +78,7 @@ impl Daemon {
             half_open: counters.embryonic,
             stale: counters.stale,
             phases: named(&counters.phases),
+            evicted: named(&counters.evicted),
             opened: counters.opened,
             closed: counters.closed,
             forgotten: counters.forgotten,

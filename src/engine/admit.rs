@@ -36,7 +36,7 @@ pub(super) struct Newcomer<'p, A> {
 enum Admission {
     In(Reservation),
     Refused(OnExcess),
-    /// The table is full of connections that may not be evicted for a SYN.
+    /// There is no number left for it.
     Full,
 }
 
@@ -111,9 +111,7 @@ impl Context<'_> {
         };
         self.carry_out_evictions();
         if !self.has_room() {
-            // Whoever was to make room finished its handshake meanwhile.
-            self.engine.embryonic.lock().cancel(reservation);
-            return Verdict::Drop(DropReason::TableFull);
+            self.make_room(number, 1, false);
         }
         let mut connection = tcp::open(&segment, new.sender, self.now);
         if self.ruling.pickup_mode(rule) == PickupMode::Loose {
@@ -130,13 +128,11 @@ impl Context<'_> {
             let verdict = self.judge_known::<A>(&mut held, slot, &new.key, new.sender, &new.arrival);
             return verdict.unwrap_or(Verdict::Drop(DropReason::Unexpected));
         }
-        let deadline = self.deadline(&connection).at;
-        let slot = A::table(held.shard).insert(new.key, new.hash, connection, deadline);
-        let Some(slot) = slot else {
+        let Some(slot) = self.enter(&mut held, new, connection) else {
             self.engine.embryonic.lock().cancel(reservation);
             return Verdict::Drop(DropReason::TableFull);
         };
-        self.opened(&mut held, &connection, new.arrival.flow);
+        self.opened(&connection, new.arrival.flow);
         let at = Whereabouts { shard: number, ipv6: A::IPV6, slot };
         let embryo = self.engine.embryonic.lock().settle(reservation, at);
         if let Some(entry) = A::table(held.shard).get_mut(slot) {
@@ -163,9 +159,6 @@ impl Context<'_> {
             Action::Accept => {}
             Action::Drop => return Verdict::Drop(DropReason::Rule),
             Action::Reset => return self.refuse(&new.arrival, DropReason::Rule),
-        }
-        if !self.has_room() {
-            return Verdict::Drop(DropReason::TableFull);
         }
         let mut connection = Connection::new(phase, new.sender, self.now);
         self.stamp(&mut connection, &new.arrival, rule);
@@ -202,7 +195,7 @@ impl Context<'_> {
         let in_grace = self.now < self.engine.grace_until(self.ruling.policy.settings.pickup.grace);
         let kernel_knows = meta.kernel_knows && !held.shard.ended_lately(new.hash, self.now);
         let may = kernel_knows || in_grace || pickup.mode == PickupMode::Loose;
-        if may && matches!(kind, Kind::Ack | Kind::Fin) && self.has_room() {
+        if may && matches!(kind, Kind::Ack | Kind::Fin) {
             let (direction, opener) = if pickup.reversed {
                 (Direction::Reply, opposite(new.sender))
             } else {
@@ -244,15 +237,16 @@ impl Context<'_> {
         pickup: &Pickup,
     ) -> Verdict {
         self.stamp_met(&mut connection, new, Direction::Reply, pickup);
-        let deadline = self.deadline(&connection).at;
-        let Some(slot) = A::table(held.shard).insert(new.key, new.hash, connection, deadline) else {
+        let Some(slot) = self.enter(held, new, connection) else {
             return Verdict::Drop(DropReason::TableFull);
         };
         if !self.count_half_open::<A>(held, slot, &new.key) {
+            self.stand::<A>(held, slot, Some(connection.phase), None);
             A::table(held.shard).remove(slot, self.engine.seed);
+            self.engine.connection_closed();
             return Verdict::Drop(DropReason::Limit);
         }
-        self.opened(held, &connection, new.key.flow(connection.opener));
+        self.opened(&connection, new.key.flow(connection.opener));
         Verdict::Accept
     }
 
@@ -269,24 +263,35 @@ impl Context<'_> {
         new: &Newcomer<'_, A>,
         connection: Connection,
     ) -> Verdict {
-        let deadline = self.deadline(&connection).at;
-        if A::table(held.shard).insert(new.key, new.hash, connection, deadline).is_none() {
+        if self.enter(held, new, connection).is_none() {
             return Verdict::Drop(DropReason::TableFull);
         }
-        self.opened(held, &connection, new.key.flow(connection.opener));
+        self.opened(&connection, new.key.flow(connection.opener));
         Verdict::Accept
     }
 
-    fn opened(&mut self, held: &mut Held<'_>, connection: &Connection, flow: Flow) {
-        held.shard.count_phase(None, Some(connection.phase));
-        self.engine.connection_opened();
-        add(&self.stats.opened, 1);
-        self.event(Event::Opened { flow, rule: RuleId(connection.rule) });
+    /// Puts a connection into the table, if there is room.
+    fn enter<A: Family>(
+        &self,
+        held: &mut Held<'_>,
+        new: &Newcomer<'_, A>,
+        connection: Connection,
+    ) -> Option<Slot> {
+        if !self.engine.claim_place(self.ruling.policy.settings.max_connections) {
+            return None;
+        }
+        let deadline = self.deadline(&connection).at;
+        let slot = A::table(held.shard).insert(new.key, new.hash, connection, deadline);
+        match slot {
+            Some(slot) => self.stand::<A>(held, slot, None, Some(connection.phase)),
+            None => self.engine.connection_closed(),
+        }
+        slot
     }
 
-    /// Whether the table may take one more.
-    fn has_room(&self) -> bool {
-        self.engine.connections_now() < self.ruling.policy.settings.max_connections
+    fn opened(&mut self, connection: &Connection, flow: Flow) {
+        add(&self.stats.opened, 1);
+        self.event(Event::Opened { flow, rule: RuleId(connection.rule) });
     }
 
     /// Asks every limit that holds for one more half-open connection, and counts it.
@@ -309,7 +314,6 @@ impl Context<'_> {
                 Some(refused) => return Admission::Refused(refused),
             }
         }
-        let full = (!self.has_room()).then_some((Scope::Total { group: 0 }, Limit::Total));
         for (scope, limit, most) in evict.into_iter().flatten() {
             // Two for one, so that a limit that was lowered is reached, and no SYN
             // has to do the work of many. What one scope evicts may serve another.
@@ -318,15 +322,9 @@ impl Context<'_> {
                     break;
                 }
                 let Some(gone) = tracker.evict(&scope) else { break };
-                self.out.evictions.extend(gone.map(|(id, at)| Eviction { at, id, limit }));
+                let reason = CloseReason::Evicted(limit);
+                self.out.evictions.extend(gone.map(|(id, at)| Eviction { at, id, reason }));
             }
-        }
-        if let Some((scope, limit)) = full
-            && self.out.evictions.is_empty()
-        {
-            // When the table is full the stalest half-open connection goes first.
-            let Some(gone) = tracker.evict(&scope) else { return Admission::Full };
-            self.out.evictions.extend(gone.map(|(id, at)| Eviction { at, id, limit }));
         }
         self.reserve(&mut tracker, rule, &arrival.flow).map_or(Admission::Full, Admission::In)
     }

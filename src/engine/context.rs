@@ -15,7 +15,7 @@ use crate::{
         embryonic::{EmbryoId, Whereabouts},
         window::{Half, Seen},
     },
-    policy::{Hook, Limit, OnExpire, RuleId},
+    policy::{Hook, OnExpire, RuleId},
     wire::{FourTuple, Protocol, SeqNum},
 };
 
@@ -29,6 +29,8 @@ pub(super) struct Outbox {
     pub(super) transmits: VecDeque<Transmit>,
     /// Half-open connections that have to make room; they may lie in any shard.
     pub(super) evictions: Vec<Eviction>,
+    /// A handshake completed in this shard while room was scarce.
+    pub(super) room_for: Option<u16>,
     /// The packet at hand goes on without its Fast Open.
     pub(super) strip: bool,
 }
@@ -38,7 +40,7 @@ pub(super) struct Outbox {
 pub(super) struct Eviction {
     pub(super) at: Whereabouts,
     pub(super) id: EmbryoId,
-    pub(super) limit: Limit,
+    pub(super) reason: CloseReason,
 }
 
 /// A shard held by its lock, with its number.
@@ -136,14 +138,18 @@ impl Context<'_> {
         }
         self.release_embryo::<A>(held, slot);
         let seed = self.engine.seed;
+        let phase = A::table(held.shard).get(slot).map(|entry| entry.connection.phase);
+        self.stand::<A>(held, slot, phase, None);
         let table = A::table(held.shard);
         let entry = if popped { table.end(slot, seed) } else { table.remove(slot, seed) };
         let Some(entry) = entry else { return };
         let connection = entry.connection;
-        held.shard.count_phase(Some(connection.phase), None);
         held.shard.count_stale(connection.forgotten_by().is_some(), false);
         self.engine.connection_closed();
         add(&self.stats.closed, 1);
+        if reason == CloseReason::TableFull {
+            self.stats.count_evicted(connection.phase);
+        }
         let flow = entry.key.flow(connection.opener);
         if !silent {
             self.tell_ends(&flow, &connection, reason);
@@ -191,7 +197,19 @@ impl Context<'_> {
             },
             // Also to an end that was silent: it may hear, and only its answer be lost.
             CloseReason::Killed | CloseReason::Rejudged | CloseReason::Unanswered { .. } => (true, true),
-            CloseReason::Evicted(_) | CloseReason::TableFull => (false, true),
+            CloseReason::Evicted(_) => (false, true),
+            CloseReason::TableFull => match connection.phase {
+                Phase::SynSent | Phase::SynReceived => (false, true),
+                Phase::Established | Phase::FinWait | Phase::HalfClosed => (true, true),
+                // Both have said all that they had to say.
+                Phase::Closing
+                | Phase::TimeWait
+                | Phase::Reset
+                | Phase::UdpNew
+                | Phase::UdpStream
+                | Phase::Icmp
+                | Phase::Other => (false, false),
+            },
             CloseReason::Rst(_)
             | CloseReason::Forgotten(_)
             | CloseReason::Finished
@@ -257,12 +275,15 @@ impl Context<'_> {
             self.event(Event::Stale { flow: key.flow(opener), by: forgotten.map(Peer::sending) });
         }
         if phase != before {
-            held.shard.count_phase(Some(before), Some(phase));
+            self.stand::<A>(held, slot, Some(before), Some(phase));
             if before.is_embryonic() && !phase.is_embryonic() {
                 if A::table(held.shard).get(slot).is_some_and(|entry| entry.connection.embryo.is_none()) {
                     held.shard.uncounted = held.shard.uncounted.saturating_sub(1);
                 }
                 self.release_embryo::<A>(held, slot);
+                if phase == Phase::Established && self.has_evictable() {
+                    self.out.room_for = Some(held.number);
+                }
             }
             self.event(Event::Phase { flow: key.flow(opener), from: before, to: phase });
         }

@@ -116,6 +116,21 @@ impl Context<'_> {
             drop(shard);
             return self.judge_syn::<A>((number, mutex), &new, &segment);
         }
+        if !self.has_room() && self.would_enter(arrival, parent_rule) {
+            // Who must go may lie in any shard.
+            drop(shard);
+            self.make_room(number, 0, arrival.meta.kernel_knows);
+            let mut shard = mutex.lock();
+            let mut held = Held { shard: &mut shard, number };
+            // Another worker may have been faster with the same connection.
+            return match self.find_live::<A>(&mut held, &key, hash) {
+                Some(slot) => {
+                    let verdict = self.judge_known::<A>(&mut held, slot, &key, sender, arrival);
+                    verdict.unwrap_or(Verdict::Drop(DropReason::Unexpected))
+                }
+                None => self.judge_newcomer::<A>(&mut held, &new),
+            };
+        }
         self.judge_newcomer::<A>(&mut held, &new)
     }
 

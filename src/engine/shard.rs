@@ -78,6 +78,11 @@ impl Shard {
         }
     }
 
+    /// How many stand in one of the lines.
+    pub(super) fn in_line(&self, line: usize) -> u32 {
+        self.ipv4.in_line(line).saturating_add(self.ipv6.in_line(line))
+    }
+
     /// Counts one that was stale before, or is now.
     pub(super) fn count_stale(&mut self, before: bool, now: bool) {
         self.stale = self.stale.saturating_sub(u32::from(before)).saturating_add(u32::from(now));

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{DropReason, Verdict};
-use crate::policy::Limit;
+use crate::{conntrack::Phase, policy::Limit};
 
 /// One worker's counters. Written by that worker only, so nothing is contended.
 #[derive(Debug)]
@@ -20,6 +20,7 @@ pub(super) struct Stats {
     pub(super) forgotten: AtomicU64,
     pub(super) events_lost: AtomicU64,
     dropped: [AtomicU64; DropReason::COUNT],
+    evicted: [AtomicU64; Phase::ALL.len()],
     limits_passed: [AtomicU64; Limit::ALL.len()],
 }
 
@@ -39,6 +40,7 @@ impl Default for Stats {
             forgotten: zero(),
             events_lost: zero(),
             dropped: std::array::from_fn(|_| zero()),
+            evicted: std::array::from_fn(|_| zero()),
             limits_passed: std::array::from_fn(|_| zero()),
         }
     }
@@ -67,6 +69,17 @@ impl Stats {
         if let Some(counter) = self.dropped.get(reason.index()) {
             add(counter, 1);
         }
+    }
+
+    /// A connection made room in a full table.
+    pub(super) fn count_evicted(&self, phase: Phase) {
+        if let Some(counter) = self.evicted.get(phase as usize) {
+            add(counter, 1);
+        }
+    }
+
+    pub(super) fn evicted(&self, phase: Phase) -> u64 {
+        self.evicted.get(phase as usize).map_or(0, |counter| counter.load(Ordering::Relaxed))
     }
 
     pub(super) fn count_limit(&self, limit: Limit) {

@@ -131,6 +131,11 @@ impl Engine {
                 (limit.name(), stats.iter().fold(0_u64, |n, s| n.saturating_add(s.limit_passed(limit))))
             })
             .collect();
+        let evicted = Phase::ALL
+            .into_iter()
+            .map(|phase| (phase.name(), stats.iter().fold(0_u64, |n, s| n.saturating_add(s.evicted(phase)))))
+            .filter(|(_, count)| *count > 0)
+            .collect();
         let mut by_phase = [0_u64; Phase::ALL.len()];
         let (mut stale, mut uncounted) = (0_u64, 0_u64);
         for shard in &self.shards {
@@ -160,6 +165,7 @@ impl Engine {
             rst_suppressed: sum(|s| s.rst_suppressed.load(Ordering::Relaxed)),
             keepalives: sum(|s| s.keepalives.load(Ordering::Relaxed)),
             connections: u64::from(self.connections_now()),
+            evicted,
             phases: Phase::ALL.into_iter().map(Phase::name).zip(by_phase).collect(),
             embryonic: u64::from(embryonic.len()),
             embryonic_by_rule,

@@ -45,6 +45,9 @@ impl Worker {
             {
                 engine.tended_shrink.store(context.shrink.0, Ordering::Relaxed);
                 engine.start_walk();
+            } else if context.shrink.0 > tended {
+                // What comes now is looked at by longer timers: the next fall counts from here.
+                engine.tended_shrink.store(context.shrink.0, Ordering::Relaxed);
             }
             let mut more = false;
             for (number, mutex) in (0_u16..).zip(&engine.shards) {
@@ -147,6 +150,7 @@ impl Context<'_> {
         let Some(entry) = A::table(held.shard).get(slot) else { return };
         let at = self.deadline(&entry.connection).at;
         A::table(held.shard).hasten(slot, at);
+        self.stand_again::<A>(held, slot);
     }
 
     pub(super) fn kill(&mut self, flow: &Flow, silent: bool) -> bool {
@@ -180,7 +184,7 @@ impl Context<'_> {
     }
 
     fn finish_eviction<A: Family>(&mut self, eviction: Eviction) {
-        let Eviction { at, id, limit } = eviction;
+        let Eviction { at, id, reason } = eviction;
         let Some(mutex) = self.engine.shards.get(usize::from(at.shard)) else { return };
         let mut shard = mutex.lock();
         let mut held = Held { shard: &mut shard, number: at.shard };
@@ -188,7 +192,7 @@ impl Context<'_> {
         let still =
             A::table(held.shard).get(at.slot).is_some_and(|entry| entry.connection.embryo == Some(id));
         if still {
-            self.end::<A>(&mut held, at.slot, false, CloseReason::Evicted(limit), false);
+            self.end::<A>(&mut held, at.slot, false, reason, false);
         }
     }
 
@@ -215,6 +219,7 @@ impl Context<'_> {
             if connection.rule != id {
                 connection.rule = id;
                 self.count_again::<A>(held, slot);
+                self.stand_again::<A>(held, slot);
             }
         } else {
             self.end::<A>(held, slot, false, CloseReason::Rejudged, false);

@@ -13,6 +13,7 @@ mod forgotten;
 mod limits;
 mod one_way;
 mod other;
+mod pressure;
 mod probe;
 mod related;
 mod rules;
@@ -147,6 +148,7 @@ fn rule(name: &str, id: u16) -> Rule {
         on_expire: None,
         pickup: None,
         fast_open: Default::default(),
+        evictable: false,
     }
 }
 
@@ -439,7 +441,7 @@ impl Lab {
         assert_eq!(counters.accepted + dropped, counters.packets);
         assert_eq!(counters.embryonic == 0, self.engine.embryonic.lock().counts().count() == 0);
         let (mut stale, mut scopes) = (0, std::collections::HashMap::<Scope, u32>::new());
-        for shard in &self.engine.shards {
+        for (at, shard) in self.engine.shards.iter().enumerate() {
             let shard = shard.lock();
             let known: Vec<(Flow, Connection)> = (0..shard.ipv4.bound())
                 .filter_map(|slot| shard.ipv4.get(slot).map(seen))
@@ -451,6 +453,10 @@ impl Lab {
                 for scope in self.scopes(flow, connection.rule) {
                     *scopes.entry(scope).or_default() += 1;
                 }
+            }
+            for class in 0..crate::conntrack::table::LINES {
+                let bit = self.engine.lines.has(class, at);
+                assert_eq!(bit, shard.in_line(class) > 0, "line {class} of shard {at}");
             }
             assert!(shard.ipv4.is_consistent(self.engine.seed) && shard.ipv6.is_consistent(self.engine.seed));
         }

@@ -96,6 +96,9 @@ pub struct Counters {
     pub keepalives: u64,
     /// Connections now.
     pub connections: u64,
+    /// Connections that made room in a full table, by phase; phases of which none did
+    /// are left out.
+    pub evicted: Vec<(&'static str, u64)>,
     /// Connections by phase now.
     pub phases: Vec<(&'static str, u64)>,
     /// Embryonic connections now that count toward the limits.

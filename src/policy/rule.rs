@@ -186,6 +186,8 @@ pub struct Rule {
     pub pickup: Option<PickupMode>,
     /// What becomes of Fast Open.
     pub fast_open: FastOpen,
+    /// Whether its open connections may make room in a full table.
+    pub evictable: bool,
 }
 
 impl Rule {

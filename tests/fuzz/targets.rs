@@ -176,6 +176,7 @@ impl Story {
             on_expire: None,
             pickup: None,
             fast_open,
+            evictable: true,
         }
     }
 

@@ -47,6 +47,7 @@ mod mend;
 mod nat;
 mod native;
 mod player;
+mod pressure;
 mod probe;
 mod queue;
 mod related;

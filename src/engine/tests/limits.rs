@@ -327,26 +327,3 @@ fn a_limit_set_live_finds_true_numbers() {
     lab.client.1 = 5003;
     lab.dropped(client("S", 0), DropReason::Limit);
 }
-
-#[test]
-fn a_full_table_makes_room_among_the_half_open_only() {
-    let mut settings = open_settings();
-    settings.max_connections = 3;
-    settings.adaptive = crate::policy::Adaptive { start: 200, end: 300 };
-    let mut lab = Lab::with(settings, Vec::new());
-    lab.client.1 = 5000;
-    lab.handshake();
-    for port in [5001, 5002, 5003] {
-        lab.client.1 = port;
-        lab.pass(&[client("S", 0)]);
-    }
-    assert_eq!(lab.engine.counters().connections, 3);
-    for port in [5002, 5003] {
-        lab.client.1 = port;
-        lab.pass(&[server("S.", 0).ack(1), client(".", 1).ack(1)]);
-    }
-    lab.client.1 = 5004;
-    lab.dropped(client("S", 0), DropReason::TableFull);
-    lab.client.1 = 5000;
-    assert_eq!(lab.phase(), Some(Phase::Established));
-}

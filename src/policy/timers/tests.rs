@@ -27,6 +27,7 @@ fn policy(file: &[(Timer, Option<Duration>)], own: &[(Timer, Option<Duration>)])
         on_expire: None,
         pickup: None,
         fast_open: Default::default(),
+        evictable: false,
     };
     let plain = Rule {
         id: RuleId(3),
