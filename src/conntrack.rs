@@ -15,6 +15,7 @@
 )]
 
 pub mod connection;
+pub mod cookie;
 pub mod deadline;
 pub mod embryonic;
 pub mod flow;
@@ -22,6 +23,7 @@ pub mod keepalive;
 pub mod key;
 pub mod line;
 pub mod phase;
+pub mod proven;
 pub mod slab;
 pub mod source;
 pub mod table;

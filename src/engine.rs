@@ -7,7 +7,8 @@
 //! clock and sends nothing itself.
 //!
 //! The table is split into shards by the hash of the flow, each behind its lock.
-//! Locks are taken in one order: a shard, then the half-open counters.
+//! Locks are taken in one order: a shard, then the half-open counters, then the proven
+//! sources.
 #![cfg_attr(
     not(test),
     deny(
@@ -21,6 +22,7 @@
 mod admit;
 mod ask;
 mod budget;
+mod challenge;
 mod context;
 pub mod event;
 mod fast_open;
@@ -60,7 +62,11 @@ use self::{
     stats::{Stats, add},
 };
 use crate::{
-    conntrack::{Embryonic, Flow, Instant, Timer},
+    conntrack::{
+        Embryonic, Flow, Instant, Timer,
+        cookie::Cookies,
+        proven::{MOST_PROVEN, Proven},
+    },
     policy::{Live, Origin, Policy, RuleId},
     wire,
 };
@@ -78,6 +84,10 @@ pub struct Engine {
     started: Instant,
     shards: Vec<Mutex<Shard>>,
     embryonic: Mutex<Embryonic>,
+    cookies: Cookies,
+    proven: Mutex<Proven>,
+    /// When the last challenge was made, in milliseconds and one more; 0: never.
+    challenged_at: AtomicU64,
     ruling: RwLock<Arc<Ruling>>,
     /// Moves with every change of `ruling`, so that a worker need not lock to see
     /// that its copy is current.
@@ -120,6 +130,9 @@ impl Engine {
             started: now,
             shards: (0..SHARDS).map(|_| Mutex::new(Shard::new(capacity, now))).collect(),
             embryonic: Mutex::new(Embryonic::new(seed)),
+            cookies: Cookies::new(seed),
+            proven: Mutex::new(Proven::new(seed, MOST_PROVEN)),
+            challenged_at: AtomicU64::new(0),
             ruling: RwLock::new(Arc::new(ruling)),
             generation: AtomicU64::new(0),
             connections: AtomicU32::new(0),

@@ -132,6 +132,14 @@ impl Policy {
         self.rules.iter().find(|rule| &*rule.name == name)
     }
 
+    /// Whether some limit may challenge, if it is set.
+    #[must_use]
+    pub fn challenges(&self) -> bool {
+        let own = self.rules.iter().map(|rule| &rule.limits);
+        let mut all = std::iter::once(&self.settings.limits).chain(own);
+        all.any(|limits| limits.on_excess == Some(OnExcess::Challenge))
+    }
+
     /// The name of a rule, also of one that a reload took away.
     #[must_use]
     pub fn name(&self, id: RuleId) -> &str {

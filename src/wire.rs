@@ -26,7 +26,7 @@ pub mod seq;
 mod tests;
 
 pub use bare::without_fast_open;
-pub use build::{Echo, FourTuple, RawPacket, SegmentBuilder};
+pub use build::{Echo, FourTuple, RawPacket, SegmentBuilder, opening};
 pub use malformed::Malformed;
 pub use packet::{Datagram, Embedded, Flags, IcmpMessage, Packet, Protocol, Segment, TcpOptions, Transport};
 pub use parse::{Checksums, Loopback, parse, parse_where};

@@ -9,8 +9,8 @@ mod counting;
 
 use halfgate::{
     conntrack::Instant,
-    engine::{Engine, IfIndex, Meta, Verdict, Worker},
-    policy::{Action, EmbryonicLimits, FastOpen, Hook, Policy, Rule, RuleId, Selector, Settings},
+    engine::{DropReason, Engine, IfIndex, Meta, Transmit, Verdict, Worker},
+    policy::{Action, EmbryonicLimits, FastOpen, Hook, OnExcess, Policy, Rule, RuleId, Selector, Settings},
     wire::{Checksums, Flags, FourTuple, RawPacket, SegmentBuilder, SeqNum},
 };
 
@@ -127,4 +127,48 @@ fn a_forbidden_syn_allocates_nothing() {
         }
     });
     assert_eq!(count, 0);
+}
+
+/// Nor does one that is challenged, or the answer that proves its source.
+#[test]
+fn a_challenge_and_its_answer_allocate_nothing() {
+    let limits = EmbryonicLimits {
+        total: Some(1),
+        on_excess: Some(OnExcess::Challenge),
+        ..EmbryonicLimits::default()
+    };
+    let settings = Settings { default: Action::Accept, limits, ..Settings::default() };
+    let policy = Policy::new(settings, Vec::new(), Vec::new(), vec!["default".into()]);
+    let engine = Engine::new(policy, [1, 2], NOW);
+    let mut worker = engine.worker();
+    let syn = |source: u16| {
+        let [high, low] = source.to_be_bytes();
+        let dst = [198, 51, 100, 2].into();
+        let tuple = FourTuple { src: [10, 0, high, low].into(), src_port: 4000, dst, dst_port: 80 };
+        SegmentBuilder::new(tuple).flags(Flags::SYN).build()
+    };
+    assert_eq!(judge(&mut worker, &syn(0)), Verdict::Accept);
+    let ask = |worker: &mut Worker, syn: &RawPacket| {
+        assert_eq!(judge(worker, syn), Verdict::Drop(DropReason::Challenged));
+        while worker.poll_event().is_some() {}
+        std::iter::from_fn(|| worker.poll_transmit()).last()
+    };
+    let syns: Vec<RawPacket> = (1..500).map(syn).collect();
+    // What waits to be sent has its room from the first on.
+    let answers: Vec<RawPacket> = syns
+        .iter()
+        .map(|syn| match ask(&mut worker, syn) {
+            Some(Transmit::Challenge { tuple, ack, .. }) => (tuple.reversed(), ack),
+            other => panic!("{other:?}"),
+        })
+        .map(|(tuple, ack)| SegmentBuilder::new(tuple).flags(Flags::RST).seq(ack).build())
+        .collect();
+    let count = allocations(|| {
+        for (syn, answer) in syns.iter().zip(&answers) {
+            assert!(ask(&mut worker, syn).is_some());
+            assert_eq!(judge(&mut worker, answer), Verdict::Drop(DropReason::ChallengeAnswer));
+            while worker.poll_event().is_some() {}
+        }
+    });
+    assert_eq!((count, engine.proven(NOW)), (0, (499, 499)));
 }

@@ -11,7 +11,7 @@ use super::{
     reload,
 };
 use crate::daemon::{
-    protocol::{Line, Named, Request, Status},
+    protocol::{Challenges, Line, Named, Request, Status},
     text,
 };
 
@@ -147,6 +147,21 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
             sent.rst, sent.suppressed, sent.keepalives, sent.failed, sent.lost
         ),
     ));
+    let challenges = &status.challenges;
+    if *challenges != Challenges::default() {
+        rows.push((
+            "challenges",
+            format!(
+                "{} made ({} lost, {} without a route), {} answered; {} sources proven, {} at most",
+                challenges.made,
+                challenges.lost,
+                challenges.failed,
+                challenges.answered,
+                challenges.proven,
+                challenges.most_proven
+            ),
+        ));
+    }
     if !status.sysctls.is_empty() {
         // The part that all of them share says nothing.
         let short = |words: &String| words.trim_start_matches("net.netfilter.nf_").to_owned();

@@ -371,7 +371,6 @@ fn timers_and_limits() {
         "limits: { embryonic: { per_source: -1 } }",
         "limits: { embryonic: { per_ip: 5 } }",
         "limits: { embryonic: { total: 5, on_excess: syncookies } }",
-        "limits: { embryonic: { total: 5, on_excess: challenge } }",
         "limits: { embryonic: { total: 5, on_excess: deny } }",
         "limits: { embryonic: { total: 5, source_prefix: 56 } }",
         "source_prefix: 24",
@@ -422,9 +421,7 @@ fn timers_and_limits() {
     limits: { embryonic: { per_ip: 5 } }
         error: rule r: unknown key `per_ip` in embryonic (did you mean `per_source`?)
     limits: { embryonic: { total: 5, on_excess: syncookies } }
-        error: rule r: this version does not have `on_excess: syncookies` (write drop, reset or evict)
-    limits: { embryonic: { total: 5, on_excess: challenge } }
-        error: rule r: this version does not have `on_excess: challenge` (write drop, reset or evict)
+        error: rule r: this version does not have `on_excess: syncookies` (write drop, reset, evict or challenge)
     limits: { embryonic: { total: 5, on_excess: deny } }
         error: rule r: on_excess can't be `deny` (did you mean `drop`?)
     limits: { embryonic: { total: 5, source_prefix: 56 } }

@@ -95,7 +95,7 @@ limits:
     total: 20000
     per_source: 200      # one IPv4 address, or one IPv6 /64
     per_destination: 2000
-    on_excess: evict     # the stalest goes; `drop` and `reset` meet the new one
+    on_excess: evict     # the stalest goes; `drop` and `reset` meet the new one, `challenge` asks it
 
 # The first rule that matches the first packet of a connection decides. Answers
 # to what was accepted pass by themselves.

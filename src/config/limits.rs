@@ -41,10 +41,14 @@ fn embryonic(node: &Node, report: &mut Report) -> EmbryonicLimits {
     limits.per_source = count("per_source", Limit::PerSource);
     limits.per_destination = count("per_destination", Limit::PerDestination);
     if let Some(node) = fields.get("on_excess") {
-        const LATER: &str = "write drop, reset or evict";
-        let choices = [("drop", OnExcess::Drop), ("reset", OnExcess::Reset), ("evict", OnExcess::Evict)];
-        let later =
-            [("challenge", LATER), ("syncookies", LATER), ("syn_cookies", LATER), ("syncookie", LATER)];
+        const LATER: &str = "write drop, reset, evict or challenge";
+        let choices = [
+            ("drop", OnExcess::Drop),
+            ("reset", OnExcess::Reset),
+            ("evict", OnExcess::Evict),
+            ("challenge", OnExcess::Challenge),
+        ];
+        let later = [("syncookies", LATER), ("syn_cookies", LATER), ("syncookie", LATER)];
         limits.on_excess = choice(node, "on_excess", &choices, words::ACTIONS, &later, report);
     }
     if let Some(node) = fields.get("shadow") {

@@ -146,6 +146,7 @@ pub fn describe(event: &Event, policy: &Policy, time: SystemTime) -> protocol::E
             action: Some(action_name(*action).to_owned()),
             ..base("rule", flow)
         },
+        Event::Proven { flow } => base("proven", flow),
         Event::LimitPassed { flow, rule, limit, of_rule, answer } => protocol::Event {
             rule: name(*rule),
             limit: Some(match of_rule {
@@ -217,6 +218,7 @@ pub fn sentence(event: &protocol::Event) -> String {
             )
         }
         "rule" => format!("rule {}: {} {flow}", known(&event.rule), known(&event.action)),
+        "proven" => format!("{flow} answered a challenge: its source is where it says it is"),
         "limit" => format!(
             "limit {} passed: {} {flow} (rule {})",
             known(&event.limit),

@@ -486,6 +486,23 @@ pub struct Sent {
     pub forgotten: u64,
 }
 
+/// What became of SYNs past a limit with `on_excess: challenge`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Challenges {
+    /// SYNs that were challenged.
+    pub made: u64,
+    /// Challenges given up because too many waited.
+    pub lost: u64,
+    /// Challenges that the kernel did not take: a forged source may have no route.
+    pub failed: u64,
+    /// Challenges that were answered.
+    pub answered: u64,
+    /// Sources that are proven now, by an answer or a finished handshake.
+    pub proven: u64,
+    /// The most that were at once.
+    pub most_proven: u64,
+}
+
 /// The daemon's state.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Status {
@@ -562,6 +579,9 @@ pub struct Status {
     pub limits_passed: Vec<Named>,
     /// What was sent.
     pub sent: Sent,
+    /// Challenges.
+    #[serde(default)]
+    pub challenges: Challenges,
     /// Events that the recorder could not take.
     pub events_lost: u64,
     /// Kernel settings that were changed, in words.

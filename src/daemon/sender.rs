@@ -1,5 +1,6 @@
 //! Sends what the engine asks for: RSTs and keepalives to both ends of connections,
-//! and the deletion of conntrack entries of those that we ended.
+//! challenges to those who begin one, and the deletion of conntrack entries of those
+//! that we ended.
 //!
 //! A raw packet must carry the addresses that its receiver's packets carry before
 //! NAT: then the kernel translates it like any other packet of the connection,
@@ -143,6 +144,13 @@ fn send(transmit: &Transmit, kernel: &mut dyn Kernel, tally: &Tally) -> io::Resu
             }
             kernel.send(&segment.build())?;
             Tally::count(&tally.keepalives_sent);
+        }
+        Transmit::Challenge { tuple, seq, ack } => {
+            let mut packet = RawPacket { bytes: Vec::new() };
+            build::opening(*tuple, *seq, Some(*ack), &mut packet.bytes);
+            // Who forges sources forges some without a route.
+            let sent = kernel.send(&packet).is_ok();
+            Tally::count(if sent { &tally.challenges_sent } else { &tally.challenges_failed });
         }
         Transmit::Forget { flow } => {
             if kernel.forget(flow)? {

@@ -30,6 +30,12 @@ pub struct Tally {
     pub rst_sent: AtomicU64,
     /// Keepalives sent.
     pub keepalives_sent: AtomicU64,
+    /// Challenges sent, but for those that the kernel makes of its own refusals.
+    pub challenges_sent: AtomicU64,
+    /// Challenges given up because the challenger was behind.
+    pub challenges_lost: AtomicU64,
+    /// Challenges that the kernel did not take: a forged source may have no route.
+    pub challenges_failed: AtomicU64,
     /// Packets that the kernel did not take.
     pub send_failed: AtomicU64,
     /// Conntrack entries deleted.
@@ -102,19 +108,30 @@ impl Shared {
 pub struct Outbox {
     events: SyncSender<Event>,
     transmits: SyncSender<Transmit>,
+    /// Apart, so that a flood of them takes no RST's place.
+    challenges: SyncSender<Transmit>,
 }
 
 impl Outbox {
-    /// Into these two channels.
+    /// Into these channels.
     #[must_use]
-    pub fn new(events: SyncSender<Event>, transmits: SyncSender<Transmit>) -> Self {
-        Self { events, transmits }
+    pub fn new(
+        events: SyncSender<Event>,
+        transmits: SyncSender<Transmit>,
+        challenges: SyncSender<Transmit>,
+    ) -> Self {
+        Self { events, transmits, challenges }
     }
 
     /// Takes everything out of the worker. What finds no room is counted.
     pub fn drain(&self, worker: &mut Worker, tally: &Tally) {
         while let Some(transmit) = worker.poll_transmit() {
-            pass(&self.transmits, transmit, &tally.transmits_lost);
+            match transmit {
+                Transmit::Challenge { .. } => pass(&self.challenges, transmit, &tally.challenges_lost),
+                Transmit::Reset { .. } | Transmit::Keepalive { .. } | Transmit::Forget { .. } => {
+                    pass(&self.transmits, transmit, &tally.transmits_lost);
+                }
+            }
         }
         while let Some(event) = worker.poll_event() {
             pass(&self.events, event, &tally.events_lost);

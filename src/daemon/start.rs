@@ -91,13 +91,16 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         );
     }
     let watch = interfaces::Watch::open().context("can't follow interfaces")?;
-    let kernel = RealKernel::open(policy.settings.marks.own())
-        .context("can't open the raw and ctnetlink sockets (they need CAP_NET_RAW and CAP_NET_ADMIN)")?;
+    let open = || {
+        RealKernel::open(policy.settings.marks.own())
+            .context("can't open the raw and ctnetlink sockets (they need CAP_NET_RAW and CAP_NET_ADMIN)")
+    };
+    let kernels = [open()?, open()?];
     let seed = random::seed().context("no random numbers")?;
     let shared = share(policy, seed, &live)?;
     let mut crew = Crew::new();
     let mut settings = KernelSettings::default();
-    let started = crew.start(&shared, queues, watch, kernel).and_then(|started| {
+    let started = crew.start(&shared, queues, watch, kernels).and_then(|started| {
         table::install(&spec, diversion)?;
         // Not before: until now a killed daemon's rules may divert to its queues.
         lock.set_note(&kernel::note(std::process::id(), spec.queue_base, spec.queue_count))?;
@@ -206,7 +209,14 @@ fn check_privileges() -> Result<()> {
 
 fn spec(policy: &Policy, queue_base: u16, queue_count: u16) -> TableSpec {
     let settings = &policy.settings;
-    TableSpec { hooks: settings.hooks, fail: settings.fail, marks: settings.marks, queue_base, queue_count }
+    TableSpec {
+        hooks: settings.hooks,
+        fail: settings.fail,
+        marks: settings.marks,
+        queue_base,
+        queue_count,
+        challenge: policy.challenges(),
+    }
 }
 
 /// Opens all queues, before any rule sends packets to them.
@@ -297,13 +307,17 @@ impl Crew {
         shared: &Arc<Shared>,
         queues: Vec<Queue>,
         watch: interfaces::Watch,
-        mut kernel: RealKernel,
+        [mut kernel, mut challenging]: [RealKernel; 2],
     ) -> Result<(Outbox, Orders)> {
         let (events, recorder): (_, mpsc::Receiver<Event>) = mpsc::sync_channel(EVENTS_WAITING);
         let (transmits, sender): (_, mpsc::Receiver<Transmit>) = mpsc::sync_channel(TRANSMITS_WAITING);
-        let outbox = Outbox::new(events, transmits);
+        let (challenges, challenger): (_, mpsc::Receiver<Transmit>) = mpsc::sync_channel(TRANSMITS_WAITING);
+        let outbox = Outbox::new(events, transmits, challenges);
         self.hire("recorder", shared, move |shared, pulse| threads::record(shared, &recorder, pulse))?;
         self.hire("sender", shared, move |shared, pulse| sender::run(shared, &sender, &mut kernel, pulse))?;
+        self.hire("challenger", shared, move |shared, pulse| {
+            sender::run(shared, &challenger, &mut challenging, pulse)
+        })?;
         self.hire("interfaces", shared, move |shared, pulse| {
             threads::watch_interfaces(shared, &watch, pulse)
         })?;

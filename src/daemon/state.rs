@@ -227,7 +227,13 @@ impl Daemon {
             ReloadExisting::Keep => Existing::Keep,
             ReloadExisting::Rejudge => Existing::Rejudge,
         };
-        let spec = TableSpec { hooks: policy.settings.hooks, fail: policy.settings.fail, ..state.spec };
+        let settings = &policy.settings;
+        let spec = TableSpec {
+            hooks: settings.hooks,
+            fail: settings.fail,
+            challenge: policy.challenges(),
+            ..state.spec
+        };
         let old_spec = state.spec;
         let count = policy.rules.len();
         self.switch(&mut state, policy, spec, existing)

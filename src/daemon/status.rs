@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{
     events,
-    protocol::{Named, QueueRow, Sent, Status},
+    protocol::{Challenges, Named, QueueRow, Sent, Status},
     state::{Daemon, State},
     text,
 };
@@ -55,6 +55,7 @@ impl Daemon {
             warnings
                 .push(format!("the kernel refused to send {} RSTs or keepalives", load(&tally.send_failed)));
         }
+        let proven = engine.proven(self.now());
         let dropped: u64 = counters.dropped.iter().map(|(_, count)| count).sum();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -97,6 +98,14 @@ impl Daemon {
                 suppressed: counters.rst_suppressed,
                 lost: load(&tally.transmits_lost),
                 forgotten: load(&tally.forgotten),
+            },
+            challenges: Challenges {
+                made: counters.challenged,
+                lost: load(&tally.challenges_lost),
+                failed: load(&tally.challenges_failed),
+                answered: counters.proofs,
+                proven: proven.0.into(),
+                most_proven: proven.1.into(),
             },
             events_lost,
             sysctls: state.settings.words(),

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     conntrack::Flow,
-    engine::{Event, Meta, Verdict},
+    engine::{DropReason, Event, Meta, Verdict},
     policy::Marks,
     sys::{
         clock::Clock,
@@ -94,7 +94,12 @@ pub fn serve(shared: &Shared, mut queue: Queue, outbox: &Outbox, pulse: &Pulse) 
         let served = queue.serve(TURN, &mut |packet, rewritten| {
             let meta =
                 Meta { parent: packet.parent.map(|parent| parents.seen(parent)), ..meta(packet, marks) };
-            let verdict = worker.handle_packet(&meta, packet.bytes, shared.clock.now());
+            let (bytes, now) = (packet.bytes, shared.clock.now());
+            let verdict = match Errand::of(packet, marks) {
+                Errand::Judge => worker.handle_packet(&meta, bytes, now),
+                Errand::Translated => worker.handle_translated(&meta, bytes, now),
+                Errand::Stray => worker.handle_stray(&meta, bytes, now),
+            };
             // Before the verdict leaves: the packet's answer may come by another
             // queue, and its events must not be told first.
             outbox.drain(&mut worker, &shared.tally);
@@ -106,6 +111,27 @@ pub fn serve(shared: &Shared, mut queue: Queue, outbox: &Outbox, pulse: &Pulse) 
         served.map_err(|error| error.to_string())?;
     }
     Ok(())
+}
+
+/// What the kernel's rules have brought a packet for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Errand {
+    /// The rules.
+    Judge,
+    /// The rules; it has another destination than its sender wrote.
+    Translated,
+    /// It may answer a challenge; the rules do not cover its hook.
+    Stray,
+}
+
+impl Errand {
+    fn of(packet: &Queued<'_>, marks: Marks) -> Self {
+        match packet.mark {
+            mark if mark & marks.translated() != 0 => Self::Translated,
+            mark if mark & marks.challenge() != 0 => Self::Stray,
+            _ => Self::Judge,
+        }
+    }
 }
 
 fn meta(packet: &Queued<'_>, marks: Marks) -> Meta {
@@ -148,6 +174,9 @@ fn answer(verdict: Verdict, mark: u32, marks: Marks, is_rewritten: bool) -> Answ
     match verdict {
         Verdict::Accept if is_rewritten => Answer::Rewrite { mark: ours(0) },
         Verdict::Accept => Answer::Accept { mark: ours(0) },
+        Verdict::Reset(DropReason::Challenged) => {
+            Answer::Rewrite { mark: ours(marks.refuse() | marks.challenge()) }
+        }
         Verdict::Reset(_) => Answer::Accept { mark: ours(marks.refuse()) },
         Verdict::Drop(_) => Answer::Drop,
     }
@@ -275,7 +304,6 @@ impl Watchman {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::DropReason;
 
     #[test]
     fn an_accept_keeps_the_operators_bits_and_says_inspected() {
@@ -293,6 +321,10 @@ mod tests {
         assert_eq!(
             answer(Verdict::Reset(DropReason::Rule), mark, marks, false),
             Answer::Accept { mark: 0x0012_3456 | marks.inspected() | marks.refuse() }
+        );
+        assert_eq!(
+            answer(Verdict::Reset(DropReason::Challenged), mark, marks, true),
+            Answer::Rewrite { mark: 0x0012_3456 | marks.inspected() | marks.refuse() | marks.challenge() }
         );
     }
 

@@ -107,6 +107,7 @@ impl Context<'_> {
             Admission::In(reservation) => reservation,
             Admission::Full => return Verdict::Drop(DropReason::TableFull),
             Admission::Refused(OnExcess::Reset) => return self.refuse(&new.arrival, DropReason::Limit),
+            Admission::Refused(OnExcess::Challenge) => return self.challenge(&new.arrival, &segment),
             Admission::Refused(OnExcess::Drop | OnExcess::Evict) => return Verdict::Drop(DropReason::Limit),
         };
         self.carry_out_evictions();
@@ -177,6 +178,9 @@ impl Context<'_> {
         segment: &Segment,
     ) -> Verdict {
         let meta = new.arrival.meta;
+        if kind == Kind::Rst && self.takes_proof(&new.arrival.flow, segment) {
+            return Verdict::Drop(DropReason::ChallengeAnswer);
+        }
         // The gateway's own kernel refuses what it does not know.
         if kind == Kind::Rst && meta.hook == Hook::Output {
             return Verdict::Accept;
@@ -303,7 +307,7 @@ impl Context<'_> {
             let Some(most) = limits.limit(limit).value.filter(|most| tracker.count(&scope) >= *most) else {
                 continue;
             };
-            let answer = (!limits.shadow).then_some(limits.on_excess);
+            let answer = (!limits.shadow).then(|| self.answer_to(arrival, limits.on_excess));
             let of_rule = (group != 0).then_some(rule);
             self.stats.count_limit(limit);
             self.event(Event::LimitPassed { flow: arrival.flow, rule, limit, of_rule, answer });

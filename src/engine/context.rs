@@ -33,6 +33,9 @@ pub(super) struct Outbox {
     pub(super) room_for: Option<u16>,
     /// The packet at hand goes on without its Fast Open.
     pub(super) strip: bool,
+    /// Set where the kernel has translated where the packet at hand goes. In it, if that
+    /// is a SYN to be challenged: its addresses, and the cookie.
+    pub(super) translated: Option<Option<(FourTuple, SeqNum)>>,
 }
 
 /// A half-open connection that has to make room.
@@ -270,6 +273,9 @@ impl Context<'_> {
         let (phase, opener) = (entry.connection.phase, entry.connection.opener);
         let forgotten = entry.connection.forgotten_by();
         let deadline = self.deadline(&entry.connection);
+        if phase != before {
+            self.note_handshake(&key.flow(opener), &entry.connection, before);
+        }
         if forgotten != forgotten_before {
             held.shard.count_stale(forgotten_before.is_some(), forgotten.is_some());
             self.event(Event::Stale { flow: key.flow(opener), by: forgotten.map(Peer::sending) });

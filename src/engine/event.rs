@@ -137,6 +137,11 @@ pub enum Event {
         /// What it decided.
         action: Action,
     },
+    /// A source has answered a challenge, and was not known to be there before.
+    Proven {
+        /// The addresses of its answer.
+        flow: Flow,
+    },
     /// A limit was passed.
     LimitPassed {
         /// The connection that was too many.

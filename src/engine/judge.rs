@@ -200,6 +200,12 @@ impl Context<'_> {
                 self.after_step::<A>(held, slot, key, before, forgotten);
                 return Some(Verdict::Drop(DropReason::KeepaliveAnswer));
             }
+            // It may answer a challenge from before its connection was let in.
+            Content::Tcp(Kind::Rst, segment)
+                if before.is_embryonic() && self.takes_proof(&arrival.flow, &segment) =>
+            {
+                return Some(Verdict::Drop(DropReason::ChallengeAnswer));
+            }
             Content::Tcp(kind, segment) => match self.step(connection, direction, kind, &segment) {
                 None => return Some(Verdict::Drop(DropReason::FastOpen)),
                 Some(Outcome::Stale) if kind == Kind::Syn && !on_path => {

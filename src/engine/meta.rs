@@ -119,13 +119,18 @@ pub enum DropReason {
     AckOld,
     /// It answers a keepalive of ours, and says nothing else.
     KeepaliveAnswer,
+    /// A SYN past a limit, whose sender must prove first that it is there
+    /// (`on_excess: challenge`).
+    Challenged,
+    /// An RST that proves it.
+    ChallengeAnswer,
     /// An ICMP error about no live connection (RFC 5927 §4.1).
     IcmpUnrelated,
 }
 
 impl DropReason {
     /// The reasons that are not [`Self::Malformed`].
-    const OWN: [Self; 17] = [
+    const OWN: [Self; 19] = [
         Self::Rule,
         Self::Limit,
         Self::TableFull,
@@ -142,6 +147,8 @@ impl DropReason {
         Self::AckBeyond,
         Self::AckOld,
         Self::KeepaliveAnswer,
+        Self::Challenged,
+        Self::ChallengeAnswer,
         Self::IcmpUnrelated,
     ];
 
@@ -174,6 +181,8 @@ impl DropReason {
             | Self::AckBeyond
             | Self::AckOld
             | Self::KeepaliveAnswer
+            | Self::Challenged
+            | Self::ChallengeAnswer
             | Self::IcmpUnrelated) => {
                 let place = Self::OWN.iter().position(|reason| *reason == own).unwrap_or(0);
                 Malformed::ALL.len().saturating_add(place)
@@ -202,6 +211,8 @@ impl DropReason {
             Self::AckBeyond => "ack_beyond",
             Self::AckOld => "ack_old",
             Self::KeepaliveAnswer => "keepalive_answer",
+            Self::Challenged => "challenged",
+            Self::ChallengeAnswer => "challenge_answer",
             Self::IcmpUnrelated => "icmp_unrelated",
         }
     }
@@ -249,6 +260,16 @@ pub enum Transmit {
         tuple: FourTuple,
         /// Its numbers.
         keepalive: Keepalive,
+    },
+    /// A challenge: a SYN-ACK toward the sender of a SYN, in the name of where that went.
+    /// Its addresses are those of the packet, for nothing was translated.
+    Challenge {
+        /// Its own addresses.
+        tuple: FourTuple,
+        /// Its sequence number.
+        seq: SeqNum,
+        /// Its acknowledgement, the cookie.
+        ack: SeqNum,
     },
     /// The kernel's conntrack entry of this connection should go: we ended it.
     Forget {

@@ -23,6 +23,8 @@ pub(super) struct Ruling {
     pub(super) live: Live,
     pub(super) timers: TimerTable,
     pub(super) limits: LimitTable,
+    /// Whether some limit may challenge.
+    pub(super) challenges: bool,
     interfaces: HashMap<IfIndex, Arc<str>>,
     /// The zones of each interface by its name, in order of their numbers.
     zones: Vec<(IfIndex, ZoneBits)>,
@@ -34,11 +36,12 @@ impl Ruling {
     pub(super) fn new(policy: Arc<Policy>, live: Live, interfaces: HashMap<IfIndex, Arc<str>>) -> Self {
         let timers = TimerTable::resolve(&policy, &live);
         let limits = LimitTable::resolve(&policy, &live);
+        let challenges = policy.challenges();
         let mut zones: Vec<(IfIndex, ZoneBits)> =
             interfaces.iter().map(|(index, name)| (*index, policy.zones_of_interface(Some(name)))).collect();
         zones.sort_unstable_by_key(|(index, _)| index.0);
         let zones_of_none = policy.zones_of_interface(None);
-        Self { policy, live, timers, limits, interfaces, zones, zones_of_none }
+        Self { policy, live, timers, limits, challenges, interfaces, zones, zones_of_none }
     }
 
     pub(super) fn with_policy(&self, policy: Arc<Policy>) -> Self {

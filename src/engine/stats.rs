@@ -15,6 +15,8 @@ pub(super) struct Stats {
     pub(super) stripped: AtomicU64,
     pub(super) rst_suppressed: AtomicU64,
     pub(super) keepalives: AtomicU64,
+    pub(super) challenged: AtomicU64,
+    pub(super) proofs: AtomicU64,
     pub(super) opened: AtomicU64,
     pub(super) closed: AtomicU64,
     pub(super) forgotten: AtomicU64,
@@ -35,6 +37,8 @@ impl Default for Stats {
             stripped: zero(),
             rst_suppressed: zero(),
             keepalives: zero(),
+            challenged: zero(),
+            proofs: zero(),
             opened: zero(),
             closed: zero(),
             forgotten: zero(),
@@ -58,6 +62,8 @@ impl Stats {
         match verdict {
             Verdict::Accept => add(&self.accepted, 1),
             Verdict::Drop(reason) => self.count_drop(reason),
+            // The kernel's RST never leaves as one.
+            Verdict::Reset(reason @ DropReason::Challenged) => self.count_drop(reason),
             Verdict::Reset(reason) => {
                 self.count_drop(reason);
                 add(&self.reset, 1);

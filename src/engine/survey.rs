@@ -114,6 +114,13 @@ impl Engine {
         change
     }
 
+    /// How many sources are proven now, and the most that there were at once.
+    #[must_use]
+    pub fn proven(&self, now: Instant) -> (u32, u32) {
+        let mut proven = self.proven.lock();
+        (proven.count(now), proven.peak())
+    }
+
     /// Counters since the start.
     #[must_use]
     pub fn counters(&self) -> Counters {
@@ -164,6 +171,8 @@ impl Engine {
             stripped: sum(|s| s.stripped.load(Ordering::Relaxed)),
             rst_suppressed: sum(|s| s.rst_suppressed.load(Ordering::Relaxed)),
             keepalives: sum(|s| s.keepalives.load(Ordering::Relaxed)),
+            challenged: sum(|s| s.challenged.load(Ordering::Relaxed)),
+            proofs: sum(|s| s.proofs.load(Ordering::Relaxed)),
             connections: u64::from(self.connections_now()),
             evicted,
             phases: Phase::ALL.into_iter().map(Phase::name).zip(by_phase).collect(),

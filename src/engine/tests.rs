@@ -5,6 +5,7 @@
 //! SYN is 0 of its numbers, the server's SYN-ACK 0 of its own.
 
 mod cells;
+mod challenge;
 mod clauses;
 mod counts;
 mod fast_open;
@@ -406,7 +407,7 @@ impl Lab {
                     ack.map(|a| a.0.wrapping_sub(SERVER_ISS)),
                 )),
                 Transmit::Reset { tuple, .. } => panic!("an RST for nobody: {tuple:?}"),
-                Transmit::Keepalive { .. } | Transmit::Forget { .. } => None,
+                Transmit::Keepalive { .. } | Transmit::Challenge { .. } | Transmit::Forget { .. } => None,
             })
             .collect()
     }
@@ -418,6 +419,7 @@ impl Lab {
                 Event::Opened { .. }
                 | Event::Phase { .. }
                 | Event::Stale { .. }
+                | Event::Proven { .. }
                 | Event::Logged { .. }
                 | Event::LimitPassed { .. } => None,
             })

@@ -94,6 +94,10 @@ pub struct Counters {
     pub rst_suppressed: u64,
     /// Keepalives to be sent.
     pub keepalives: u64,
+    /// SYNs that were challenged (`on_excess: challenge`).
+    pub challenged: u64,
+    /// Challenges that were answered.
+    pub proofs: u64,
     /// Connections now.
     pub connections: u64,
     /// Connections that made room in a full table, by phase; phases of which none did

@@ -14,6 +14,9 @@ pub enum OnExcess {
     Reset,
     /// The stalest half-open connection of that scope goes.
     Evict,
+    /// The new SYN's source must prove first that it is where it says it is; then as
+    /// [`Self::Evict`].
+    Challenge,
 }
 
 impl OnExcess {
@@ -24,6 +27,7 @@ impl OnExcess {
             Self::Drop => "drop",
             Self::Reset => "reset",
             Self::Evict => "evict",
+            Self::Challenge => "challenge",
         }
     }
 }

@@ -140,6 +140,20 @@ impl Marks {
         self.bit(5)
     }
 
+    /// Set before the queue: the kernel has translated its destination (a port forward).
+    #[must_use]
+    pub const fn translated(self) -> u32 {
+        self.bit(6)
+    }
+
+    /// Set by a verdict: the kernel's RST is to be made a challenge; the same bit of the
+    /// conntrack mark says so of that RST. Set before the queue: an RST to the gateway
+    /// that may answer a challenge.
+    #[must_use]
+    pub const fn challenge(self) -> u32 {
+        self.bit(7)
+    }
+
     /// Set before the queue: the kernel's conntrack knows this connection both
     /// ways (`ct state established`).
     #[must_use]

@@ -30,6 +30,7 @@
 //! Read first: nft(8), libnftables-json(5), iptables-extensions(8) NFQUEUE.
 
 mod empty;
+mod errands;
 mod exempt;
 mod foreign;
 mod probe;
@@ -85,6 +86,8 @@ pub struct TableSpec {
     pub queue_base: u16,
     /// Queues of each kind.
     pub queue_count: u16,
+    /// Whether some limit may challenge.
+    pub challenge: bool,
 }
 
 impl TableSpec {
@@ -250,6 +253,7 @@ mod tests {
             marks: Marks { shift: 24 },
             queue_base,
             queue_count,
+            challenge: false,
         }
     }
 

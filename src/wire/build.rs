@@ -5,11 +5,13 @@
 //! [`super::parse()`] reads it back. Sends nothing, and knows no connection: the
 //! sequence numbers are the caller's. Read first: RFC 9293 §3.1, RFC 1122 §3.2.2.
 
+mod challenge;
 mod icmp;
 mod segment;
 
 use std::net::IpAddr;
 
+pub use challenge::opening;
 pub use icmp::{Echo, icmp_echo, icmp_error};
 pub use segment::SegmentBuilder;
 

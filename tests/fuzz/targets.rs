@@ -330,7 +330,7 @@ impl Story {
             _ => OnExpire::Probe(PROBE),
         };
         settings.pickup.mode = if what & 8 == 0 { PickupMode::Strict } else { PickupMode::Loose };
-        let on_excess = [OnExcess::Evict, OnExcess::Drop, OnExcess::Reset];
+        let on_excess = [OnExcess::Evict, OnExcess::Drop, OnExcess::Reset, OnExcess::Challenge];
         settings.limits.on_excess = on_excess.get(usize::from(what >> 4 & 3)).copied();
         let rules = match what & 0x84 {
             0x80 => vec![Self::rule(FastOpen::Strip)],

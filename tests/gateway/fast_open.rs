@@ -59,7 +59,7 @@ fn reload(gateway: &Gateway, mode: &str, rest: &str) {
 }
 
 /// Connects by sending: in the SYN if the kernel has a cookie, else it asks for one.
-fn send_first(from: &Namespace, to: SocketAddr, text: &str) -> TcpStream {
+pub(crate) fn send_first(from: &Namespace, to: SocketAddr, text: &str) -> TcpStream {
     from.enter(|| {
         let domain = if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
         // SAFETY: no pointers.

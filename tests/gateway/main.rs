@@ -26,6 +26,7 @@ macro_rules! both_families {
 }
 
 mod asymmetric;
+mod challenge;
 mod clients;
 mod closing;
 mod datagram;

@@ -242,7 +242,9 @@ impl Laws {
                 }
                 Ok(())
             }
-            Event::Stale { .. } | Event::Logged { .. } | Event::LimitPassed { .. } => Ok(()),
+            Event::Stale { .. } | Event::Logged { .. } | Event::Proven { .. } | Event::LimitPassed { .. } => {
+                Ok(())
+            }
         }
     }
 

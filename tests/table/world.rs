@@ -29,6 +29,7 @@ pub(crate) fn spec(hooks: &str, fail: Fail) -> TableSpec {
         marks: MARKS,
         queue_base: QUEUE_BASE,
         queue_count: 2,
+        challenge: false,
     }
 }
 

@@ -69,7 +69,7 @@ rules:
     comment: why
     enabled: true
     timers: { syn_received: 5s, half_closed_max: 1h }
-    limits: { embryonic: { per_destination: 500, on_excess: reset } }
+    limits: { embryonic: { per_destination: 500, on_excess: challenge } }
     on_expire: reset
     pickup: loose
     fast_open: strip
@@ -129,7 +129,7 @@ rules:
     );
     assert_eq!((rule.action, rule.log, &*rule.comment), (Action::Accept, true, "why"));
     assert_eq!(rule.timers, [(Timer::SynReceived, secs(5)), (Timer::HalfClosedMax, secs(3600))]);
-    assert_eq!((rule.limits.per_destination, rule.limits.on_excess), (Some(500), Some(OnExcess::Reset)));
+    assert_eq!((rule.limits.per_destination, rule.limits.on_excess), (Some(500), Some(OnExcess::Challenge)));
     assert_eq!((rule.on_expire, rule.pickup), (Some(OnExpire::Reset), Some(PickupMode::Loose)));
     assert_eq!(rule.fast_open, FastOpen::Strip);
     for service in &rule.services {

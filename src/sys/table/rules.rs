@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use super::{
     Diversion, NAME, TableError, TableSpec,
+    errands::touched,
     exempt::{DHCP_V4, DHCP_V6, Exempt, LISTENER_DISCOVERY, NEIGHBOUR_DISCOVERY, Share},
     state::Notes,
 };
@@ -58,13 +59,17 @@ pub(super) const fn name(hook: Hook) -> &'static str {
 
 /// The live table.
 pub(super) fn live(spec: &TableSpec, diversion: Diversion, notes: &Notes) -> Result<Value, TableError> {
-    let (packets, syns) = (spec.packet_queues()?, spec.syn_queues()?);
     let mut table = Document::begin(notes);
-    for (hook, share) in on(spec.hooks) {
+    for (hook, share) in touched(spec) {
+        let Some(share) = share else {
+            table.only_strays(spec, diversion)?;
+            continue;
+        };
         table.exempt(hook, share, spec.marks);
-        table.divert(hook, spec, diversion, packets, syns);
+        table.divert(hook, share, spec, diversion)?;
         table.inspected(hook, spec, diversion);
     }
+    table.challenges(spec);
     Ok(table.end())
 }
 
@@ -134,7 +139,7 @@ fn to_value(batch: Batch<'_>) -> Value {
 }
 
 /// A document that replaces the table.
-struct Document {
+pub(super) struct Document {
     batch: Batch<'static>,
 }
 
@@ -164,7 +169,14 @@ impl Document {
         }));
     }
 
-    fn base(&mut self, name: &str, hook: Hook, kind: NfChainType, priority: i32, policy: NfChainPolicy) {
+    pub(super) fn base(
+        &mut self,
+        name: &str,
+        hook: Hook,
+        kind: NfChainType,
+        priority: i32,
+        policy: NfChainPolicy,
+    ) {
         self.batch.add(NfListObject::Chain(Chain {
             family: NfFamily::INet,
             table: NAME.into(),
@@ -181,7 +193,7 @@ impl Document {
         }));
     }
 
-    fn rule(&mut self, chain: &str, statements: Vec<Statement<'static>>) {
+    pub(super) fn rule(&mut self, chain: &str, statements: Vec<Statement<'static>>) {
         self.batch.add(NfListObject::Rule(Rule {
             family: NfFamily::INet,
             table: NAME.into(),
@@ -232,23 +244,22 @@ impl Document {
     fn divert(
         &mut self,
         hook: Hook,
+        share: Share,
         spec: &TableSpec,
         diversion: Diversion,
-        packets: (u16, u16),
-        syns: (u16, u16),
-    ) {
+    ) -> Result<(), TableError> {
+        let (packets, syns) = (spec.packet_queues()?, spec.syn_queues()?);
         let marks = spec.marks;
         let chain = format!("divert_{}", name(hook));
         self.base(&chain, hook, NfChainType::Filter, DIVERT_PRIORITY, NfChainPolicy::Accept);
-        // Bits that an operator's rule saved and restored must not count as ours.
-        // Only what is sent from here can be our own.
-        let keep = if hook == Hook::Output { marks.own() } else { 0 };
-        self.rule(&chain, vec![set_mark(!marks.mask() | keep, 0)]);
+        self.wipe(&chain, hook, marks);
+        self.strays(hook, Some(share), spec, diversion)?;
         if hook != Hook::Forward {
             self.jump_to_exempt(&chain, hook);
             self.rule(&chain, vec![mark_has(marks.inspected(), Operator::NEQ), Statement::Return(None)]);
         }
         self.rule(&chain, vec![known(), set_mark(!0, marks.known())]);
+        self.note_translated(hook, spec);
         match diversion {
             Diversion::Native => {
                 let [related, udp] = is_announced_udp();
@@ -266,6 +277,7 @@ impl Document {
                 self.rule(&chain, vec![set_mark(!0, marks.divert())]);
             }
         }
+        Ok(())
     }
 
     fn inspected(&mut self, hook: Hook, spec: &TableSpec, diversion: Diversion) {
@@ -273,6 +285,7 @@ impl Document {
         // `route`: what is sent from here was routed again by its changed mark.
         let kind = if hook == Hook::Output { NfChainType::Route } else { NfChainType::Filter };
         self.base(&chain, hook, kind, inspected_priority(diversion), NfChainPolicy::Accept);
+        self.note_refusal(hook, spec);
         // The kernel refuses in our name: only it can answer through NAT for a packet
         // whose conntrack entry is not confirmed.
         let refuse = || mark_has(spec.marks.refuse(), Operator::NEQ);
@@ -340,7 +353,7 @@ fn with<const N: usize>(
     statements
 }
 
-fn string(text: &'static str) -> Expression<'static> {
+pub(super) fn string(text: &'static str) -> Expression<'static> {
     Expression::String(text.into())
 }
 
@@ -348,33 +361,33 @@ fn meta(key: MetaKey) -> Expression<'static> {
     Expression::Named(NamedExpression::Meta(Meta { key }))
 }
 
-fn field(protocol: &'static str, field: &'static str) -> Expression<'static> {
+pub(super) fn field(protocol: &'static str, field: &'static str) -> Expression<'static> {
     Expression::Named(NamedExpression::Payload(Payload::PayloadField(PayloadField {
         protocol: protocol.into(),
         field: field.into(),
     })))
 }
 
-fn and(left: Expression<'static>, right: Expression<'static>) -> Expression<'static> {
+pub(super) fn and(left: Expression<'static>, right: Expression<'static>) -> Expression<'static> {
     Expression::BinaryOperation(Box::new(BinaryOperation::AND(left, right)))
 }
 
-fn or(left: Expression<'static>, right: Expression<'static>) -> Expression<'static> {
+pub(super) fn or(left: Expression<'static>, right: Expression<'static>) -> Expression<'static> {
     Expression::BinaryOperation(Box::new(BinaryOperation::OR(vec![left, right])))
 }
 
-fn equals(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
+pub(super) fn equals(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
     Statement::Match(Match { left, right, op: Operator::EQ })
 }
 
 /// `NEQ`: the bit is set; `EQ`: it is not.
-fn mark_has(bit: u32, op: Operator) -> Statement<'static> {
+pub(super) fn mark_has(bit: u32, op: Operator) -> Statement<'static> {
     let left = and(meta(MetaKey::Mark), Expression::Number(bit));
     Statement::Match(Match { left, right: Expression::Number(0), op })
 }
 
 /// The mark becomes `(mark & keep) | set`.
-fn set_mark(keep: u32, set: u32) -> Statement<'static> {
+pub(super) fn set_mark(keep: u32, set: u32) -> Statement<'static> {
     let mark = || meta(MetaKey::Mark);
     let value = match (keep, set) {
         (u32::MAX, set) => or(mark(), Expression::Number(set)),
@@ -389,14 +402,14 @@ fn known() -> Statement<'static> {
     ct_state("established")
 }
 
-fn ct_state(state: &'static str) -> Statement<'static> {
+pub(super) fn ct_state(state: &'static str) -> Statement<'static> {
     let key = CT { key: "state".into(), family: None, dir: None };
     let left = Expression::Named(NamedExpression::CT(key));
     Statement::Match(Match { left, right: string(state), op: Operator::IN })
 }
 
 /// The packet is about another one that conntrack knows.
-fn is_related() -> Statement<'static> {
+pub(super) fn is_related() -> Statement<'static> {
     ct_state("related")
 }
 
@@ -409,9 +422,14 @@ fn is_announced_udp() -> [Statement<'static>; 2] {
 /// A helper has changed the length of what was said (`IPS_SEQ_ADJUST`): conntrack
 /// knows by how much.
 fn is_renumbered() -> Statement<'static> {
+    ct_status(1 << 6)
+}
+
+/// One of these bits is in the state of the conntrack entry.
+pub(super) fn ct_status(bits: u32) -> Statement<'static> {
     let key = CT { key: "status".into(), family: None, dir: None };
     let left = Expression::Named(NamedExpression::CT(key));
-    Statement::Match(Match { left, right: Expression::Number(1 << 6), op: Operator::IN })
+    Statement::Match(Match { left, right: Expression::Number(bits), op: Operator::IN })
 }
 
 fn is_tcp() -> Statement<'static> {
@@ -435,7 +453,7 @@ fn is_reply() -> Statement<'static> {
 }
 
 /// A SYN without ACK.
-fn syn() -> Statement<'static> {
+pub(super) fn syn() -> Statement<'static> {
     equals(and(field("tcp", "flags"), or(string("syn"), string("ack"))), string("syn"))
 }
 
@@ -445,7 +463,7 @@ fn counter() -> Statement<'static> {
 
 /// Hashed by addresses; without `fanout`, so that both directions of a connection
 /// meet in one queue.
-fn to_queue((first, last): (u16, u16), fail: Fail) -> Statement<'static> {
+pub(super) fn to_queue((first, last): (u16, u16), fail: Fail) -> Statement<'static> {
     let number = |number: u16| Expression::Number(number.into());
     let num = if first == last {
         number(first)
@@ -480,6 +498,7 @@ mod tests {
             marks: Marks { shift: 24 },
             queue_base: 10,
             queue_count,
+            challenge: false,
         }
     }
 
@@ -496,6 +515,34 @@ mod tests {
     #[test]
     fn the_xtables_document_is_the_documented_one() {
         insta::assert_snapshot!("xtables_closed", lines(&document(Diversion::Xtables, Fail::Closed, 2)));
+    }
+
+    /// The rules that are there for challenges only, and their chains.
+    fn of_challenges(hooks: Hooks, diversion: Diversion) -> String {
+        let [with, without] = [true, false].map(|challenge| {
+            let spec = TableSpec { hooks, challenge, ..spec(Fail::Closed, 2) };
+            lines(&live(&spec, diversion, &Notes::default()).expect("in range"))
+        });
+        let mut others: Vec<&str> = without.lines().collect();
+        let mut more = String::new();
+        for line in with.lines() {
+            match others.iter().position(|other| *other == line) {
+                Some(at) => drop(others.remove(at)),
+                None => more += &format!("{line}\n"),
+            }
+        }
+        assert_eq!(others, [""; 0], "nothing else changes");
+        more
+    }
+
+    #[test]
+    fn challenges_add_what_is_documented() {
+        let routed = Hooks { forward: true, input: false, output: false };
+        let all = Hooks { forward: true, input: true, output: true };
+        insta::assert_snapshot!("challenge_native_routed", of_challenges(routed, Diversion::Native));
+        insta::assert_snapshot!("challenge_xtables_routed", of_challenges(routed, Diversion::Xtables));
+        insta::assert_snapshot!("challenge_all_hooks", of_challenges(all, Diversion::Xtables));
+        assert_eq!(of_challenges(all, Diversion::Native), of_challenges(all, Diversion::Xtables));
     }
 
     #[test]

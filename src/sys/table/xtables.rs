@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     NAME, TableError, TableSpec,
-    rules::on,
+    errands::touched,
     run::{self, ToolError},
     state::Notes,
 };
@@ -179,7 +179,7 @@ pub(super) struct Wanted {
 impl Wanted {
     pub(super) fn of(spec: &TableSpec) -> Result<Self, TableError> {
         let (packets, syns) = (spec.packet_queues()?, spec.syn_queues()?);
-        let lines = on(spec.hooks)
+        let lines = touched(spec)
             .map(|(hook, _)| hook)
             .flat_map(|hook| {
                 let chain = match hook {
@@ -350,6 +350,7 @@ mod tests {
             marks: Marks { shift: 8 },
             queue_base: 4,
             queue_count,
+            challenge: false,
         }
     }
 
