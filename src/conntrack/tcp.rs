@@ -5,7 +5,7 @@
 //! ```text
 //!               original direction                    reply direction
 //!               SYN     SYNACK  ACK     FIN     RST   SYN     SYNACK  ACK     FIN     RST
-//! syn_sent      repeat  never   alone   alone   abort cross   answer  stale   stale   refuse
+//! syn_sent      repeat  crossed alone   alone   abort cross   answer  stale   stale   refuse
 //! syn_received  repeat  repeat  data    data    rst   repeat  repeat  data    data    rst
 //! established   stale   stale   data    data    rst   stale   stale   data    data    rst
 //! fin_wait      stale   stale   data    data    rst   stale   stale   data    data    rst
@@ -27,14 +27,14 @@
 
 mod alone;
 
-pub use alone::{expect_one_way, pick_up_answer};
+pub use alone::{expect_one_way, is_one_way, pick_up_answer};
 
-use alone::{alone, begins_alone, goes_on_alone, is_one_way};
+use alone::{alone, begins_alone, goes_on_alone};
 
 use super::{
     Connection, Direction, Instant, Phase, Stamp,
     key::Sender,
-    window::{self, Half, Outside, Seen, StaleSyn},
+    window::{self, Bound, Half, Outside, Seen, StaleSyn},
 };
 use crate::wire::{Flags, Segment, SeqNum};
 
@@ -113,8 +113,8 @@ pub enum Meaning {
     Reopen,
     /// The opener goes on: the answer took another path, or no honest end sends this.
     Alone,
-    /// No honest end sends this.
-    Never,
+    /// The opener answers a SYN that went by before its own, or no honest end sends this.
+    Crossed,
 }
 
 impl Meaning {
@@ -132,7 +132,7 @@ impl Meaning {
             Self::Stale => "stale",
             Self::Reopen => "reopen",
             Self::Alone => "alone",
-            Self::Never => "never",
+            Self::Crossed => "crossed",
         }
     }
 }
@@ -145,8 +145,9 @@ pub const fn meaning(direction: Direction, kind: Kind, phase: Phase) -> Option<M
     Some(match (phase, direction, kind) {
         // RFC 9293 §3.8: an unanswered SYN is sent again.
         (Phase::SynSent, Original, Syn) => Meaning::Repeat,
-        // The opener has nothing to acknowledge yet.
-        (Phase::SynSent, Original, SynAck) => Meaning::Never,
+        // The opener has nothing to acknowledge yet, unless the other end's SYN came first
+        // and was stale: it ends a simultaneous open as well (RFC 9293 §3.5, figure 7).
+        (Phase::SynSent, Original, SynAck) => Meaning::Crossed,
         // Nor here, unless the answer takes another path (`pickup: loose`).
         (Phase::SynSent, Original, Ack | Fin) => Meaning::Alone,
         // It gave up, or answers an ACK of another life.
@@ -240,6 +241,15 @@ pub fn open(segment: &Segment, opener: Sender, now: Instant) -> Connection {
     connection
 }
 
+/// A connection at a SYN that passed at `since` and was stale to the one before it.
+#[must_use]
+pub fn open_late(syn: &StaleSyn, opener: Sender, since: Stamp, now: Instant) -> Connection {
+    let mut connection = Connection::new(Phase::SynSent, opener, now);
+    connection.original = Half::at_stale(syn);
+    connection.refreshed = since;
+    connection
+}
+
 /// A connection met mid-stream. `direction` is the segment's, `opener` the end
 /// that is taken to have opened it.
 #[must_use]
@@ -265,8 +275,7 @@ pub fn successor(
     now: Instant,
 ) -> Option<Connection> {
     let syn = connection.stale_syn.filter(|syn| syn.is_acked_by(segment.ack))?;
-    let mut next = Connection::new(Phase::SynSent, opener, now);
-    next.original = Half::at_stale(&syn);
+    let mut next = open_late(&syn, opener, Stamp::of(now), now);
     answer(&mut next, segment, now);
     Some(next)
 }
@@ -284,7 +293,6 @@ pub fn step(
         return Outcome::Invalid(Invalid::Unexpected(kind, phase));
     };
     match meaning {
-        Meaning::Never => Outcome::Invalid(Invalid::Unexpected(kind, phase)),
         Meaning::Stale => {
             if begins_alone(connection, direction, kind, segment) {
                 return Outcome::Reopen;
@@ -300,12 +308,10 @@ pub fn step(
             Outcome::Stale
         }
         Meaning::Cross => {
-            connection.reply = connection.reply.at_syn_after(segment);
-            connection.reply.offered(connection.original.max_win);
-            connection.enter(Phase::SynReceived, now);
-            settle(connection);
+            cross(connection, Half::at_syn(segment), now);
             Outcome::Pass
         }
+        Meaning::Crossed => crossed(connection, segment, now),
         Meaning::Answer => answer(connection, segment, now),
         Meaning::Alone => alone(connection, kind, segment, now),
         Meaning::Repeat => repeat(connection, direction, kind, segment, now),
@@ -332,6 +338,29 @@ pub fn step(
         Meaning::Rst => reset(connection, direction, segment, now),
         Meaning::Data => data(connection, direction, kind, segment, now),
     }
+}
+
+/// The other end's own SYN meets the opener's: simultaneous open.
+fn cross(connection: &mut Connection, other: Half, now: Instant) {
+    connection.reply = connection.reply.begun_after(other);
+    connection.reply.offered(connection.original.max_win);
+    connection.enter(Phase::SynReceived, now);
+    settle(connection);
+}
+
+/// The opener's answer to a SYN of the other end's which was stale to the connection
+/// that this one has taken the place of.
+fn crossed(connection: &mut Connection, segment: &Segment, now: Instant) -> Outcome {
+    let answers =
+        segment.seq == connection.original.iss && answers_stale_syn(connection, Direction::Original, segment);
+    let Some(syn) = connection.stale_syn.filter(|_| answers) else {
+        return Outcome::Invalid(Invalid::Unexpected(Kind::SynAck, connection.phase));
+    };
+    connection.stale_syn = None;
+    // What of its data it does not acknowledge counts as never sent.
+    let other = Half { end: segment.ack, ..Half::at_stale(&syn) };
+    cross(connection, other, now);
+    repeat(connection, Direction::Original, Kind::SynAck, segment, now)
 }
 
 fn settle(connection: &mut Connection) {
@@ -422,11 +451,13 @@ fn answer(connection: &mut Connection, segment: &Segment, now: Instant) -> Outco
         connection.stale_syn = Some(StaleSyn::of_half(&connection.original));
         connection.original = Half::at_stale(&syn);
     }
+    // It answers, so its own SYN, if it came by before, has done its part.
+    connection.stale_syn = connection.stale_syn.filter(|syn| syn.from == Direction::Original);
     // Data of the SYN that the server did not take count as never sent: they come
     // again (RFC 7413 §4.2.2), and no RST at their end is an exact one.
     connection.original.seen.clear(Seen::SYN_DATA);
     connection.original.end = segment.ack;
-    connection.reply = connection.reply.at_syn_after(segment);
+    connection.reply = connection.reply.begun_after(Half::at_syn(segment));
     connection.reply.offered(connection.original.max_win);
     settle(connection);
     let window = u32::from(segment.window).max(1);
@@ -465,10 +496,11 @@ fn repeat(
     let (sender, receiver) = connection.halves(direction);
     if !sender.seen.has(Seen::SYN) || sender.iss != segment.seq {
         // Another sequence number: before anything was answered the opener began
-        // anew, and a server may answer from another instance; later it is stale.
+        // anew, and a server may answer from another instance; later it is stale. So may
+        // an opener whose SYN, which nobody has acknowledged yet, was an old one.
         let restart = match kind {
             Kind::Syn => phase == Phase::SynSent,
-            Kind::SynAck => direction == Direction::Reply,
+            Kind::SynAck => direction == Direction::Reply || !receiver.seen.has(Seen::ACK),
             Kind::Ack | Kind::Fin | Kind::Rst => false,
         };
         if !restart {
@@ -575,7 +607,7 @@ fn reset(connection: &mut Connection, direction: Direction, segment: &Segment, n
         let known = segment.seq.after_or_at(oldest) && segment.seq.before_or_at(sender.max_end);
         return if known { Outcome::Pass } else { outside };
     }
-    let all_sent = segment.seq == sender.end && !sender.seen.has(Seen::OUTDATED);
+    let all_sent = segment.seq == sender.end && !sender.seen.has(Seen::UNTAKEN);
     let exact = segment.seq == expected || all_sent;
     let highest = sender.last_start(receiver).latest(sender.end);
     let inside = segment.seq.after_or_at(expected_from) && segment.seq.before_or_at(highest);
@@ -626,6 +658,10 @@ fn data(
         return Outcome::Invalid(Invalid::AfterFin);
     }
     if let Err(outside) = window::check(sender, receiver, segment) {
+        let untaken = outside.bound == Bound::SeqBeyond && segment.seq_len() > 0;
+        if untaken && outside.near && receiver.is_known() {
+            window::note_untaken(sender, segment);
+        }
         // Its receiver does not accept it, but answers (RFC 9293 §3.10.7.4).
         let passes = outside.near || goes_on_alone(connection, direction, segment);
         return if passes { Outcome::Stale } else { Outcome::Invalid(Invalid::Outside(outside)) };
@@ -638,7 +674,7 @@ fn data(
     if window::is_outdated(sender, receiver, segment) {
         // Its receiver answers it with an ACK and takes nothing of it, unless it has
         // never got what made this one old here. What it acknowledges later tells.
-        window::learn_outdated(sender, segment);
+        window::note_untaken(sender, segment);
         return Outcome::Stale;
     }
     sender.seen.clear(Seen::FORGOT);
@@ -661,7 +697,7 @@ fn data(
     let repairs = new_data && kind == Kind::Ack && segment.end().after(receiver.ack);
     // A FIN is the last that an end sends (RFC 9293 §3.6): whoever has sent more has not
     // sent this one.
-    let is_last = sender.seen.has(Seen::OUTDATED) || segment.end().after_or_at(sender.end);
+    let is_last = sender.seen.has(Seen::UNTAKEN) || segment.end().after_or_at(sender.end);
     window::learn(sender, receiver, segment);
     // One below what its receiver has acknowledged is forged, and old data there.
     let new_fin = kind == Kind::Fin && still_sends && ahead && is_last;

@@ -19,6 +19,9 @@
 //! Nothing that fails is believed. What only misses one of them by little
 //! ([`Outside::near`]) is still the receiver's to answer: RFC 9293 §3.10.7.4 has
 //! it acknowledge what it can't accept, and that is how two ends find together again.
+//! What its receiver acknowledges of it, though, counts ([`note_untaken`]): a sender whose
+//! SND.UNA an old segment has moved sends that much further (a window update needs a newer
+//! one, SND.WL1), and a receiver that has room takes it.
 //!
 //! Where a window is not known, because its end was met mid-stream or is never
 //! seen, nobody may be further ahead of what was seen than `REACH`.
@@ -122,10 +125,11 @@ impl Seen {
     /// address that is not of this connection, or an RST such as a closed port
     /// answers with. Whatever it says in window takes that back.
     pub const FORGOT: Self = Self(1 << 11);
-    /// `end` is that of an outdated segment, which the peer has not acknowledged.
-    pub const OUTDATED: Self = Self(1 << 12);
+    /// `end` is that of a segment which the peer need not take (an outdated one, or one
+    /// beyond its window) and has not acknowledged.
+    pub const UNTAKEN: Self = Self(1 << 12);
     /// That segment was a FIN.
-    pub const OUTDATED_FIN: Self = Self(1 << 13);
+    pub const UNTAKEN_FIN: Self = Self(1 << 13);
     /// Its SYN carried data, and nobody has told yet whether they were taken.
     pub const SYN_DATA: Self = Self(1 << 14);
     /// Was sent a keepalive of halfgate's and has not answered it yet.
@@ -187,6 +191,13 @@ impl StaleSyn {
             crossed,
             other,
         }
+    }
+
+    /// The same, as a connection knows it that the sender in this direction opens.
+    #[must_use]
+    pub fn toward(self, opener: Direction) -> Self {
+        let from = if opener == Direction::Original { self.from } else { self.from.opposite() };
+        Self { from, ..self }
     }
 
     /// The number after it.
@@ -287,10 +298,10 @@ impl Half {
         half
     }
 
-    /// This end at its SYN or SYN-ACK, after it has challenged its peer.
+    /// This end at its SYN (`begun`), after it has challenged its peer.
     #[must_use]
-    pub fn at_syn_after(&self, segment: &Segment) -> Self {
-        let mut half = Self { challenge: self.challenge, ..Self::at_syn(segment) };
+    pub fn begun_after(&self, begun: Self) -> Self {
+        let mut half = Self { challenge: self.challenge, ..begun };
         if self.seen.has(Seen::CHALLENGED) {
             half.seen.add(Seen::CHALLENGED);
         }
@@ -387,7 +398,7 @@ impl Half {
     /// Whether something that this end sent is not acknowledged by `other`.
     #[must_use]
     pub fn awaits_ack(&self, other: &Self) -> bool {
-        let sent = self.seen.has(Seen::SYN) && !self.seen.has(Seen::OUTDATED);
+        let sent = self.seen.has(Seen::SYN) && !self.seen.has(Seen::UNTAKEN);
         sent && other.seen.has(Seen::ACK) && self.end.after(other.ack)
     }
 
@@ -416,6 +427,12 @@ impl Half {
     /// Whether its window is not known.
     const fn is_guessed(&self) -> bool {
         self.scale == GUESSED_SCALE
+    }
+
+    /// Whether its window is known, and what it acknowledges is seen.
+    #[must_use]
+    pub const fn is_known(&self) -> bool {
+        !self.is_guessed() && !self.elsewhere
     }
 
     /// Notes that its windows are not scaled: they can't be larger than that.
@@ -455,10 +472,10 @@ impl Half {
     /// Notes its FIN. What was outdated and lay beyond it, this end has never sent.
     pub fn end_with(&mut self, fin: &Segment) {
         self.seen.add(Seen::FIN);
-        if self.seen.has(Seen::OUTDATED) {
+        if self.seen.has(Seen::UNTAKEN) {
             self.end = fin.end();
-            self.seen.clear(Seen::OUTDATED);
-            self.seen.clear(Seen::OUTDATED_FIN);
+            self.seen.clear(Seen::UNTAKEN);
+            self.seen.clear(Seen::UNTAKEN_FIN);
         }
     }
 
@@ -514,7 +531,8 @@ pub fn check(sender: &Half, receiver: &Half, segment: &Segment) -> Result<(), Ou
         return outside(Bound::AckBeyond, segment.ack, highest_ack, near);
     }
     if segment.seq.after(highest) {
-        let near = segment.end().since(highest) < receiver.max_win && !is_ack_old;
+        // Counted from the window: what is untaken lies beyond it too.
+        let near = segment.end().since(latest) < receiver.max_win && !is_ack_old;
         return outside(Bound::SeqBeyond, segment.seq, highest, near);
     }
     if segment.end().before(oldest) {
@@ -537,20 +555,20 @@ pub fn is_outdated(sender: &Half, receiver: &Half, segment: &Segment) -> bool {
     both && segment.options.timestamps.is_some_and(older)
 }
 
-/// Learns from a segment that [`is_outdated`]: what its receiver may acknowledge if it
-/// takes it nevertheless.
-pub fn learn_outdated(sender: &mut Half, segment: &Segment) {
+/// Learns from a segment that its receiver need not take ([`is_outdated`], or beyond its
+/// window but near): what it may acknowledge if it takes it nevertheless.
+pub fn note_untaken(sender: &mut Half, segment: &Segment) {
     if segment.end().after(sender.end) {
         sender.end = segment.end();
-        sender.seen.clear(Seen::OUTDATED_FIN);
-        sender.seen.add(Seen::OUTDATED);
+        sender.seen.clear(Seen::UNTAKEN_FIN);
+        sender.seen.add(Seen::UNTAKEN);
         if segment.flags.contains(Flags::FIN) {
-            sender.seen.add(Seen::OUTDATED_FIN);
+            sender.seen.add(Seen::UNTAKEN_FIN);
         }
     } else if segment.flags.contains(Flags::FIN) && segment.end() == sender.end {
         // What its sender said after it has overtaken it.
-        sender.seen.add(Seen::OUTDATED);
-        sender.seen.add(Seen::OUTDATED_FIN);
+        sender.seen.add(Seen::UNTAKEN);
+        sender.seen.add(Seen::UNTAKEN_FIN);
     }
 }
 
@@ -572,8 +590,8 @@ pub fn learn(sender: &mut Half, receiver: &mut Half, segment: &Segment) {
     }
     if segment.end().after(sender.end) || (segment.end() == sender.end && segment.seq_len() > 0) {
         sender.end = segment.end();
-        sender.seen.clear(Seen::OUTDATED);
-        sender.seen.clear(Seen::OUTDATED_FIN);
+        sender.seen.clear(Seen::UNTAKEN);
+        sender.seen.clear(Seen::UNTAKEN_FIN);
     }
     // RFC 7323 §4.3: not that of a segment which may have overtaken others, or those
     // would look outdated.
@@ -604,13 +622,13 @@ pub fn learn(sender: &mut Half, receiver: &mut Half, segment: &Segment) {
         }
         // A zero window is probed with one octet (RFC 9293 §3.8.6.1).
         receiver.max_end = receiver.max_end.latest(segment.ack.plus(window.max(1)));
-        if receiver.seen.has(Seen::OUTDATED) && segment.ack.after_or_at(receiver.end) {
-            // It was not outdated to this end.
-            if receiver.seen.has(Seen::OUTDATED_FIN) {
+        if receiver.seen.has(Seen::UNTAKEN) && segment.ack.after_or_at(receiver.end) {
+            // This end has taken it.
+            if receiver.seen.has(Seen::UNTAKEN_FIN) {
                 receiver.seen.add(Seen::FIN);
             }
-            receiver.seen.clear(Seen::OUTDATED);
-            receiver.seen.clear(Seen::OUTDATED_FIN);
+            receiver.seen.clear(Seen::UNTAKEN);
+            receiver.seen.clear(Seen::UNTAKEN_FIN);
         }
         if receiver.seen.has(Seen::FIN) && segment.ack.after_or_at(receiver.end) {
             receiver.seen.add(Seen::FIN_ACKED);
@@ -645,8 +663,8 @@ mod tests {
             Seen::MET,
             Seen::DOUBTED,
             Seen::FORGOT,
-            Seen::OUTDATED,
-            Seen::OUTDATED_FIN,
+            Seen::UNTAKEN,
+            Seen::UNTAKEN_FIN,
             Seen::SYN_DATA,
             Seen::ASKED,
         ];

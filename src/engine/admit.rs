@@ -4,7 +4,7 @@ use parking_lot::Mutex;
 
 use super::{
     CloseReason, DropReason, Event, Verdict,
-    context::{ANNOUNCED, Context, Eviction, Held, tag_of},
+    context::{ANNOUNCED, Context, Eviction, Held, hook_of, path_of, tag_of},
     fast_open::{Passage, passage},
     judge::{Arrival, Content},
     ruling::Pickup,
@@ -13,10 +13,11 @@ use super::{
 };
 use crate::{
     conntrack::{
-        Connection, Direction, Embryonic, Flow, Key, Phase, Slot,
+        Connection, Direction, Embryonic, Flow, Key, Phase, Slot, Timer,
         embryonic::{MAX_SCOPES, Reservation, Scope, Whereabouts},
         key::Sender,
         tcp::{self, Kind},
+        window::StaleSyn,
     },
     policy::{Action, Hook, Limit, OnExcess, PickupMode, RuleId, limits::ResolvedLimits},
     wire::{Protocol, Segment},
@@ -30,6 +31,8 @@ pub(super) struct Newcomer<'p, A> {
     pub(super) arrival: Arrival<'p>,
     /// The rule of the live connection whose helper announced this one.
     pub(super) parent_rule: Option<RuleId>,
+    /// A SYN of the other end's that met the connection which this one takes the place of.
+    pub(super) crossed_syn: Option<StaleSyn>,
 }
 
 /// What the limits say about one more half-open connection.
@@ -115,6 +118,7 @@ impl Context<'_> {
             self.make_room(number, 1, false);
         }
         let mut connection = tcp::open(&segment, new.sender, self.now);
+        connection.stale_syn = new.crossed_syn;
         if self.ruling.pickup_mode(rule) == PickupMode::Loose {
             tcp::expect_one_way(&mut connection, Direction::Original);
         }
@@ -129,7 +133,7 @@ impl Context<'_> {
             let verdict = self.judge_known::<A>(&mut held, slot, &new.key, new.sender, &new.arrival);
             return verdict.unwrap_or(Verdict::Drop(DropReason::Unexpected));
         }
-        let Some(slot) = self.enter(&mut held, new, connection) else {
+        let Some(slot) = self.enter(&mut held, &new.key, new.hash, connection) else {
             self.engine.embryonic.lock().cancel(reservation);
             return Verdict::Drop(DropReason::TableFull);
         };
@@ -226,10 +230,15 @@ impl Context<'_> {
         direction: Direction,
         pickup: &Pickup,
     ) {
-        self.stamp(connection, &new.arrival, pickup.rule);
-        connection.tag = tag_of(pickup.hook);
-        connection.interfaces = pickup.path.map(|interface| interface.0);
+        self.stamp_way(connection, pickup);
         connection.count(direction, new.arrival.len, self.now);
+    }
+
+    fn stamp_way(&self, connection: &mut Connection, way: &Pickup) {
+        connection.rule = way.rule.0;
+        connection.epoch = self.ruling.live.epoch;
+        connection.tag = tag_of(way.hook);
+        connection.interfaces = way.path.map(|interface| interface.0);
     }
 
     /// A connection whose first packet here is its SYN-ACK: half-open like any other.
@@ -241,17 +250,49 @@ impl Context<'_> {
         pickup: &Pickup,
     ) -> Verdict {
         self.stamp_met(&mut connection, new, Direction::Reply, pickup);
-        let Some(slot) = self.enter(held, new, connection) else {
+        self.insert_half_open(held, &new.key, new.hash, connection)
+    }
+
+    fn insert_half_open<A: Family>(
+        &mut self,
+        held: &mut Held<'_>,
+        key: &Key<A>,
+        hash: u64,
+        connection: Connection,
+    ) -> Verdict {
+        let Some(slot) = self.enter(held, key, hash, connection) else {
             return Verdict::Drop(DropReason::TableFull);
         };
-        if !self.count_half_open::<A>(held, slot, &new.key) {
+        if !self.count_half_open::<A>(held, slot, key) {
             self.stand::<A>(held, slot, Some(connection.phase), None);
             A::table(held.shard).remove(slot, self.engine.seed);
             self.engine.connection_closed();
             return Verdict::Drop(DropReason::Limit);
         }
-        self.opened(&connection, new.key.flow(connection.opener));
+        self.opened(&connection, key.flow(connection.opener));
         Verdict::Accept
+    }
+
+    /// TIME-WAIT has ended just after a SYN met it that passed as stale, and whose answer
+    /// may still be under way: that SYN opens a connection of its own, if the rules and
+    /// limits let it in. Its timer counts from the SYN. (Out of another phase the ends may
+    /// still live, and must get their RSTs.)
+    pub(super) fn take_up_syn<A: Family>(&mut self, held: &mut Held<'_>, key: &Key<A>, last: &Connection) {
+        let waited = last.phase == Phase::TimeWait && !tcp::is_one_way(last);
+        let Some(syn) = last.stale_syn.filter(|_| waited) else { return };
+        let (hook, path) = (hook_of(last.tag), path_of(last));
+        let opener = if syn.from == Direction::Original { last.opener } else { opposite(last.opener) };
+        let Some(way) = self.ruling.way_of(syn.from, hook, path, &key.flow(last.opener)) else { return };
+        let (most, _) = self.ruling.value(way.rule, Timer::SynSent, self.ruling.live.epoch);
+        if most.is_some_and(|most| last.last_seen.elapsed(self.now) >= most) || !self.has_room() {
+            return;
+        }
+        let mut connection = tcp::open_late(&syn, opener, last.last_seen, self.now);
+        if way.mode == PickupMode::Loose {
+            tcp::expect_one_way(&mut connection, Direction::Original);
+        }
+        self.stamp_way(&mut connection, &way);
+        self.insert_half_open(held, key, key.hash(self.engine.seed), connection);
     }
 
     fn stamp(&self, connection: &mut Connection, arrival: &Arrival<'_>, rule: RuleId) {
@@ -267,7 +308,7 @@ impl Context<'_> {
         new: &Newcomer<'_, A>,
         connection: Connection,
     ) -> Verdict {
-        if self.enter(held, new, connection).is_none() {
+        if self.enter(held, &new.key, new.hash, connection).is_none() {
             return Verdict::Drop(DropReason::TableFull);
         }
         self.opened(&connection, new.key.flow(connection.opener));
@@ -278,14 +319,15 @@ impl Context<'_> {
     fn enter<A: Family>(
         &self,
         held: &mut Held<'_>,
-        new: &Newcomer<'_, A>,
+        key: &Key<A>,
+        hash: u64,
         connection: Connection,
     ) -> Option<Slot> {
         if !self.engine.claim_place(self.ruling.policy.settings.max_connections) {
             return None;
         }
         let deadline = self.deadline(&connection).at;
-        let slot = A::table(held.shard).insert(new.key, new.hash, connection, deadline);
+        let slot = A::table(held.shard).insert(*key, hash, connection, deadline);
         match slot {
             Some(slot) => self.stand::<A>(held, slot, None, Some(connection.phase)),
             None => self.engine.connection_closed(),

@@ -15,6 +15,7 @@ use crate::{
 impl Context<'_> {
     /// Deals with a connection whose deadline has come. `popped`: it was taken off the
     /// wheel before. `true`: it lives on, because its ends are asked whether they do.
+    /// `false`: it is gone, and an unanswered SYN may have its place.
     pub(super) fn overdue<A: Family>(
         &mut self,
         held: &mut Held<'_>,
@@ -26,8 +27,10 @@ impl Context<'_> {
         let flow = entry.key.flow(entry.connection.opener);
         let connection = &mut entry.connection;
         if self.ruling.asks_first(connection, deadline.timer).is_none() {
-            let reason = self.silenced(&entry.connection, deadline);
+            let (key, last) = (entry.key, entry.connection);
+            let reason = self.silenced(&last, deadline);
             self.end::<A>(held, slot, popped, reason, false);
+            self.take_up_syn::<A>(held, &key, &last);
             return false;
         }
         let count = connection.to_ask().fold(0_u32, |count, _| count.saturating_add(1));

@@ -15,7 +15,7 @@ use crate::{
         Connection, Direction, Flow, Key, Phase, Slot,
         key::Sender,
         tcp::{self, Kind, Outcome},
-        window::{Half, Seen},
+        window::{Half, Seen, StaleSyn},
     },
     policy::{Hook, RuleId},
     wire::{Embedded, IcmpMessage, Packet, Protocol, Segment, Transport},
@@ -33,6 +33,11 @@ pub(super) enum Content {
     EchoReply,
     Other,
 }
+
+/// A connection gave way to the packet at hand; a SYN of the other end's had met it
+/// before, which this one crosses.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Replaced(pub(super) Option<StaleSyn>);
 
 /// A packet that belongs to a connection or may open one.
 #[derive(Clone, Copy, Debug)]
@@ -106,12 +111,14 @@ impl Context<'_> {
         let (number, mutex) = self.engine.shard_of(hash);
         let mut shard = mutex.lock();
         let mut held = Held { shard: &mut shard, number };
-        if let Some(slot) = self.find_live::<A>(&mut held, &key, hash)
-            && let Some(verdict) = self.judge_known::<A>(&mut held, slot, &key, sender, arrival)
-        {
-            return verdict;
+        let mut crossed_syn = None;
+        if let Some(slot) = self.find_live::<A>(&mut held, &key, hash) {
+            match self.judge_known::<A>(&mut held, slot, &key, sender, arrival) {
+                Ok(verdict) => return verdict,
+                Err(Replaced(syn)) => crossed_syn = syn,
+            }
         }
-        let new = Newcomer { key, hash, sender, arrival: *arrival, parent_rule };
+        let new = Newcomer { key, hash, sender, arrival: *arrival, parent_rule, crossed_syn };
         if let Content::Tcp(Kind::Syn, segment) = arrival.content {
             drop(shard);
             return self.judge_syn::<A>((number, mutex), &new, &segment);
@@ -171,11 +178,17 @@ impl Context<'_> {
         let slot = A::table(held.shard).find(key, hash)?;
         let connection = &A::table(held.shard).get(slot)?.connection;
         let deadline = self.deadline(connection);
-        let is_over = deadline.at <= self.now && !self.overdue::<A>(held, slot, false, deadline);
-        (!is_over).then_some(slot)
+        if deadline.at > self.now || self.overdue::<A>(held, slot, false, deadline) {
+            return Some(slot);
+        }
+        // A SYN that waits for its answer may have taken its place.
+        A::table(held.shard).find(key, hash)
     }
 
-    /// A packet of a known connection. `None`: it opens a new one in its place.
+    /// A packet of a known connection.
+    ///
+    /// # Errors
+    /// It opens a new one in its place.
     pub(super) fn judge_known<A: Family>(
         &mut self,
         held: &mut Held<'_>,
@@ -183,9 +196,10 @@ impl Context<'_> {
         key: &Key<A>,
         sender: Sender,
         arrival: &Arrival<'_>,
-    ) -> Option<Verdict> {
+    ) -> Result<Verdict, Replaced> {
         let now = self.now;
-        let connection = &mut A::table(held.shard).get_mut(slot)?.connection;
+        let Some(entry) = A::table(held.shard).get_mut(slot) else { return Err(Replaced(None)) };
+        let connection = &mut entry.connection;
         if is_uncounted(connection) && may_go_on(&arrival.content) {
             return self.judge_uncounted::<A>(held, slot, key, sender, arrival);
         }
@@ -198,7 +212,7 @@ impl Context<'_> {
         match arrival.content {
             Content::Tcp(kind, segment) if connection.take_answer(direction, kind, &segment, now) => {
                 self.after_step::<A>(held, slot, key, before, forgotten);
-                return Some(Verdict::Drop(DropReason::KeepaliveAnswer));
+                return Ok(Verdict::Drop(DropReason::KeepaliveAnswer));
             }
             // It may answer a challenge from before its connection was let in.
             Content::Tcp(Kind::Rst, segment)
@@ -207,7 +221,7 @@ impl Context<'_> {
                 return Some(Verdict::Drop(DropReason::ChallengeAnswer));
             }
             Content::Tcp(kind, segment) => match self.step(connection, direction, kind, &segment) {
-                None => return Some(Verdict::Drop(DropReason::FastOpen)),
+                None => return Ok(Verdict::Drop(DropReason::FastOpen)),
                 Some(Outcome::Stale) if kind == Kind::Syn && !on_path => {
                     connection.stale_syn = None;
                     connection.halves(direction).0.seen.clear(Seen::FORGOT);
@@ -225,17 +239,19 @@ impl Context<'_> {
                         {
                             entry.connection = unchanged;
                         }
-                        return Some(Verdict::Drop(DropReason::Limit));
+                        return Ok(Verdict::Drop(DropReason::Limit));
                     }
                 }
                 Some(Outcome::Over) => {
-                    return Some(self.take_over::<A>(held, slot, key, arrival, &segment));
+                    return Ok(self.take_over::<A>(held, slot, key, arrival, &segment));
                 }
                 Some(Outcome::Reopen) => {
+                    let crossed = connection.stale_syn.filter(|syn| on_path && syn.from != direction);
+                    let syn = crossed.map(|syn| syn.toward(direction));
                     self.end::<A>(held, slot, false, CloseReason::Replaced, true);
-                    return None;
+                    return Err(Replaced(syn));
                 }
-                Some(Outcome::Invalid(invalid)) => return Some(Verdict::Drop(invalid.into())),
+                Some(Outcome::Invalid(invalid)) => return Ok(Verdict::Drop(invalid.into())),
             },
             Content::Udp => {
                 if direction == Direction::Reply {
@@ -249,7 +265,7 @@ impl Context<'_> {
             entry.connection.count(direction, arrival.len, now);
         }
         self.after_step::<A>(held, slot, key, before, forgotten);
-        Some(Verdict::Accept)
+        Ok(Verdict::Accept)
     }
 
     /// Both ends have forgotten a connection, and the end that had not opened it begins
@@ -271,7 +287,14 @@ impl Context<'_> {
             (Some(next), Some(pickup)) => {
                 let hash = key.hash(self.engine.seed);
                 let sender = opposite(next.opener);
-                let new = Newcomer { key: *key, hash, sender, arrival: *arrival, parent_rule: None };
+                let new = Newcomer {
+                    key: *key,
+                    hash,
+                    sender,
+                    arrival: *arrival,
+                    parent_rule: None,
+                    crossed_syn: None,
+                };
                 self.insert_answered(held, &new, next, &pickup)
             }
             _ => Verdict::Drop(DropReason::Unexpected),

@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use super::{IfIndex, Meta};
 use crate::{
-    conntrack::{Connection, Deadline, Flow, Instant, Phase, Timer},
+    conntrack::{Connection, Deadline, Direction, Flow, Instant, Phase, Timer},
     policy::{
         Action, FastOpen, Hook, Live, NewFlow, OnExpire, Origin, PickupMode, Policy, Probe, Rule, RuleId,
         ZoneBits, limits::LimitTable, timers::TimerTable,
@@ -175,6 +175,22 @@ impl Ruling {
     /// The rule that would let in the connection that this packet answers.
     pub(super) fn pickup_of_answer(&self, meta: &Meta, flow: &Flow) -> Option<Pickup> {
         self.way_in(true, opposite(meta.hook), [meta.out_if, meta.in_if], &flow.reversed())
+    }
+
+    /// The rule that would let in now what a connection's end opens that sends in this
+    /// direction.
+    pub(super) fn way_of(
+        &self,
+        direction: Direction,
+        hook: Hook,
+        path: [IfIndex; 2],
+        flow: &Flow,
+    ) -> Option<Pickup> {
+        let [from, to] = path;
+        match direction {
+            Direction::Original => self.way_in(false, hook, path, flow),
+            Direction::Reply => self.way_in(true, opposite(hook), [to, from], &flow.reversed()),
+        }
     }
 
     fn way_in(&self, reversed: bool, hook: Hook, path: [IfIndex; 2], flow: &Flow) -> Option<Pickup> {

@@ -9,7 +9,7 @@
 use super::{
     CloseReason, DropReason, Meta, Verdict,
     context::{Context, Held},
-    judge::{Arrival, Content, is_on_path},
+    judge::{Arrival, Content, Replaced, is_on_path},
     shard::Family,
 };
 use crate::{
@@ -68,14 +68,14 @@ impl Context<'_> {
         key: &Key<A>,
         sender: Sender,
         arrival: &Arrival<'_>,
-    ) -> Option<Verdict> {
-        let opener = A::table(held.shard).get(slot)?.connection.opener;
-        if sender == opener && matches!(arrival.content, Content::Tcp(Kind::Syn, _)) {
+    ) -> Result<Verdict, Replaced> {
+        let Some(entry) = A::table(held.shard).get(slot) else { return Err(Replaced(None)) };
+        if sender == entry.connection.opener && matches!(arrival.content, Content::Tcp(Kind::Syn, _)) {
             self.end::<A>(held, slot, false, CloseReason::Replaced, true);
-            return None;
+            return Err(Replaced(None));
         }
         if !self.count_half_open::<A>(held, slot, key) {
-            return Some(Verdict::Drop(DropReason::Limit));
+            return Ok(Verdict::Drop(DropReason::Limit));
         }
         held.shard.uncounted = held.shard.uncounted.saturating_sub(1);
         let verdict = self.judge_known::<A>(held, slot, key, sender, arrival);

@@ -4,7 +4,7 @@ use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc, time::Duration};
 
 use halfgate::{
     conntrack::Instant,
-    engine::{Engine, IfIndex, Meta, Transmit, Verdict, View, Worker},
+    engine::{self, Engine, IfIndex, Meta, Transmit, Verdict, View, Worker},
     policy::{Action, Hook, Policy, Settings},
     wire::{Checksums, Flags, SeqNum},
 };
@@ -420,12 +420,21 @@ impl World {
     }
 
     fn events(&mut self) -> Result<(), String> {
-        while let Some(event) = self.worker.poll_event() {
+        let Some(mut event) = self.worker.poll_event() else { return Ok(()) };
+        loop {
             self.say(|| format!("        firewall: {event:?}"));
-            let phase = self.view().map(|view| view.phase);
+            let next = self.worker.poll_event();
+            // What a connection is opened in, if the same packet has moved it on.
+            let phase = match &next {
+                Some(engine::Event::Phase { from, .. }) => Some(*from),
+                _ => self.view().map(|view| view.phase),
+            };
             self.laws.event(&event, phase, &self.hosts, self.now, &mut self.sum)?;
+            match next {
+                Some(next) => event = next,
+                None => return Ok(()),
+            }
         }
-        Ok(())
     }
 
     fn tick(&mut self) -> Result<(), String> {

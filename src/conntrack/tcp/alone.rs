@@ -76,6 +76,7 @@ pub(super) fn goes_on_alone(connection: &Connection, direction: Direction, segme
 }
 
 /// Whether nothing of one end was ever seen.
-pub(super) fn is_one_way(connection: &Connection) -> bool {
+#[must_use]
+pub fn is_one_way(connection: &Connection) -> bool {
     connection.original.elsewhere || connection.reply.elsewhere
 }

@@ -153,6 +153,140 @@ fn both_ends_forgot_and_open_crosswise() {
     }
 }
 
+/// The same out of TIME-WAIT: the first SYN is older and stale there, the second opens a
+/// connection in its place. Whichever SYN-ACK comes first, both belong to that one.
+#[test]
+fn syns_cross_out_of_time_wait() {
+    let answers = [server("S.", 700_000).ack(AGAIN + 1), client("S.", AGAIN).ack(700_001)];
+    for [first, last] in [answers, [answers[1], answers[0]]] {
+        let mut lab = Lab::in_phase(Phase::TimeWait);
+        lab.pass(&[client("S", AGAIN).len(100), server("S", 700_000)]);
+        assert_eq!(cells::opened_by_server(&lab), Some(Phase::SynSent));
+        lab.pass(&[first]);
+        assert_eq!(cells::opened_by_server(&lab), Some(Phase::SynReceived));
+        lab.pass(&[last]);
+        assert_eq!(cells::opened_by_server(&lab), Some(Phase::Established));
+        lab.pass(&[client("P.", AGAIN + 1).ack(700_001).len(10), server(".", 700_001).ack(AGAIN + 11)]);
+        assert_eq!(lab.engine.counters().embryonic, 0);
+    }
+    // No other SYN-ACK of an opener is one.
+    for (syn, answer) in [
+        (client("S", AGAIN), server("S.", 700_000).ack(AGAIN + 2)),
+        (client("S", AGAIN), server("S.", 700_001).ack(AGAIN + 1)),
+        (client(".", 2).ack(2), server("S.", 700_000).ack(AGAIN + 1)),
+    ] {
+        let mut lab = Lab::in_phase(Phase::TimeWait);
+        lab.pass(&[syn, server("S", 700_000)]);
+        lab.dropped(answer, DropReason::Unexpected);
+        assert_eq!(cells::opened_by_server(&lab), Some(Phase::SynSent));
+    }
+    // A SYN-ACK that comes once more, late, begins nothing anew.
+    let mut lab = Lab::in_phase(Phase::TimeWait);
+    lab.pass(&[client("S", AGAIN), server("S", 700_000), client("S.", AGAIN).ack(700_001)]);
+    lab.pass(&[server(".", 700_001).ack(AGAIN + 1), server("S.", 700_000).ack(AGAIN + 1)]);
+    assert_eq!(cells::opened_by_server(&lab), Some(Phase::Established));
+}
+
+/// A SYN passes as stale just before TIME-WAIT ends: its answer must find a connection.
+#[test]
+fn a_syn_outlives_the_connection_that_it_met() {
+    for syn in [client("S", AGAIN), server("S", AGAIN)] {
+        for handled in [true, false] {
+            let mut lab = Lab::in_phase(Phase::TimeWait);
+            lab.seconds(58);
+            lab.pass(&[syn]);
+            assert_eq!(lab.phase(), Some(Phase::TimeWait));
+            if handled {
+                lab.seconds(4);
+                let opened = [lab.phase(), cells::opened_by_server(&lab)];
+                assert!(opened.contains(&Some(Phase::SynSent)), "{opened:?}");
+                assert_eq!(lab.engine.counters().embryonic, 1);
+            } else {
+                // The answer itself is what finds the old one over.
+                lab.now = lab.now.after(Duration::from_secs(4));
+            }
+            let from_client = syn.from == From::Client;
+            let other = if from_client { From::Server } else { From::Client };
+            lab.pass(&[
+                say(other, "S.", 5_000).ack(AGAIN + 1),
+                say(syn.from, ".", AGAIN + 1).ack(5_001),
+                say(other, "P.", 5_001).ack(AGAIN + 1).len(10),
+            ]);
+            let opened = if from_client { lab.phase() } else { cells::opened_by_server(&lab) };
+            assert_eq!(opened, Some(Phase::Established));
+        }
+    }
+    // It buys no time: without an answer its timer counts from the SYN.
+    let mut lab = Lab::in_phase(Phase::TimeWait);
+    lab.seconds(50);
+    lab.pass(&[client("S", AGAIN)]);
+    lab.seconds(11);
+    assert_eq!(
+        lab.view().map(|view| (view.phase, view.expires_in)),
+        Some((Phase::SynSent, Duration::from_secs(19)))
+    );
+    lab.seconds(20);
+    assert_eq!(lab.phase(), None);
+    // Too long ago it opens nothing; nor where the ends may still live, or in a handshake.
+    let mut lab = Lab::in_phase(Phase::TimeWait);
+    lab.seconds(20);
+    lab.pass(&[client("S", AGAIN)]);
+    lab.seconds(41);
+    assert_eq!(lab.phase(), None);
+    for (phase, seconds) in [(Phase::SynSent, 30), (Phase::Established, 7440), (Phase::Closing, 60)] {
+        let mut lab = Lab::in_phase(phase);
+        lab.seconds(seconds - 1);
+        lab.pass(&[client("S", AGAIN)]);
+        lab.seconds(2);
+        assert_eq!(lab.phase(), None);
+    }
+}
+
+/// An old SYN of one end meets the other's new one, which its listener answers: it was no
+/// simultaneous open.
+#[test]
+fn an_old_syn_that_is_crossed_is_in_nobodys_way() {
+    let mut lab = Lab::new();
+    lab.pass(&[client("S", 0), server("S", 700_000)]);
+    assert_eq!(lab.phase(), Some(Phase::SynReceived));
+    lab.pass(&[
+        client("S.", AGAIN).ack(700_001),
+        server(".", 700_001).ack(AGAIN + 1),
+        server("P.", 700_001).ack(AGAIN + 1).len(10),
+        client(".", AGAIN + 1).ack(700_011),
+    ]);
+    assert_eq!(lab.phase(), Some(Phase::Established));
+    // Once its SYN was acknowledged no other number counts.
+    let mut lab = Lab::new();
+    lab.pass(&[client("S", 0), server("S", 700_000), server("S.", 700_000).ack(1)]);
+    lab.pass(&[client("S.", AGAIN).ack(700_001), server(".", 700_001).ack(AGAIN + 1)]);
+    assert_eq!(lab.phase(), Some(Phase::SynReceived));
+}
+
+/// What opens in an old connection's place is let in by the rules and limits alone.
+#[test]
+fn a_syn_outlives_no_rule_and_no_limit() {
+    let mut lab = Lab::in_phase(Phase::TimeWait);
+    lab.seconds(58);
+    lab.pass(&[client("S", AGAIN)]);
+    let denying = policy(Settings { default: Action::Drop, ..open_settings() }, Vec::new());
+    lab.engine.install(denying, Existing::Keep, &mut lab.worker, lab.now);
+    lab.seconds(3);
+    assert_eq!(lab.phase(), None);
+    lab.dropped(server("S.", 5_000).ack(AGAIN + 1), DropReason::OutOfState);
+    let mut settings = open_settings();
+    settings.limits.total = Some(1);
+    let mut lab = Lab::with(settings, Vec::new());
+    lab.bring_to(Phase::TimeWait);
+    lab.seconds(58);
+    lab.pass(&[client("S", AGAIN)]);
+    lab.client.1 += 1;
+    lab.pass(&[client("S", 0)]);
+    lab.client.1 -= 1;
+    lab.seconds(3);
+    assert_eq!((lab.phase(), lab.engine.counters().embryonic), (None, 1));
+}
+
 /// A duplicate of the handshake that comes late is not a new one.
 #[test]
 fn late_duplicates_of_the_handshake_change_nothing() {

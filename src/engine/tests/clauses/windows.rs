@@ -2,11 +2,9 @@
 
 use super::*;
 
-/// Whether one octet at this place of the client's numbers is taken for sent: then the
-/// server may acknowledge it.
+/// Whether one octet at this place of the client's numbers is taken for sent.
 fn takes(lab: &mut Lab, seq: u32) -> bool {
-    lab.pass(&[client("P.", seq).ack(1).len(1)]);
-    lab.believes(server(".", 1).ack(seq + 1))
+    lab.believes(client("P.", seq).ack(1).len(1))
 }
 
 /// A connection after a handshake with these shifts, and a first window of 1000 of both.
@@ -35,8 +33,7 @@ fn each_direction_has_its_own_scale() {
             let last = 1 + reach_of(of_client);
             for (seq, taken) in [(last, true), (last + 1, false)] {
                 let mut lab = scaled(of_client, of_server);
-                lab.pass(&[server("P.", seq).ack(1).len(1)]);
-                let believed = lab.believes(client(".", 1).ack(seq + 1));
+                let believed = lab.believes(server("P.", seq).ack(1).len(1));
                 assert_eq!(believed, taken, "{of_client:?} {of_server:?}");
             }
         }
@@ -180,5 +177,53 @@ fn what_is_out_of_window_is_never_believed() {
             lab.pass(&[say(from, "P.", 1).ack(1).len(10), say(to, ".", 1).ack(11)]);
             assert_eq!(lab.phase(), Some(Phase::Established));
         }
+    }
+}
+
+/// RFC 9293 §3.10.7.4, fifth (C9293-43): an acknowledgement moves SND.UNA however old its
+/// segment is, but only one that is not older than the last update moves the window
+/// (SND.WL1, SND.WL2). So a sender may go beyond all that its peer has offered, and a
+/// peer that has room takes it: what it acknowledges counts.
+#[test]
+fn what_is_taken_beyond_the_window_counts_once_it_is_acknowledged() {
+    let lab = || {
+        let mut lab = Lab::new();
+        lab.pass(&[
+            client("S", 0).window(1000),
+            server("S.", 0).ack(1).window(1000),
+            client(".", 1).ack(1).window(1000),
+        ]);
+        lab
+    };
+    for [from, other] in [[From::Client, From::Server], [From::Server, From::Client]] {
+        let data = |seq, len| say(from, "P.", seq).ack(1).len(len).window(1000);
+        let answer = |ack| say(other, ".", 1).ack(ack).window(1000);
+        let mut beyond = lab();
+        beyond.pass(&[data(1, 1000)]);
+        beyond.unbelieved(data(1101, 500));
+        // Nobody knows yet whether it was taken.
+        assert!(beyond.believes(answer(1601)));
+        assert!(beyond.believes(data(2601, 10)), "its window counts from there");
+        // Some of it, and the rest is sent again.
+        let mut beyond = lab();
+        beyond.unbelieved(data(1101, 500));
+        beyond.pass(&[data(1, 1000)]);
+        assert!(beyond.believes(answer(1201)));
+        assert!(beyond.believes(data(1601, 600)));
+        assert!(beyond.believes(answer(2201)));
+        // A FIN.
+        let mut beyond = lab();
+        beyond.unbelieved(say(from, "F.", 1101).ack(1).window(1000));
+        assert_eq!(beyond.phase(), Some(Phase::Established));
+        assert!(beyond.believes(answer(1102)));
+        assert_eq!(beyond.phase(), Some(Phase::HalfClosed));
+        // Where it was none of its own, nothing is lost.
+        let mut forged = lab();
+        forged.unbelieved(data(1101, 500));
+        forged.pass(&[data(1, 100), answer(101), say(from, "R", 1601)]);
+        assert_eq!(forged.phase(), Some(Phase::Established));
+        forged.pass(&[say(other, ".", 1).ack(101), say(from, "F.", 101).ack(1), answer(102)]);
+        assert_eq!(forged.phase(), Some(Phase::HalfClosed));
+        assert_eq!(forged.send(say(from, "P.", 102).ack(1).len(5)), Verdict::Drop(DropReason::AfterFin));
     }
 }
