@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use super::{IfIndex, Meta};
 use crate::{
-    conntrack::{Connection, Deadline, Direction, Flow, Instant, Phase, Timer},
+    conntrack::{Connection, Deadline, Direction, Flow, Instant, Phase, Timer, tcp},
     policy::{
         Action, FastOpen, Hook, Live, NewFlow, OnExpire, Origin, PickupMode, Policy, Probe, Rule, RuleId,
         ZoneBits, limits::LimitTable, timers::TimerTable,
@@ -118,9 +118,11 @@ impl Ruling {
     }
 
     /// How the ends of a connection are asked when it was idle too long; `None`: they
-    /// are not, or can't be.
+    /// are not, or can't be. Where one end's segments take another path its answer would
+    /// too, and what the other end says tells nothing of it.
     pub(super) fn probe(&self, connection: &Connection) -> Option<Probe> {
-        let asks = matches!(connection.phase, Phase::Established | Phase::HalfClosed);
+        let asks = matches!(connection.phase, Phase::Established | Phase::HalfClosed)
+            && !tcp::is_one_way(connection);
         match self.on_expire(RuleId(connection.rule)) {
             OnExpire::Probe(probe) if asks && self.policy.settings.rst_per_second > 0 => Some(probe),
             OnExpire::Probe(_) | OnExpire::Reset | OnExpire::Drop => None,

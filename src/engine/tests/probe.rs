@@ -449,11 +449,39 @@ fn what_changes_meanwhile_acts_at_once() {
     assert_eq!(lab.view().unwrap().expires_in, Duration::from_secs(60));
 }
 
-/// Of a connection that passes here one way only, only the end that is heard can answer.
+/// Of a connection that passes here one way only one end's answer could be heard, which
+/// says nothing about the other: it ends as under `reset`.
+#[test]
+fn a_connection_that_is_seen_one_way_is_not_asked() {
+    let mut settings = probing();
+    settings.pickup.mode = PickupMode::Loose;
+    for says in [
+        vec![client("S", 0), client(".", 1).ack(1), client("P.", 1).ack(1).len(50)],
+        vec![client(".", 1).ack(1), client("P.", 1).ack(1).len(50)],
+        vec![server("S.", 0).ack(1), server("P.", 1).ack(1).len(50)],
+    ] {
+        let mut lab = Lab::with(settings.clone(), Vec::new());
+        lab.pass(&says);
+        let heard = says[0].from;
+        assert_eq!(lab.view().unwrap().expires_in, Duration::from_secs(7440));
+        lab.seconds(7441);
+        assert!(matches!(lab.closed()[..], [CloseReason::Expired { timer: Timer::Established, .. }]));
+        let told: Vec<_> = lab.resets().into_iter().map(|(to, seq, _)| (to, seq)).collect();
+        let unheard = if heard == From::Client { From::Server } else { From::Client };
+        assert!(told.contains(&(unheard, 51)) && told.contains(&(heard, 1)), "{told:?}");
+    }
+    // Its other direction appears, and it is asked like any other.
+    let mut lab = Lab::with(settings, Vec::new());
+    lab.pass(&[client("S", 0), client(".", 1).ack(1), server(".", 1).ack(1), client(".", 1).ack(1)]);
+    lab.until_asked(7439);
+    assert_eq!(lab.keepalives(), [(From::Client, 0, 1), (From::Server, 0, 1)]);
+}
+
+/// Of a connection that was met mid-stream, an end that has said nothing since.
 #[test]
 fn an_end_that_was_never_heard_is_not_asked() {
     let mut settings = probing();
-    settings.pickup.mode = PickupMode::Loose;
+    settings.pickup.grace = Duration::from_secs(60);
     let mut lab = Lab::with(settings, Vec::new());
     lab.pass(&[client(".", 100).ack(5_000), client("P.", 100).ack(5_000).len(50)]);
     let view = lab.until_asked(7439);
