@@ -218,7 +218,7 @@ impl Context<'_> {
             Content::Tcp(Kind::Rst, segment)
                 if before.is_embryonic() && self.takes_proof(&arrival.flow, &segment) =>
             {
-                return Some(Verdict::Drop(DropReason::ChallengeAnswer));
+                return Ok(Verdict::Drop(DropReason::ChallengeAnswer));
             }
             Content::Tcp(kind, segment) => match self.step(connection, direction, kind, &segment) {
                 None => return Ok(Verdict::Drop(DropReason::FastOpen)),
