@@ -9,6 +9,8 @@ mod confirm;
 mod connections;
 mod events;
 mod explain;
+mod exposure;
+mod half_open;
 pub mod init;
 mod kill;
 pub mod lab;
@@ -18,6 +20,7 @@ mod reload;
 pub mod replay;
 mod run;
 mod status;
+mod suggest;
 pub mod test;
 mod timers;
 mod unload;
@@ -65,6 +68,8 @@ enum Command {
     Kill(kill::Args),
     Timers(timers::Args),
     Limits(limits::Args),
+    HalfOpen(half_open::Args),
+    Exposure(exposure::Args),
     Events(events::Args),
     Replay(replay::Args),
     Lab(lab::Args),
@@ -113,6 +118,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Kill(args) => kill::run(args, socket),
         Command::Timers(args) => timers::run(args, socket),
         Command::Limits(args) => limits::run(args, socket),
+        Command::HalfOpen(args) => half_open::run(&args, socket),
+        Command::Exposure(args) => exposure::run(&args, socket),
         Command::Events(args) => events::run(&args, socket),
         Command::Replay(args) => replay::run(&args),
         Command::Lab(args) => lab::run(&args),

@@ -29,6 +29,8 @@ mod fast_open;
 mod foresee;
 mod judge;
 pub mod meta;
+pub mod observe;
+pub mod passed;
 mod pressure;
 mod ruling;
 mod shard;
@@ -40,6 +42,7 @@ pub mod view;
 
 pub use event::{CloseReason, Closed, Event, Peer};
 pub use meta::{DropReason, IfIndex, Meta, Renumbering, Transmit, Verdict};
+pub use passed::{Passed, Passes};
 pub use view::{Change, Counters, Counts, Existing, TimerRow, View};
 
 use std::{
@@ -56,6 +59,7 @@ use parking_lot::{Mutex, RwLock};
 use self::{
     budget::Budget,
     context::{Context, Outbox},
+    passed::PassCounts,
     pressure::Lines,
     ruling::{Ruling, Shrink},
     shard::Shard,
@@ -99,6 +103,7 @@ pub struct Engine {
     budget: Budget,
     /// For keepalives: what attackers have answered with RSTs must not eat it up.
     asking: Budget,
+    passed: PassCounts,
     stats: Mutex<Vec<Arc<Stats>>>,
 }
 
@@ -140,6 +145,7 @@ impl Engine {
             tended_shrink: AtomicU32::new(1000),
             budget,
             asking,
+            passed: PassCounts::default(),
             stats: Mutex::new(Vec::new()),
         })
     }

@@ -1,5 +1,5 @@
 //! The only place with system calls: NFQUEUE, nftables, raw socket, ctnetlink,
-//! interfaces, sysctls, clock, random numbers, network namespaces, control
+//! interfaces, listeners, sysctls, clock, random numbers, network namespaces, control
 //! socket.
 //!
 //! Types of `nfq` and `nftables` never leave this room.
@@ -9,6 +9,7 @@ pub mod clock;
 pub mod control;
 pub mod ctnetlink;
 pub mod interfaces;
+pub mod listeners;
 mod netlink;
 pub mod netns;
 pub mod queue;

@@ -21,7 +21,7 @@ cd "$here" || exit 1
 
 mapfile -t packages < <(missing_packages \
     nft=nftables iptables=iptables ip=iproute2 conntrack=conntrack ping=iputils-ping traceroute=traceroute \
-    tcpdump=tcpdump hping3=hping3 iperf3=iperf3 curl=curl unshare=util-linux sysctl=procps cc=gcc \
+    tcpdump=tcpdump hping3=hping3 nmap=nmap iperf3=iperf3 curl=curl unshare=util-linux sysctl=procps cc=gcc \
     shellcheck=shellcheck systemd-analyze=systemd qemu-system-x86_64=qemu-system-x86 busybox=busybox-static \
     cpio=cpio depmod=kmod strip=binutils valgrind=valgrind nginx=nginx-light)
 if [ ! -e /usr/include/stdio.h ]; then packages+=(libc6-dev); fi

@@ -15,9 +15,11 @@ use crate::daemon::{
 };
 
 /// What happened: connections opened, changed and closed (and why), rules with
-/// `log`, limits that were passed, reloads and live changes
+/// `log`, limits that were passed, scans, reloads and live changes
 ///
-/// The daemon remembers the last some thousand.
+/// The daemon remembers the last some thousand. When more than 200 of a kind happen in
+/// a second (a flood), one of them is shown in a second, with the count of those left
+/// out, until it is over.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Stay, and show them as they happen
@@ -48,7 +50,7 @@ pub(super) fn run(args: &Args, socket: &Path) -> Result<ExitCode> {
 
 fn show(output: &mut Output, event: &Event) -> std::io::Result<()> {
     let dress = match event.event.as_str() {
-        "rule" | "limit" => Some(Dress::Odd),
+        "rule" | "limit" | "scan" => Some(Dress::Odd),
         "lost" => Some(Dress::Bad),
         "daemon" => Some(Dress::Heading),
         "closed" => Some(Dress::Faint),

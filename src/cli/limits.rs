@@ -9,6 +9,7 @@ use clap::Subcommand;
 use super::{
     Usage, client,
     output::{Align, Output, Table},
+    suggest,
     timers::{How, change, scope},
 };
 use crate::daemon::{
@@ -50,6 +51,7 @@ enum Command {
     Set(Set),
     /// Take a live change back, saved or not
     Unset(Unset),
+    Suggest(suggest::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -84,6 +86,7 @@ pub(super) fn run(args: Args, socket: &Path) -> Result<ExitCode> {
             let scope = scope(set.how, LiveExisting::Apply);
             change(socket, &Request::LimitSet { limit: set.name, value: set.value, scope }, json)
         }
+        Some(Command::Suggest(args)) => suggest::run(&args, socket),
         Some(Command::Unset(unset)) => {
             change(socket, &Request::LimitUnset { limit: unset.name, rule: unset.rule }, unset.json)
         }
@@ -99,6 +102,7 @@ fn list(args: &List, socket: &Path) -> Result<ExitCode> {
         ("FROM", Align::Left),
         ("NOW", Align::Right),
         ("PASSED", Align::Right),
+        ("IN SHADOW", Align::Right),
         ("ON EXCESS", Align::Left),
         ("FOR", Align::Right),
     ]);
@@ -130,6 +134,7 @@ fn words(row: &LimitRow) -> Vec<String> {
         row.origin.clone(),
         count(row.embryonic),
         count(row.passed),
+        row.passed_in_shadow.filter(|count| *count > 0).map(|count| count.to_string()).unwrap_or_default(),
         excess,
         row.ends_in.map(text::rough_duration).unwrap_or_default(),
     ]

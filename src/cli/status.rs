@@ -139,6 +139,15 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
     if !status.limits_passed.is_empty() {
         rows.push(("limits passed", listed(&status.limits_passed)));
     }
+    if !status.limits_passed_in_shadow.is_empty() {
+        rows.push(("in shadow", format!("limits passed: {}", listed(&status.limits_passed_in_shadow))));
+    }
+    if status.scans > 0 {
+        let now: Vec<String> =
+            status.scanning.iter().map(|scan| format!("{} ({} ports)", scan.src, scan.distinct)).collect();
+        let now = if now.is_empty() { "none now".to_owned() } else { format!("now {}", now.join(", ")) };
+        rows.push(("scans", format!("{} seen, {now}", status.scans)));
+    }
     let sent = &status.sent;
     rows.push((
         "sent",

@@ -45,6 +45,14 @@ pub enum Scope {
 }
 
 impl Scope {
+    /// The group that it counts for.
+    #[must_use]
+    pub const fn group(&self) -> u16 {
+        match *self {
+            Self::Total { group } | Self::Source { group, .. } | Self::Destination { group, .. } => group,
+        }
+    }
+
     /// The scope of an address as a source.
     #[must_use]
     pub fn source(group: u16, address: IpAddr, prefix: SourcePrefix) -> Self {
@@ -120,13 +128,42 @@ pub struct Embryonic {
     serial: u64,
     embryos: Slab<Embryo>,
     queues: HashMap<Scope, Queue, Seeded>,
+    /// By group; see [`Embryonic::take_peaks`].
+    peaks: Vec<Peaks>,
+}
+
+/// The largest counts of one group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Peaks {
+    /// Of all.
+    pub total: u32,
+    /// Of any one source.
+    pub source: u32,
+    /// Of any one destination.
+    pub destination: u32,
+}
+
+impl Peaks {
+    fn note(&mut self, scope: &Scope, count: u32) {
+        let peak = match scope {
+            Scope::Total { .. } => &mut self.total,
+            Scope::Source { .. } => &mut self.source,
+            Scope::Destination { .. } => &mut self.destination,
+        };
+        *peak = (*peak).max(count);
+    }
 }
 
 impl Embryonic {
     /// None yet.
     #[must_use]
     pub fn new(seed: [u64; 2]) -> Self {
-        Self { serial: 0, embryos: Slab::default(), queues: HashMap::with_hasher(Seeded(seed)) }
+        Self {
+            serial: 0,
+            embryos: Slab::default(),
+            queues: HashMap::with_hasher(Seeded(seed)),
+            peaks: Vec::new(),
+        }
     }
 
     /// How many there are.
@@ -152,6 +189,14 @@ impl Embryonic {
         self.queues.iter().map(|(scope, queue)| (scope, queue.count))
     }
 
+    /// The largest counts that a new one met since the last call, itself included, by
+    /// group; groups that no new one came to are left out. One by one, because a peak
+    /// may be over before anybody looks.
+    pub fn take_peaks(&mut self) -> Vec<(u16, Peaks)> {
+        let all = (0_u16..).zip(self.peaks.iter_mut().map(std::mem::take));
+        all.filter(|(_, peaks)| *peaks != Peaks::default()).collect()
+    }
+
     /// Counts a new one in its scopes, of which no two may be the same and only
     /// the first [`MAX_SCOPES`] are looked at.
     pub fn reserve(&mut self, scopes: &[Scope]) -> Option<Reservation> {
@@ -167,6 +212,11 @@ impl Embryonic {
             if queue.stalest == NONE {
                 queue.stalest = index;
             }
+            if let Some(peaks) = self.peaks.get_mut(usize::from(scope.group())) {
+                peaks.note(scope, queue.count);
+            } else {
+                self.first_peak(scope);
+            }
             if let Some(before) = self.embryos.get_mut(older).and_then(|e| e.membership(scope)) {
                 before.younger = index;
             }
@@ -175,6 +225,17 @@ impl Embryonic {
             }
         }
         Some(Reservation { index, serial })
+    }
+
+    /// The first of a group is its peak.
+    #[cold]
+    fn first_peak(&mut self, scope: &Scope) {
+        let group = usize::from(scope.group());
+        self.peaks.resize(group.saturating_add(1), Peaks::default());
+        let count = self.count(scope);
+        if let Some(peaks) = self.peaks.get_mut(group) {
+            peaks.note(scope, count);
+        }
     }
 
     /// The connection has its slot. `None`: it was evicted meanwhile.
@@ -305,6 +366,20 @@ mod tests {
         assert_ne!(a, c);
         let [a, _, c] = by(SourcePrefix { ipv6: 48, ..SourcePrefix::default() });
         assert_eq!(a, c);
+    }
+
+    #[test]
+    fn a_peak_is_what_a_new_one_met_and_is_told_once() {
+        let mut all = Embryonic::new([1, 2]);
+        let first = admit(&mut all, 1, &scopes(1, 80));
+        admit(&mut all, 2, &scopes(1, 81));
+        all.release(first, at(1));
+        admit(&mut all, 3, &scopes(2, 81));
+        let peaks = Peaks { total: 2, source: 2, destination: 2 };
+        assert_eq!(all.take_peaks(), [(0, peaks), (3, peaks)]);
+        assert_eq!(all.take_peaks(), []);
+        admit(&mut all, 4, &scopes(9, 90)[..3]);
+        assert_eq!(all.take_peaks(), [(0, Peaks { total: 3, source: 1, destination: 1 })]);
     }
 
     proptest::proptest! {

@@ -13,7 +13,7 @@ use super::{filter, protocol, text};
 use crate::{
     conntrack::Flow,
     engine::{CloseReason, Counts, Event, Peer},
-    policy::{Action, OnExcess, Policy},
+    policy::{Action, Policy},
 };
 
 /// How many events are remembered.
@@ -104,6 +104,18 @@ pub fn of_loss(lost: u64, time: SystemTime) -> protocol::Event {
     }
 }
 
+/// A source that scans.
+#[must_use]
+pub fn of_scan(scan: protocol::ScanRow, time: SystemTime) -> protocol::Event {
+    protocol::Event {
+        time: text::timestamp(time),
+        event: "scan".to_owned(),
+        src: Some(scan.src.clone()),
+        scan: Some(scan),
+        ..protocol::Event::default()
+    }
+}
+
 /// An event of the engine, as people see it.
 #[must_use]
 pub fn describe(event: &Event, policy: &Policy, time: SystemTime) -> protocol::Event {
@@ -120,7 +132,8 @@ pub fn describe(event: &Event, policy: &Policy, time: SystemTime) -> protocol::E
     let name = |rule| Some(policy.name(rule).to_owned());
     match event {
         Event::Opened { flow, rule } => protocol::Event { rule: name(*rule), ..base("opened", flow) },
-        Event::Phase { flow, from, to } => protocol::Event {
+        Event::Phase { flow, rule, from, to, path: _ } => protocol::Event {
+            rule: name(*rule),
             from: Some(from.name().to_owned()),
             phase: Some(to.name().to_owned()),
             ..base("phase", flow)
@@ -147,15 +160,18 @@ pub fn describe(event: &Event, policy: &Policy, time: SystemTime) -> protocol::E
             ..base("rule", flow)
         },
         Event::Proven { flow } => base("proven", flow),
-        Event::LimitPassed { flow, rule, limit, of_rule, answer } => protocol::Event {
+        Event::LimitPassed { flow, rule, limit, of_rule, answer, shadow } => protocol::Event {
             rule: name(*rule),
             limit: Some(match of_rule {
                 Some(owner) => format!("{} of rule {}", limit.name(), policy.name(*owner)),
                 None => limit.name().to_owned(),
             }),
-            action: Some(answer.map_or("none (shadow)", OnExcess::name).to_owned()),
+            action: Some(answer.name().to_owned()),
+            shadow: *shadow,
             ..base("limit", flow)
         },
+        // Not remembered: a rule that should be heard of has `log: true`.
+        Event::Refused { flow } => base("refused", flow),
     }
 }
 
@@ -201,7 +217,9 @@ pub fn sentence(event: &protocol::Event) -> String {
         }
         _ => String::new(),
     };
-    match event.event.as_str() {
+    let left_out =
+        event.left_out.map_or_else(String::new, |count| format!("; {count} more like it left out before"));
+    let told = match event.event.as_str() {
         "opened" => format!("{flow} opened by rule {}", known(&event.rule)),
         "phase" => format!("{flow} {} -> {}", known(&event.from), known(&event.phase)),
         "stale" => format!("{flow} stale: {}", known(&event.message)),
@@ -220,16 +238,35 @@ pub fn sentence(event: &protocol::Event) -> String {
         "rule" => format!("rule {}: {} {flow}", known(&event.rule), known(&event.action)),
         "proven" => format!("{flow} answered a challenge: its source is where it says it is"),
         "limit" => format!(
-            "limit {} passed: {} {flow} (rule {})",
+            "limit {} passed: {}{} {flow} (rule {})",
             known(&event.limit),
+            if event.shadow { "in shadow, or else " } else { "" },
             known(&event.action),
             known(&event.rule)
         ),
+        "scan" => {
+            let scan = event.scan.clone().unwrap_or_default();
+            format!(
+                "{} scans: about {} ports of {} without an answer ({} reset, {} silent, {} refused by the rules); \
+                 the source may be forged",
+                scan.src,
+                scan.distinct,
+                if scan.addresses == 1 {
+                    "one address".to_owned()
+                } else {
+                    format!("{} addresses", scan.addresses)
+                },
+                scan.reset,
+                scan.silent,
+                scan.refused
+            )
+        }
         "lost" => {
             format!("{} events lost here: more happened than could be written down", event.lost.unwrap_or(0))
         }
         _ => known(&event.message),
-    }
+    };
+    told + &left_out
 }
 
 /// One connection, as `connections` shows it.
@@ -286,8 +323,8 @@ mod tests {
     use super::*;
     use crate::{
         conntrack::{Phase, Timer},
-        engine::Closed,
-        policy::{Limit, Origin, RuleId, Settings},
+        engine::{Closed, IfIndex},
+        policy::{Limit, OnExcess, Origin, RuleId, Settings},
         wire::Protocol,
     };
 
@@ -317,7 +354,13 @@ mod tests {
             "tcp 10.0.0.1:4000 > 10.0.0.2:80 opened by rule web"
         );
         assert_eq!(
-            told(&Event::Phase { flow, from: Phase::SynSent, to: Phase::SynReceived }),
+            told(&Event::Phase {
+                flow,
+                rule: RuleId(1),
+                path: [IfIndex(0); 2],
+                from: Phase::SynSent,
+                to: Phase::SynReceived
+            }),
             "tcp 10.0.0.1:4000 > 10.0.0.2:80 syn_sent -> syn_received"
         );
         assert_eq!(
@@ -347,9 +390,10 @@ mod tests {
                 rule: RuleId(1),
                 limit: Limit::PerSource,
                 of_rule: Some(RuleId(1)),
-                answer: None,
+                answer: OnExcess::Evict,
+                shadow: true,
             }),
-            "limit embryonic.per_source of rule web passed: none (shadow) \
+            "limit embryonic.per_source of rule web passed: in shadow, or else evict \
              tcp 10.0.0.1:4000 > 10.0.0.2:80 (rule web)"
         );
     }

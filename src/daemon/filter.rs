@@ -231,6 +231,7 @@ mod tests {
             original: Counts::default(),
             reply: Counts::default(),
             probes: 0,
+            unacknowledged_fin: None,
             forgotten_by: Some(crate::engine::Peer::Client),
             fast_path: false,
         }

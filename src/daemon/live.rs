@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     conntrack::{Instant, Timer},
-    engine::Change,
+    engine::{Change, Passed},
     policy::{Limit, LimitTable, Live, LiveLimit, LiveTimer, Origin, Policy, ResolvedLimits, RuleId},
 };
 
@@ -216,8 +216,7 @@ impl Daemon {
         for limit in Limit::ALL {
             let mut row = self.limit_row(&live, &table.global(), limit, None);
             row.embryonic = (limit == Limit::Total).then_some(counters.embryonic);
-            let passed = counters.limits_passed.iter().find(|(name, _)| *name == limit.name());
-            row.passed = Some(passed.map_or(0, |(_, count)| *count));
+            count_passed(&mut row, &counters.limits_passed, limit, None);
             out.send(Line::Limit(row))?;
         }
         for rule in all_rules(&policy) {
@@ -229,6 +228,7 @@ impl Daemon {
                 let mut row = self.limit_row(&live, &own, limit, Some(policy.name(rule)));
                 let held = counters.embryonic_by_rule.iter().find(|(id, _)| *id == rule);
                 row.embryonic = (limit == Limit::Total).then_some(held.map_or(0, |(_, count)| *count));
+                count_passed(&mut row, &counters.limits_passed, limit, Some(rule));
                 out.send(Line::Limit(row))?;
             }
         }
@@ -330,8 +330,16 @@ pub fn limit_row(limits: &ResolvedLimits, limit: Limit, rule: Option<&str>) -> L
             .then_some(Prefix { ipv4: limits.source_prefix.ipv4, ipv6: limits.source_prefix.ipv6 }),
         embryonic: None,
         passed: None,
+        passed_in_shadow: None,
         ends_in: None,
     }
+}
+
+/// How often a limit was passed, by whose it is.
+fn count_passed(row: &mut LimitRow, all: &[Passed], limit: Limit, of_rule: Option<RuleId>) {
+    let known = all.iter().find(|passed| passed.limit == limit && passed.of_rule == of_rule);
+    let passes = known.map(|passed| passed.passes).unwrap_or_default();
+    (row.passed, row.passed_in_shadow) = (Some(passes.acted), Some(passes.shadow));
 }
 
 /// The default action and the enabled rules, in their order.

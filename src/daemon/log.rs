@@ -1,7 +1,6 @@
 //! Plain lines on standard error, with a priority in front where journald reads.
 
 use std::{
-    collections::HashMap,
     fmt,
     io::{IsTerminal, Write},
     os::linux::fs::MetadataExt,
@@ -10,7 +9,7 @@ use std::{
 };
 
 use super::text;
-use crate::{conntrack::Instant, policy::RuleId, sys::clock::Clock};
+use crate::sys::clock::Clock;
 
 /// How much a line matters; the numbers are syslog's.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -94,66 +93,6 @@ fn detect() -> Style {
     }
 }
 
-/// Lets a rule write so many lines in a second; the rest is counted.
-#[derive(Debug)]
-pub struct RateLimiter {
-    per_second: u32,
-    rules: HashMap<RuleId, Window>,
-}
-
-#[derive(Debug, Default)]
-struct Window {
-    start: Instant,
-    written: u32,
-    suppressed: u64,
-}
-
-/// What to do with a line.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Pass {
-    /// Write it; before it, say that so many were not written (if not 0).
-    Write {
-        /// Lines that were kept back since the last one.
-        suppressed: u64,
-    },
-    /// Keep it back.
-    Suppress,
-}
-
-impl RateLimiter {
-    /// A limiter of so many lines a second and rule.
-    #[must_use]
-    pub fn new(per_second: u32) -> Self {
-        Self { per_second, rules: HashMap::new() }
-    }
-
-    /// Asks for one more line. There are at most 65,536 rules, so the map is
-    /// bounded.
-    pub fn ask(&mut self, rule: RuleId, now: Instant) -> Pass {
-        let window = self.rules.entry(rule).or_insert_with(|| Window { start: now, ..Window::default() });
-        if now.since(window.start) >= Duration::from_secs(1) {
-            window.start = now;
-            window.written = 0;
-        }
-        if window.written >= self.per_second {
-            window.suppressed += 1;
-            return Pass::Suppress;
-        }
-        window.written += 1;
-        Pass::Write { suppressed: std::mem::take(&mut window.suppressed) }
-    }
-
-    /// What was kept back by rules whose second is over, so that the last burst
-    /// is accounted for even if nothing follows it.
-    pub fn overdue(&mut self, now: Instant) -> Vec<(RuleId, u64)> {
-        let second = Duration::from_secs(1);
-        let over = self.rules.iter_mut().filter(|(_, window)| window.suppressed > 0);
-        over.filter(|(_, window)| now.since(window.start) >= second)
-            .map(|(rule, window)| (*rule, std::mem::take(&mut window.suppressed)))
-            .collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,30 +103,5 @@ mod tests {
         assert_eq!(render(Style::Journal, Level::Warning, "a\nb", now), "<4>a\n<4>b\n");
         assert_eq!(render(Style::Terminal, Level::Error, "a", now), "halfgate: error: a\n");
         assert_eq!(render(Style::File, Level::Info, "a", now), "T a\n");
-    }
-
-    #[test]
-    fn a_burst_is_cut_and_counted() {
-        let mut limiter = RateLimiter::new(2);
-        let rule = RuleId(3);
-        assert_eq!(limiter.ask(rule, Instant(0)), Pass::Write { suppressed: 0 });
-        assert_eq!(limiter.ask(rule, Instant(1)), Pass::Write { suppressed: 0 });
-        assert_eq!(limiter.ask(rule, Instant(2)), Pass::Suppress);
-        assert_eq!(limiter.ask(rule, Instant(3)), Pass::Suppress);
-        // Another rule is not affected.
-        assert_eq!(limiter.ask(RuleId(4), Instant(3)), Pass::Write { suppressed: 0 });
-        assert_eq!(limiter.ask(rule, Instant(1000)), Pass::Write { suppressed: 2 });
-        assert_eq!(limiter.ask(rule, Instant(1001)), Pass::Write { suppressed: 0 });
-    }
-
-    #[test]
-    fn a_burst_that_ends_is_accounted_for() {
-        let mut limiter = RateLimiter::new(1);
-        let rule = RuleId(3);
-        limiter.ask(rule, Instant(0));
-        limiter.ask(rule, Instant(1));
-        assert!(limiter.overdue(Instant(999)).is_empty());
-        assert_eq!(limiter.overdue(Instant(1000)), [(rule, 1)]);
-        assert!(limiter.overdue(Instant(5000)).is_empty());
     }
 }

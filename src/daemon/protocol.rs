@@ -15,6 +15,13 @@
 //! Times are RFC 3339 in UTC, durations are strings like `5m`. Unknown fields
 //! of a request are an error; a client must ignore unknown fields of an answer.
 
+mod seen;
+
+pub use seen::{
+    AgeRow, ExposureRow, HalfOpenRow, HalfOpenTotal, HandshakeRate, HolderRow, ListenerRow, ScanRow,
+    ServiceRow, SuggestedRow, Unfinished,
+};
+
 use std::{fmt, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
@@ -87,6 +94,23 @@ pub enum Request {
     },
     /// A [`LimitRow`] for each limit, and for each rule with its own.
     Limits {},
+    /// A [`SuggestedRow`] for each limit of the rule set and of rules that were busy.
+    LimitSuggest {
+        /// Hours to look back, 1 to 24; all if absent.
+        #[serde(default)]
+        hours: Option<u8>,
+    },
+    /// A [`HalfOpenRow`] for the total, each age, and the largest holders.
+    HalfOpen {
+        /// Terms like `dport=443`, all must hold.
+        #[serde(default)]
+        filter: Vec<String>,
+        /// Sources and destinations to be listed, 10 if absent.
+        #[serde(default)]
+        top: Option<usize>,
+    },
+    /// An [`ExposureRow`] for each service that answered, and each listener.
+    Exposure {},
     /// Sets a limit live; one [`Changed`].
     LimitSet {
         /// Which, as `embryonic.per_source`.
@@ -195,6 +219,12 @@ pub enum Line {
     Timer(TimerRow),
     /// One limit.
     Limit(LimitRow),
+    /// A limit as it could be set.
+    Suggested(SuggestedRow),
+    /// Who holds what is not finished.
+    HalfOpen(Box<HalfOpenRow>),
+    /// What can be reached.
+    Exposure(Box<ExposureRow>),
     /// The daemon's state.
     Status(Box<Status>),
     /// What a live change did.
@@ -266,7 +296,8 @@ pub struct Connection {
 pub struct Event {
     /// When.
     pub time: String,
-    /// What: `opened`, `phase`, `stale`, `closed`, `rule`, `limit`, `lost`, or `daemon`.
+    /// What: `opened`, `phase`, `stale`, `closed`, `rule`, `limit`, `scan`, `lost`, or
+    /// `daemon`.
     pub event: String,
     /// Protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -295,6 +326,9 @@ pub struct Event {
     /// What a rule decided, or what was done about a limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<String>,
+    /// The limit only counts: `action` would have been done, and was not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shadow: bool,
     /// Which limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<String>,
@@ -310,9 +344,15 @@ pub struct Event {
     /// Reply direction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply: Option<Counts>,
+    /// A source that scans.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scan: Option<ScanRow>,
     /// What the daemon itself did, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// A flood: how many of this kind were left out since the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<u64>,
     /// How many events were lost here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<u64>,
@@ -357,9 +397,12 @@ pub struct LimitRow {
     pub source_prefix: Option<Prefix>,
     /// How many there are now; `null` for the scopes that have many counts.
     pub embryonic: Option<u64>,
-    /// How often it was passed since the start; only with the rule set's.
+    /// How often it was passed since the start, and `on_excess` done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passed: Option<u64>,
+    /// How often it was passed in shadow: `on_excess` would have been done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passed_in_shadow: Option<u64>,
     /// When a live value goes back by itself.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "as_optional_duration")]
     pub ends_in: Option<Duration>,
@@ -575,8 +618,17 @@ pub struct Status {
     pub stripped: u64,
     /// Drops by reason.
     pub drop_reasons: Vec<Named>,
-    /// Limits passed.
+    /// Limits passed, those of rules with their rule set's.
     pub limits_passed: Vec<Named>,
+    /// Limits passed in shadow: nothing was done.
+    #[serde(default)]
+    pub limits_passed_in_shadow: Vec<Named>,
+    /// Scans that were seen since the start.
+    #[serde(default)]
+    pub scans: u64,
+    /// The busiest sources that scan now.
+    #[serde(default)]
+    pub scanning: Vec<ScanRow>,
     /// What was sent.
     pub sent: Sent,
     /// Challenges.

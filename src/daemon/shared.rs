@@ -6,7 +6,9 @@ use std::sync::{
     mpsc::{SyncSender, TrySendError},
 };
 
-use super::events::Ring;
+use parking_lot::Mutex;
+
+use super::{events::Ring, observer::Observer};
 use crate::{
     engine::{Engine, Event, Transmit, Worker},
     policy::Marks,
@@ -91,6 +93,8 @@ pub struct Shared {
     pub tally: Tally,
     /// What happened lately.
     pub ring: Ring,
+    /// What the events add up to.
+    pub observer: Mutex<Observer>,
     /// Our mark bits.
     pub marks: Marks,
 }
@@ -164,6 +168,7 @@ pub(crate) mod tests {
             stop: AtomicBool::new(false),
             tally: Tally::default(),
             ring: Ring::new(64),
+            observer: Mutex::new(Observer::new([3, 4])),
             marks: Marks { shift: 24 },
         }
     }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
+use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::{
@@ -17,6 +18,8 @@ use super::{
     events,
     kernel::{self, KernelSettings},
     log,
+    observer::Observer,
+    recorder,
     rules::{self, LoadError, Source},
     saved::Saved,
     sender::{self, RealKernel},
@@ -282,6 +285,7 @@ fn share(policy: Policy, seed: [u64; 2], live: &Live) -> Result<Arc<Shared>> {
         stop: AtomicBool::new(false),
         tally: Tally::default(),
         ring: events::Ring::new(events::REMEMBERED),
+        observer: Mutex::new(Observer::new(random::seed().context("no random numbers")?)),
         marks,
     }))
 }
@@ -309,11 +313,11 @@ impl Crew {
         watch: interfaces::Watch,
         [mut kernel, mut challenging]: [RealKernel; 2],
     ) -> Result<(Outbox, Orders)> {
-        let (events, recorder): (_, mpsc::Receiver<Event>) = mpsc::sync_channel(EVENTS_WAITING);
+        let (events, inbox): (_, mpsc::Receiver<Event>) = mpsc::sync_channel(EVENTS_WAITING);
         let (transmits, sender): (_, mpsc::Receiver<Transmit>) = mpsc::sync_channel(TRANSMITS_WAITING);
         let (challenges, challenger): (_, mpsc::Receiver<Transmit>) = mpsc::sync_channel(TRANSMITS_WAITING);
         let outbox = Outbox::new(events, transmits, challenges);
-        self.hire("recorder", shared, move |shared, pulse| threads::record(shared, &recorder, pulse))?;
+        self.hire("recorder", shared, move |shared, pulse| recorder::run(shared, &inbox, pulse))?;
         self.hire("sender", shared, move |shared, pulse| sender::run(shared, &sender, &mut kernel, pulse))?;
         self.hire("challenger", shared, move |shared, pulse| {
             sender::run(shared, &challenger, &mut challenging, pulse)

@@ -5,12 +5,14 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{
     events,
-    protocol::{Challenges, Named, QueueRow, Sent, Status},
+    observer::scan_row,
+    protocol::{Challenges, Named, QueueRow, ScanRow, Sent, Status},
     state::{Daemon, State},
     text,
 };
 use crate::{
-    policy::{Fail, Hooks},
+    engine::{Passed, Passes},
+    policy::{Fail, Hooks, Limit},
     sys::{
         interfaces::{self, Forwarding},
         queue,
@@ -56,6 +58,7 @@ impl Daemon {
                 .push(format!("the kernel refused to send {} RSTs or keepalives", load(&tally.send_failed)));
         }
         let proven = engine.proven(self.now());
+        let (scans, scanning) = self.scans();
         let dropped: u64 = counters.dropped.iter().map(|(_, count)| count).sum();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -90,7 +93,10 @@ impl Daemon {
             reset: counters.reset,
             stripped: counters.stripped,
             drop_reasons: named(&counters.dropped),
-            limits_passed: named(&counters.limits_passed),
+            limits_passed: passed(&counters.limits_passed, |passes| passes.acted),
+            limits_passed_in_shadow: passed(&counters.limits_passed, |passes| passes.shadow),
+            scans,
+            scanning,
             sent: Sent {
                 rst: load(&tally.rst_sent),
                 keepalives: load(&tally.keepalives_sent),
@@ -116,10 +122,33 @@ impl Daemon {
     }
 }
 
+impl Daemon {
+    /// Scans since the start, and the busiest of now.
+    fn scans(&self) -> (u64, Vec<ScanRow>) {
+        let now = self.now();
+        let observer = self.shared.observer.lock();
+        let scanning = observer.scans.scanning(now);
+        let rows = scanning.iter().take(SCANS_SHOWN).map(|scan| scan_row(scan, now)).collect();
+        (observer.scans.total(), rows)
+    }
+}
+
+/// Scans that `status` shows.
+const SCANS_SHOWN: usize = 10;
+
 /// Those that happened.
 fn named(counts: &[(&'static str, u64)]) -> Vec<Named> {
     let some = counts.iter().filter(|(_, count)| *count > 0);
     some.map(|(name, count)| Named { name: (*name).to_owned(), count: *count }).collect()
+}
+
+/// Limits by their names, whosever they are.
+fn passed(all: &[Passed], pick: fn(&Passes) -> u64) -> Vec<Named> {
+    let sum = |limit: Limit| {
+        let mine = all.iter().filter(|passed| passed.limit == limit);
+        mine.map(|passed| pick(&passed.passes)).fold(0, u64::saturating_add)
+    };
+    named(&Limit::ALL.map(|limit| (limit.name(), sum(limit))))
 }
 
 fn queues(state: &State, warnings: &mut Vec<String>) -> Vec<QueueRow> {

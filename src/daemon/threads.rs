@@ -1,29 +1,17 @@
-//! The threads beside the control thread: queue workers, the ticker, the
-//! recorder, the watcher of interfaces; and how a death among them is noticed.
-//! The sender has its own file.
+//! The threads beside the control thread: queue workers, the ticker, the watcher
+//! of interfaces; and how a death among them is noticed. The sender and the recorder
+//! have files of their own.
 
-use std::{
-    sync::{
-        Arc,
-        mpsc::{Receiver, RecvTimeoutError},
-    },
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::{thread::JoinHandle, time::Duration};
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::{
-    events, log,
-    log::{Pass, RateLimiter},
-    shared::{Outbox, Pulse, Shared},
-};
+use super::shared::{Outbox, Pulse, Shared};
 use crate::{
     conntrack::Flow,
-    engine::{DropReason, Event, Meta, Verdict},
+    engine::{DropReason, Meta, Verdict},
     policy::Marks,
     sys::{
-        clock::Clock,
         ctnetlink::Ctnetlink,
         interfaces,
         queue::{Answer, Queue, Queued},
@@ -37,8 +25,8 @@ const TURN: Duration = Duration::from_millis(200);
 /// sooner is not late by more.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Lines that a rule may write in a second.
-const LINES_PER_SECOND: u32 = 10;
+/// How often the kernel is asked where its default routes lead.
+const ROUTES: Duration = Duration::from_secs(30);
 
 /// Why a thread ended, for the control thread.
 #[derive(Debug)]
@@ -212,63 +200,22 @@ pub fn tick(shared: &Shared, outbox: &Outbox, pulse: &Pulse) -> Result<(), Strin
 /// # Errors
 /// If the kernel no longer tells.
 pub fn watch_interfaces(shared: &Shared, watch: &interfaces::Watch, pulse: &Pulse) -> Result<(), String> {
+    let mut routes_due = shared.clock.now();
     while !shared.stopping() {
         pulse.beat();
+        let now = shared.clock.now();
+        if now >= routes_due {
+            routes_due = now.after(ROUTES);
+            let outside = interfaces::default_route_interfaces().unwrap_or_default();
+            shared.observer.lock().set_outside(outside.into_iter().map(|(index, _)| index).collect());
+        }
         if watch.wait(TURN).map_err(|error| format!("interfaces: {error}"))? {
             let list = interfaces::list().map_err(|error| format!("interfaces: {error}"))?;
             shared.engine.set_interfaces(&list);
+            routes_due = now;
         }
     }
     Ok(())
-}
-
-/// Writes down what happened: into the ring, and lines for rules with `log`.
-///
-/// # Errors
-/// None.
-pub fn record(shared: &Arc<Shared>, inbox: &Receiver<Event>, pulse: &Pulse) -> Result<(), String> {
-    let mut limiter = RateLimiter::new(LINES_PER_SECOND);
-    let mut lost = 0;
-    while !shared.stopping() {
-        pulse.beat();
-        let first = match inbox.recv_timeout(TURN) {
-            Ok(event) => Some(event),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => break,
-        };
-        let policy = shared.engine.policy();
-        let wall = Clock::wall(Duration::ZERO);
-        // One wake-up, one lock of the ring: a batch as large as what waits.
-        let batch = first.into_iter().chain(inbox.try_iter()).take(1024);
-        let told: Vec<_> = batch
-            .map(|event| {
-                let row = events::describe(&event, &policy, wall);
-                if let Event::Logged { rule, .. } = event
-                    && let Pass::Write { suppressed } = limiter.ask(rule, shared.clock.now())
-                {
-                    say_suppressed(policy.name(rule), suppressed);
-                    log::notice(events::sentence(&row));
-                }
-                row
-            })
-            .collect();
-        shared.ring.push(told);
-        let lost_now = shared.tally.events_lost.load(std::sync::atomic::Ordering::Relaxed);
-        if lost_now > lost {
-            shared.ring.push([events::of_loss(lost_now - lost, wall)]);
-            lost = lost_now;
-        }
-        for (rule, count) in limiter.overdue(shared.clock.now()) {
-            say_suppressed(policy.name(rule), count);
-        }
-    }
-    Ok(())
-}
-
-fn say_suppressed(rule: &str, count: u64) {
-    if count > 0 {
-        log::notice(format_args!("rule {rule}: suppressed {count} more lines"));
-    }
 }
 
 /// Whether every pulse still beats, asked once a second.

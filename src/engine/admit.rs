@@ -97,6 +97,9 @@ impl Context<'_> {
         segment: &Segment,
     ) -> Verdict {
         let (action, rule) = self.decide_newcomer(new);
+        if action != Action::Accept {
+            self.event_of_refusal(&new.arrival.flow);
+        }
         match action {
             Action::Accept => {}
             Action::Drop => return Verdict::Drop(DropReason::Rule),
@@ -337,6 +340,9 @@ impl Context<'_> {
 
     fn opened(&mut self, connection: &Connection, flow: Flow) {
         add(&self.stats.opened, 1);
+        if connection.phase.is_embryonic() {
+            add(&self.stats.begun, 1);
+        }
         self.event(Event::Opened { flow, rule: RuleId(connection.rule) });
     }
 
@@ -349,11 +355,9 @@ impl Context<'_> {
             let Some(most) = limits.limit(limit).value.filter(|most| tracker.count(&scope) >= *most) else {
                 continue;
             };
-            let answer = (!limits.shadow).then(|| self.answer_to(arrival, limits.on_excess));
-            let of_rule = (group != 0).then_some(rule);
-            self.stats.count_limit(limit);
-            self.event(Event::LimitPassed { flow: arrival.flow, rule, limit, of_rule, answer });
-            match answer {
+            let (answer, shadow) = (self.answer_to(arrival, limits.on_excess), limits.shadow);
+            self.passed_limit(&arrival.flow, rule, (group, limit), answer, shadow);
+            match (!shadow).then_some(answer) {
                 None => {}
                 // A limit of zero has nobody to evict.
                 Some(OnExcess::Evict) if most > 0 => *place = Some((scope, limit, most)),
@@ -375,9 +379,28 @@ impl Context<'_> {
         self.reserve(&mut tracker, rule, &arrival.flow).map_or(Admission::Full, Admission::In)
     }
 
+    /// Counts and tells that a limit was passed, in shadow too.
+    fn passed_limit(
+        &mut self,
+        flow: &Flow,
+        rule: RuleId,
+        (group, limit): (u16, Limit),
+        answer: OnExcess,
+        shadow: bool,
+    ) {
+        self.engine.passed.count(group, limit, shadow);
+        let of_rule = (group != 0).then_some(rule);
+        self.event(Event::LimitPassed { flow: *flow, rule, limit, of_rule, answer, shadow });
+    }
+
     /// Counts a connection that is half-open again. `false`: a limit has no room for
     /// it; nobody is evicted for a SYN-ACK.
-    pub(super) fn count_half_open<A: Family>(&self, held: &mut Held<'_>, slot: Slot, key: &Key<A>) -> bool {
+    pub(super) fn count_half_open<A: Family>(
+        &mut self,
+        held: &mut Held<'_>,
+        slot: Slot,
+        key: &Key<A>,
+    ) -> bool {
         let Some(entry) = A::table(held.shard).get_mut(slot) else { return false };
         let connection = &mut entry.connection;
         if connection.embryo.is_some() {
@@ -386,12 +409,14 @@ impl Context<'_> {
         let at = Whereabouts { shard: held.number, ipv6: A::IPV6, slot };
         let (flow, rule) = (key.flow(connection.opener), RuleId(connection.rule));
         let mut tracker = self.engine.embryonic.lock();
-        let reached = self.limits_of(rule).any(|(group, limits, limit)| {
-            let most = limits.limit(limit).value.filter(|_| !limits.shadow);
-            most.is_some_and(|most| tracker.count(&self.scope_of(limit, group, &flow)) >= most)
-        });
-        if reached {
-            return false;
+        for (group, limits, limit) in self.limits_of(rule) {
+            let most = limits.limit(limit).value;
+            if most.is_some_and(|most| tracker.count(&self.scope_of(limit, group, &flow)) >= most) {
+                self.passed_limit(&flow, rule, (group, limit), OnExcess::Drop, limits.shadow);
+                if !limits.shadow {
+                    return false;
+                }
+            }
         }
         let reservation = self.reserve(&mut tracker, rule, &flow);
         connection.embryo = reservation.and_then(|reservation| tracker.settle(reservation, at));

@@ -36,7 +36,19 @@ pub(super) struct Outbox {
     /// Set where the kernel has translated where the packet at hand goes. In it, if that
     /// is a SYN to be challenged: its addresses, and the cookie.
     pub(super) translated: Option<Option<(FourTuple, SeqNum)>>,
+    refusals: Refusals,
 }
+
+/// How many refused SYNs were told of in the second at hand.
+#[derive(Clone, Copy, Debug, Default)]
+struct Refusals {
+    second: u64,
+    told: u16,
+}
+
+/// Refused SYNs that are told of in a second, by each worker: enough to see a scan, and
+/// a flood costs no more.
+const REFUSALS_TOLD: u16 = 256;
 
 /// A half-open connection that has to make room.
 #[derive(Clone, Copy, Debug)]
@@ -94,6 +106,19 @@ impl Context<'_> {
             self.out.events.push_back(event);
         } else {
             add(&self.stats.events_lost, 1);
+        }
+    }
+
+    /// Tells of a SYN that a rule refused, unless many were told of lately.
+    pub(super) fn event_of_refusal(&mut self, flow: &Flow) {
+        let second = self.now.0 >> 10;
+        let refusals = &mut self.out.refusals;
+        if refusals.second != second {
+            *refusals = Refusals { second, told: 0 };
+        }
+        if refusals.told < REFUSALS_TOLD {
+            refusals.told = refusals.told.saturating_add(1);
+            self.event(Event::Refused { flow: *flow });
         }
     }
 
@@ -271,6 +296,7 @@ impl Context<'_> {
     ) {
         let Some(entry) = A::table(held.shard).get(slot) else { return };
         let (phase, opener) = (entry.connection.phase, entry.connection.opener);
+        let (rule, path) = (RuleId(entry.connection.rule), path_of(&entry.connection));
         let forgotten = entry.connection.forgotten_by();
         let deadline = self.deadline(&entry.connection);
         if phase != before {
@@ -291,7 +317,12 @@ impl Context<'_> {
                     self.out.room_for = Some(held.number);
                 }
             }
-            self.event(Event::Phase { flow: key.flow(opener), from: before, to: phase });
+            match (before.is_embryonic(), phase.is_embryonic()) {
+                (true, false) if phase != Phase::Reset => add(&self.stats.completed, 1),
+                (false, true) => add(&self.stats.begun, 1),
+                (true | false, true | false) => {}
+            }
+            self.event(Event::Phase { flow: key.flow(opener), rule, path, from: before, to: phase });
         }
         A::table(held.shard).hasten(slot, deadline.at);
     }

@@ -7,7 +7,7 @@ use crate::{
     policy::{Action, Limit, OnExcess, Origin, RuleId},
 };
 
-use super::Counts;
+use super::{Counts, IfIndex};
 
 /// Who sent the packet that ended a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -114,6 +114,10 @@ pub enum Event {
     Phase {
         /// The connection.
         flow: Flow,
+        /// The rule that let it in.
+        rule: RuleId,
+        /// Where it came in and goes out; 0 where it does not.
+        path: [IfIndex; 2],
         /// From.
         from: Phase,
         /// To.
@@ -152,7 +156,15 @@ pub enum Event {
         limit: Limit,
         /// The rule whose limit it is; `None`: the rule set's.
         of_rule: Option<RuleId>,
-        /// What was done, `None` in shadow.
-        answer: Option<OnExcess>,
+        /// What was done, or would have been.
+        answer: OnExcess,
+        /// It would have been: the limit only counts (`shadow: true`).
+        shadow: bool,
+    },
+    /// A rule, or the default action, let a SYN open nothing. Told of only so many in
+    /// a second: for who looks for scans, not for a count.
+    Refused {
+        /// The SYN's addresses.
+        flow: Flow,
     },
 }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The kernel's number for an interface; 0 is none.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Default)]
 pub struct IfIndex(pub u32);
 
 /// What the kernel says about a packet.

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{DropReason, Verdict};
-use crate::{conntrack::Phase, policy::Limit};
+use crate::conntrack::Phase;
 
 /// One worker's counters. Written by that worker only, so nothing is contended.
 #[derive(Debug)]
@@ -20,10 +20,13 @@ pub(super) struct Stats {
     pub(super) opened: AtomicU64,
     pub(super) closed: AtomicU64,
     pub(super) forgotten: AtomicU64,
+    /// Handshakes that began.
+    pub(super) begun: AtomicU64,
+    /// Handshakes that were completed.
+    pub(super) completed: AtomicU64,
     pub(super) events_lost: AtomicU64,
     dropped: [AtomicU64; DropReason::COUNT],
     evicted: [AtomicU64; Phase::ALL.len()],
-    limits_passed: [AtomicU64; Limit::ALL.len()],
 }
 
 impl Default for Stats {
@@ -42,10 +45,11 @@ impl Default for Stats {
             opened: zero(),
             closed: zero(),
             forgotten: zero(),
+            begun: zero(),
+            completed: zero(),
             events_lost: zero(),
             dropped: std::array::from_fn(|_| zero()),
             evicted: std::array::from_fn(|_| zero()),
-            limits_passed: std::array::from_fn(|_| zero()),
         }
     }
 }
@@ -88,17 +92,7 @@ impl Stats {
         self.evicted.get(phase as usize).map_or(0, |counter| counter.load(Ordering::Relaxed))
     }
 
-    pub(super) fn count_limit(&self, limit: Limit) {
-        if let Some(counter) = self.limits_passed.get(limit as usize) {
-            add(counter, 1);
-        }
-    }
-
     pub(super) fn dropped(&self, reason: DropReason) -> u64 {
         self.dropped.get(reason.index()).map_or(0, |counter| counter.load(Ordering::Relaxed))
-    }
-
-    pub(super) fn limit_passed(&self, limit: Limit) -> u64 {
-        self.limits_passed.get(limit as usize).map_or(0, |counter| counter.load(Ordering::Relaxed))
     }
 }

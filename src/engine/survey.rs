@@ -5,11 +5,15 @@ use std::{collections::BTreeMap, sync::atomic::Ordering};
 use super::{
     Change, Counters, DropReason, Engine, Peer, Stats, TimerRow, View,
     context::counts_of,
+    observe::Rate,
     ruling::{Ruling, Shrink},
 };
 use crate::{
-    conntrack::{Address, Connection, Instant, Phase, Table, Timer, embryonic::Scope},
-    policy::{Limit, Live, RuleId},
+    conntrack::{
+        Address, Connection, Instant, Phase, Table, Timer,
+        embryonic::{Peaks, Scope},
+    },
+    policy::{Live, RuleId},
 };
 
 /// Slots visited under one lock.
@@ -36,6 +40,8 @@ fn view<A: Address>(
         original: counts_of(connection.original_tally),
         reply: counts_of(connection.reply_tally),
         probes: connection.asks,
+        unacknowledged_fin: matches!(connection.phase, Phase::FinWait | Phase::Closing)
+            .then(|| connection.first_fin.elapsed(now)),
         forgotten_by: connection.forgotten_by().map(Peer::sending),
         fast_path: false,
     };
@@ -121,6 +127,22 @@ impl Engine {
         (proven.count(now), proven.peak())
     }
 
+    /// TCP handshakes since the start; asks no shard.
+    #[must_use]
+    pub fn handshakes(&self) -> Rate {
+        self.stats.lock().iter().fold(Rate::default(), |sum, stats| Rate {
+            begun: sum.begun.saturating_add(stats.begun.load(Ordering::Relaxed)),
+            completed: sum.completed.saturating_add(stats.completed.load(Ordering::Relaxed)),
+        })
+    }
+
+    /// The largest counts of half-open connections since the last call, by group: 0 is
+    /// the rule set, else a rule's number.
+    #[must_use]
+    pub fn take_peaks(&self) -> Vec<(u16, Peaks)> {
+        self.embryonic.lock().take_peaks()
+    }
+
     /// Counters since the start.
     #[must_use]
     pub fn counters(&self) -> Counters {
@@ -131,12 +153,6 @@ impl Engine {
                 (reason.name(), stats.iter().fold(0_u64, |n, s| n.saturating_add(s.dropped(reason))))
             })
             .filter(|(_, count)| *count > 0)
-            .collect();
-        let limits_passed = Limit::ALL
-            .into_iter()
-            .map(|limit| {
-                (limit.name(), stats.iter().fold(0_u64, |n, s| n.saturating_add(s.limit_passed(limit))))
-            })
             .collect();
         let evicted = Phase::ALL
             .into_iter()
@@ -184,7 +200,7 @@ impl Engine {
             opened: sum(|s| s.opened.load(Ordering::Relaxed)),
             closed: sum(|s| s.closed.load(Ordering::Relaxed)),
             events_lost: sum(|s| s.events_lost.load(Ordering::Relaxed)),
-            limits_passed,
+            limits_passed: self.passed.all(),
         }
     }
 }

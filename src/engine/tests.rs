@@ -437,7 +437,8 @@ impl Lab {
                 | Event::Stale { .. }
                 | Event::Proven { .. }
                 | Event::Logged { .. }
-                | Event::LimitPassed { .. } => None,
+                | Event::LimitPassed { .. }
+                | Event::Refused { .. } => None,
             })
             .collect()
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Peer;
+use super::{Passed, Peer};
 use crate::{
     conntrack::{Flow, Phase, Timer},
     policy::RuleId,
@@ -40,6 +40,8 @@ pub struct View {
     pub reply: Counts,
     /// Keepalives that it was sent, in its name or its peer's, and not all answered.
     pub probes: u8,
+    /// TCP: since its first FIN, while that or its peer's is not acknowledged.
+    pub unacknowledged_fin: Option<Duration>,
     /// It is stale: the end that seems to have forgotten it.
     pub forgotten_by: Option<Peer>,
     /// Whether its packets pass in the kernel.
@@ -121,6 +123,6 @@ pub struct Counters {
     pub closed: u64,
     /// Events that nobody fetched in time.
     pub events_lost: u64,
-    /// Times each limit was passed (`Limit::name`).
-    pub limits_passed: Vec<(&'static str, u64)>,
+    /// Limits that were passed, by whose they are.
+    pub limits_passed: Vec<Passed>,
 }

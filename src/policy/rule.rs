@@ -201,6 +201,25 @@ impl Rule {
     }
 }
 
+/// A range of more ports than this names none of them.
+const NAMED_AT_ONCE: u16 = 1000;
+
+impl Rule {
+    /// Whether it names this port: `service: any`, a whole protocol, or a range of more
+    /// than a thousand ports lets it be reached without having meant it.
+    #[must_use]
+    pub fn names(&self, protocol: Protocol, port: u16) -> bool {
+        self.services.iter().any(|service| match *service {
+            ServiceKind::Ports(own, ports) => {
+                own == protocol
+                    && ports.contains(port)
+                    && ports.last.saturating_sub(ports.first) < NAMED_AT_ONCE
+            }
+            ServiceKind::Protocol(_) | ServiceKind::Icmp { .. } => false,
+        })
+    }
+}
+
 impl ZoneBits {
     /// Whether a zone is in the set.
     #[must_use]

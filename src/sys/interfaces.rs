@@ -1,7 +1,12 @@
 //! Network interfaces by name and number, followed as they come and go, and
 //! what the kernel routes by them.
 
-use std::{ffi::CStr, fs, io, time::Duration};
+use std::{
+    ffi::CStr,
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use super::netlink::{Socket, Writer, attributes, find, ne32};
 use crate::engine::IfIndex;
@@ -38,6 +43,42 @@ pub fn list() -> io::Result<Vec<(IfIndex, String)>> {
         libc::if_freenameindex(first);
     }
     Ok(interfaces)
+}
+
+/// The addresses of each interface, by its name (getifaddrs(3)).
+///
+/// # Errors
+/// The kernel's word.
+pub fn addresses() -> io::Result<Vec<(String, IpAddr)>> {
+    let mut first: *mut libc::ifaddrs = std::ptr::null_mut();
+    // SAFETY: `first` is written, and freed below.
+    if unsafe { libc::getifaddrs(&raw mut first) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut all = Vec::new();
+    let mut at = first;
+    // SAFETY: a list that ends with null, whose names end with a zero octet, and
+    // whose addresses, where there is one, have the form that their family says.
+    unsafe {
+        while let Some(entry) = at.as_ref() {
+            at = entry.ifa_next;
+            let Some(address) = entry.ifa_addr.as_ref() else { continue };
+            let address = match i32::from(address.sa_family) {
+                libc::AF_INET => {
+                    let inet = entry.ifa_addr.cast::<libc::sockaddr_in>().read_unaligned();
+                    IpAddr::V4(Ipv4Addr::from(inet.sin_addr.s_addr.to_ne_bytes()))
+                }
+                libc::AF_INET6 => {
+                    let inet = entry.ifa_addr.cast::<libc::sockaddr_in6>().read_unaligned();
+                    IpAddr::V6(Ipv6Addr::from(inet.sin6_addr.s6_addr))
+                }
+                _ => continue,
+            };
+            all.push((CStr::from_ptr(entry.ifa_name).to_string_lossy().into_owned(), address));
+        }
+        libc::freeifaddrs(first);
+    }
+    Ok(all)
 }
 
 /// Tells when interfaces come, go or are renamed (rtnetlink).
@@ -159,6 +200,12 @@ pub fn forwarding() -> io::Result<Forwarding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn loopback_has_its_address() {
+        let all = addresses().unwrap();
+        assert!(all.contains(&("lo".to_owned(), Ipv4Addr::LOCALHOST.into())), "{all:?}");
+    }
 
     fn route(dst_len: u8, table: u8, kind: u8, attributes: &[u8]) -> Vec<u8> {
         let mut body = vec![2, dst_len, 0, 0, table, 0, 0, kind, 0, 0, 0, 0];

@@ -54,4 +54,5 @@ mod queue;
 mod related;
 mod reload;
 mod scripts;
+mod seen;
 mod stale;

@@ -242,9 +242,11 @@ impl Laws {
                 }
                 Ok(())
             }
-            Event::Stale { .. } | Event::Logged { .. } | Event::Proven { .. } | Event::LimitPassed { .. } => {
-                Ok(())
-            }
+            Event::Stale { .. }
+            | Event::Logged { .. }
+            | Event::Proven { .. }
+            | Event::LimitPassed { .. }
+            | Event::Refused { .. } => Ok(()),
         }
     }
 

@@ -357,7 +357,9 @@ const fn flow_of(event: &Event) -> Option<&Flow> {
         | Event::Phase { flow, .. }
         | Event::Stale { flow, .. }
         | Event::Closed(Closed { flow, .. }) => Some(flow),
-        Event::Logged { .. } | Event::Proven { .. } | Event::LimitPassed { .. } => None,
+        Event::Logged { .. } | Event::Proven { .. } | Event::LimitPassed { .. } | Event::Refused { .. } => {
+            None
+        }
     }
 }
 
@@ -383,7 +385,7 @@ fn apply(row: &mut Row, side: usize, event: &Event, packet: Option<&Seen>) {
             fate.phase = Some(closed.phase);
             fate.close = Some(closed.reason);
         }
-        Event::Logged { .. } | Event::Proven { .. } | Event::LimitPassed { .. } => {}
+        Event::Logged { .. } | Event::Proven { .. } | Event::LimitPassed { .. } | Event::Refused { .. } => {}
     }
 }
 

@@ -247,7 +247,7 @@ fn in_shadow_nobody_is_challenged() {
     fill(&mut lab);
     lab.pass(&[client("S", 0)]);
     assert_eq!(lab.engine.counters().challenged, 0);
-    assert_eq!(lab.engine.counters().limits_passed[Limit::Total as usize].1, 1);
+    assert_eq!(lab.engine.counters().limits_passed[0].passes, Passes { acted: 0, shadow: 1 });
 }
 
 #[test]
@@ -276,7 +276,8 @@ fn events_tell_who_was_challenged_and_who_answered() {
         rule: RuleId::DEFAULT,
         limit: Limit::Total,
         of_rule: None,
-        answer: Some(answer),
+        answer,
+        shadow: false,
     };
     assert_eq!(told[..3], [passed(OnExcess::Challenge), Event::Proven { flow }, passed(OnExcess::Evict),]);
 }

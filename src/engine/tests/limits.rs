@@ -35,7 +35,11 @@ fn per_source_holds_while_others_connect() {
     lab.pass(&[server("S.", 0).ack(1), client(".", 1).ack(1)]);
     from(&mut lab, "198.51.100.7", 5003);
     lab.pass(&[client("S", 0)]);
-    assert_eq!(lab.engine.counters().limits_passed[Limit::PerSource as usize].1, 1);
+    let passes = Passes { acted: 1, shadow: 0 };
+    assert_eq!(
+        lab.engine.counters().limits_passed,
+        [Passed { of_rule: None, limit: Limit::PerSource, passes }]
+    );
 }
 
 /// `source_prefix`: the rule set's for its own counts, a rule's for that rule's.
@@ -302,16 +306,119 @@ fn a_rules_own_limits_and_the_global_ones_both_hold() {
 fn shadow_counts_and_reports_but_does_not_act() {
     let mut lab = limited(limits(|l| {
         l.total = Some(1);
+        l.on_excess = Some(OnExcess::Evict);
         l.shadow = true;
     }));
     for port in 5000..5003 {
         lab.client.1 = port;
         lab.pass(&[client("S", 0)]);
     }
-    let reported = std::iter::from_fn(|| lab.worker.poll_event())
-        .filter(|event| matches!(event, Event::LimitPassed { answer: None, .. }))
-        .count();
-    assert_eq!(reported, 2);
+    let told: Vec<Event> = std::iter::from_fn(|| lab.worker.poll_event())
+        .filter(|event| matches!(event, Event::LimitPassed { .. }))
+        .collect();
+    assert_eq!(told.len(), 2);
+    for event in told {
+        assert!(
+            matches!(event, Event::LimitPassed { answer: OnExcess::Evict, shadow: true, .. }),
+            "{event:?}"
+        );
+    }
+    let passes = Passes { acted: 0, shadow: 2 };
+    let expected = [Passed { of_rule: None, limit: Limit::Total, passes }];
+    assert_eq!(lab.engine.counters().limits_passed, expected);
+}
+
+#[test]
+fn a_rules_own_limit_is_counted_as_its_own() {
+    let mut settings = open_settings();
+    settings.limits = limits(|l| {
+        l.per_source = Some(1);
+        l.shadow = true;
+    });
+    let mut web = rule("web", 1);
+    web.limits = limits(|l| l.total = Some(2));
+    let mut lab = Lab::with(settings, vec![web]);
+    for port in 5000..5002 {
+        lab.client.1 = port;
+        lab.pass(&[client("S", 0)]);
+    }
+    lab.client.1 = 5002;
+    lab.dropped(client("S", 0), DropReason::Limit);
+    let counted = lab.engine.counters().limits_passed;
+    let of = |of_rule, limit, acted, shadow| Passed { of_rule, limit, passes: Passes { acted, shadow } };
+    assert_eq!(
+        counted,
+        [of(None, Limit::PerSource, 0, 1), of(Some(RuleId(1)), Limit::Total, 1, 0)],
+        "the rule's own is asked first, and refuses"
+    );
+}
+
+#[test]
+fn handshakes_are_counted_as_they_begin_and_as_they_are_completed() {
+    let mut lab = Lab::new();
+    let counted = |lab: &Lab| {
+        let rate = lab.engine.handshakes();
+        (rate.begun, rate.completed)
+    };
+    lab.handshake();
+    assert_eq!(counted(&lab), (1, 1));
+    lab.client.1 += 1;
+    lab.pass(&[client("S", 0), client("S", 0)]);
+    assert_eq!(counted(&lab), (2, 1), "a SYN that is sent again begins nothing");
+    lab.pass(&[server("R.", 0).ack(1)]);
+    assert_eq!(counted(&lab), (2, 1), "one that was refused is not completed");
+    lab.client.1 += 1;
+    lab.pass(&[client("S", 0), server("S.", 0).ack(1)]);
+    lab.seconds(31);
+    assert_eq!(counted(&lab), (3, 1), "nor is one that ran out");
+    lab.client.1 += 1;
+    lab.pass(&[client("S", 0), server("S.", 0).ack(1), client("F.", 1).ack(1)]);
+    assert_eq!(counted(&lab), (4, 2), "the last step may carry a FIN");
+}
+
+#[test]
+fn a_fin_that_nobody_acknowledged_has_an_age() {
+    let mut lab = Lab::new();
+    lab.handshake();
+    let ages = |lab: &Lab| {
+        let mut ages = Vec::new();
+        lab.engine.connections(lab.now, &mut |view| {
+            ages.push(view.unacknowledged_fin.map(|age| age.as_secs()));
+            true
+        });
+        ages
+    };
+    assert_eq!(ages(&lab), [None]);
+    lab.pass(&[client("F.", 1).ack(1)]);
+    lab.seconds(7);
+    assert_eq!(ages(&lab), [Some(7)]);
+    lab.pass(&[server(".", 1).ack(2)]);
+    assert_eq!(ages(&lab), [None], "half-closed: it was acknowledged");
+    lab.pass(&[server("F.", 1).ack(2)]);
+    lab.seconds(2);
+    assert_eq!(ages(&lab), [Some(9)], "closing: from the first FIN on");
+    lab.pass(&[client(".", 2).ack(2)]);
+    assert_eq!(ages(&lab), [None]);
+}
+
+#[test]
+fn refused_syns_are_told_of_but_only_so_many_in_a_second() {
+    let mut settings = open_settings();
+    settings.default = Action::Drop;
+    let mut lab = Lab::with(settings, Vec::new());
+    let told = |lab: &mut Lab| {
+        let events = std::iter::from_fn(|| lab.worker.poll_event());
+        events.filter(|event| matches!(event, Event::Refused { .. })).count()
+    };
+    lab.dropped(client("S", 0), DropReason::Rule);
+    assert_eq!(told(&mut lab), 1);
+    for _ in 0..5000 {
+        lab.dropped(client("S", 0), DropReason::Rule);
+    }
+    assert_eq!(told(&mut lab), 255);
+    lab.seconds(2);
+    lab.dropped(client("S", 0), DropReason::Rule);
+    assert_eq!(told(&mut lab), 1);
 }
 
 #[test]
