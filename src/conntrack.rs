@@ -33,7 +33,7 @@ pub mod timer;
 pub mod wheel;
 pub mod window;
 
-pub use connection::{Connection, Tally};
+pub use connection::{Connection, Standing, Tally};
 pub use deadline::Deadline;
 pub use embryonic::{EmbryoId, Embryonic, Scope};
 pub use flow::{Direction, Flow};

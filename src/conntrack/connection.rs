@@ -27,6 +27,34 @@ impl Tally {
     }
 }
 
+/// What of a connection is counted elsewhere, or can bring its end nearer: while a
+/// packet leaves it as it was, nobody else needs to hear of that packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Standing {
+    /// The phase.
+    pub phase: Phase,
+    forgot: [bool; 2],
+    unverified_rst: Option<Stamp>,
+    asked: Option<Stamp>,
+}
+
+impl Standing {
+    /// As [`Connection::forgotten_by`].
+    #[must_use]
+    pub fn forgotten_by(&self) -> Option<Direction> {
+        let live = matches!(
+            self.phase,
+            Phase::Established | Phase::FinWait | Phase::HalfClosed | Phase::Closing | Phase::Reset
+        );
+        match self.forgot {
+            _ if !live => None,
+            [true, _] => Some(Direction::Original),
+            [false, true] => Some(Direction::Reply),
+            [false, false] => None,
+        }
+    }
+}
+
 /// What is known of a connection. Timers are computed from it, not stored:
 /// `deadline` says how.
 #[derive(Clone, Copy, Debug)]
@@ -153,13 +181,18 @@ impl Connection {
     /// RFC 9293 §3.5.1 calls it half-open, here it is stale.
     #[must_use]
     pub fn forgotten_by(&self) -> Option<Direction> {
-        let live = matches!(
-            self.phase,
-            Phase::Established | Phase::FinWait | Phase::HalfClosed | Phase::Closing | Phase::Reset
-        );
-        [(Direction::Original, &self.original), (Direction::Reply, &self.reply)]
-            .into_iter()
-            .find_map(|(direction, half)| (live && half.seen.has(Seen::FORGOT)).then_some(direction))
+        self.standing().forgotten_by()
+    }
+
+    /// What others have to hear of when it changes.
+    #[must_use]
+    pub const fn standing(&self) -> Standing {
+        Standing {
+            phase: self.phase,
+            forgot: [self.original.seen.has(Seen::FORGOT), self.reply.seen.has(Seen::FORGOT)],
+            unverified_rst: self.unverified_rst,
+            asked: self.asked,
+        }
     }
 
     /// Whether either end has sent something that the other has not acknowledged.

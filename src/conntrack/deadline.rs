@@ -79,4 +79,20 @@ impl Connection {
         }
         deadline
     }
+
+    /// When its owner must look at it to find its end in time: at its deadline, or
+    /// before. Packets that leave its [`Standing`](super::connection::Standing) as it is
+    /// never move its deadline before that, so that they need not work it out: they only
+    /// refresh it, and put it under the unacknowledged timer or take it from there.
+    pub fn look_at(
+        &self,
+        deadline: Deadline,
+        now: Instant,
+        value: impl Fn(Timer) -> Option<Duration>,
+    ) -> Instant {
+        match value(Timer::Unacknowledged) {
+            Some(silence) if self.phase == Phase::Established => deadline.at.min(now.after(silence)),
+            _ => deadline.at,
+        }
+    }
 }

@@ -18,6 +18,9 @@ use crate::wire::Protocol;
 pub trait Address: Copy + Eq + Ord + Hash + Send + std::fmt::Debug + Into<IpAddr> + 'static {
     /// The address, if it is of this family.
     fn from_ip(address: IpAddr) -> Option<Self>;
+
+    /// Gives the address to a hasher, in as few words as it has.
+    fn feed(self, hasher: &mut SipHasher13);
 }
 
 impl Address for Ipv4Addr {
@@ -27,6 +30,10 @@ impl Address for Ipv4Addr {
             IpAddr::V6(_) => None,
         }
     }
+
+    fn feed(self, hasher: &mut SipHasher13) {
+        hasher.write_u32(self.to_bits());
+    }
 }
 
 impl Address for Ipv6Addr {
@@ -35,6 +42,12 @@ impl Address for Ipv6Addr {
             IpAddr::V6(address) => Some(address),
             IpAddr::V4(_) => None,
         }
+    }
+
+    fn feed(self, hasher: &mut SipHasher13) {
+        let bits = self.to_bits();
+        hasher.write_u64((bits >> 64) as u64);
+        hasher.write_u64(bits as u64);
     }
 }
 
@@ -98,7 +111,10 @@ impl<A: Address> Key<A> {
     #[must_use]
     pub fn hash(&self, seed: [u64; 2]) -> u64 {
         let mut hasher = SipHasher13::new_with_keys(seed[0], seed[1]);
-        Hash::hash(self, &mut hasher);
+        self.low.feed(&mut hasher);
+        self.high.feed(&mut hasher);
+        hasher.write_u32(u32::from(self.low_port) << 16 | u32::from(self.high_port));
+        hasher.write_u8(self.protocol.0);
         hasher.finish()
     }
 }

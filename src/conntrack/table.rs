@@ -183,6 +183,12 @@ impl<A: Address> Table<A> {
         self.wheel.hasten(&mut self.entries, slot, due);
     }
 
+    /// Whether a connection need not be looked at before or at `now`.
+    #[must_use]
+    pub fn is_early(&self, slot: Slot, now: Instant) -> bool {
+        self.entries.get(slot).is_some_and(|entry| Wheel::is_early(&entry.links, now))
+    }
+
     /// Takes the next connection that must be looked at off the wheel: its owner
     /// calls [`Self::put_back`] or [`Self::end`].
     pub fn pop_due(&mut self, now: Instant) -> Option<Slot> {

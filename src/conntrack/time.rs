@@ -7,11 +7,17 @@ use std::{num::NonZeroU32, time::Duration};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
 pub struct Instant(pub u64);
 
+/// Whole milliseconds of a duration, saturating. As `as_millis`, in 64 bits: it is
+/// asked for every packet.
+const fn milliseconds(duration: Duration) -> u64 {
+    duration.as_secs().saturating_mul(1000).saturating_add(duration.subsec_millis() as u64)
+}
+
 impl Instant {
     /// `self` and `duration` later, saturating.
     #[must_use]
-    pub fn after(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+    pub const fn after(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(milliseconds(duration)))
     }
 
     /// The time from `earlier` to `self`; zero if `earlier` is later.
@@ -42,18 +48,23 @@ impl Stamp {
         }
     }
 
+    /// Milliseconds from `self` to `now`.
+    fn elapsed_milliseconds(self, now: Instant) -> u64 {
+        let units = Self::of(now).0.get().wrapping_sub(self.0.get());
+        u64::from(units).saturating_mul(Self::UNIT)
+    }
+
     /// The time from `self` to `now`.
     #[must_use]
     pub fn elapsed(self, now: Instant) -> Duration {
-        let units = Self::of(now).0.get().wrapping_sub(self.0.get());
-        Duration::from_millis(u64::from(units).saturating_mul(Self::UNIT))
+        Duration::from_millis(self.elapsed_milliseconds(now))
     }
 
     /// The instant of this stamp, which lies within 497 days before `now`.
     #[must_use]
     pub fn instant(self, now: Instant) -> Instant {
         let whole = now.0.saturating_sub(now.0 % Self::UNIT);
-        Instant(whole.saturating_sub(u64::try_from(self.elapsed(now).as_millis()).unwrap_or(u64::MAX)))
+        Instant(whole.saturating_sub(self.elapsed_milliseconds(now)))
     }
 }
 

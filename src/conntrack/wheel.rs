@@ -137,6 +137,13 @@ impl Wheel {
         }
     }
 
+    /// Whether an entry is looked at after `now` only.
+    #[must_use]
+    pub const fn is_early(links: &Links, now: Instant) -> bool {
+        let ahead = links.due.wrapping_sub(tick_of(now) as u32);
+        ahead != 0 && ahead <= u32::MAX / 2
+    }
+
     /// Takes out the next entry that is due at `now`, or moves the wheel's hand
     /// to `now`. `None`: nothing is due.
     pub fn pop_due<T: Timed>(&mut self, slab: &mut Slab<T>, now: Instant) -> Option<Index> {

@@ -508,6 +508,7 @@ pub(super) fn offered_window(sender: &Half, segment: &Segment) -> u32 {
 /// # Errors
 /// One that fails; 3 before the others, because what fails both is far from this
 /// connection.
+#[inline]
 pub fn check(sender: &Half, receiver: &Half, segment: &Segment) -> Result<(), Outside> {
     let outside = |bound, number, limit, near| Err(Outside { bound, number, limit, near });
     let has_ack = segment.flags.contains(Flags::ACK);
@@ -573,6 +574,7 @@ pub fn note_untaken(sender: &mut Half, segment: &Segment) {
 }
 
 /// Learns from a segment that passed [`check`].
+#[inline]
 pub fn learn(sender: &mut Half, receiver: &mut Half, segment: &Segment) {
     let window = offered_window(sender, segment);
     let known = if sender.is_guessed() { window.min(REACH) } else { window };

@@ -50,7 +50,7 @@ impl Context<'_> {
         new: &Newcomer<'_, A>,
     ) -> Verdict {
         match new.arrival.content {
-            Content::Tcp(kind, segment) => self.judge_mid_stream::<A>(held, new, kind, &segment),
+            Content::Tcp(kind, segment) => self.judge_mid_stream::<A>(held, new, kind, segment),
             Content::EchoReply => Verdict::Drop(DropReason::OutOfState),
             Content::Udp => self.judge_simple::<A>(held, new, Phase::UdpNew),
             Content::EchoRequest => self.judge_simple::<A>(held, new, Phase::Icmp),
@@ -105,7 +105,8 @@ impl Context<'_> {
             Action::Drop => return Verdict::Drop(DropReason::Rule),
             Action::Reset => return self.refuse(&new.arrival, DropReason::Rule),
         }
-        let (passage, segment) = passage(|| self.ruling.fast_open(rule), Kind::Syn, segment);
+        let (passage, other) = passage(|| self.ruling.fast_open(rule), Kind::Syn, segment);
+        let segment = other.as_ref().unwrap_or(segment);
         if passage == Passage::Denied {
             return Verdict::Drop(DropReason::FastOpen);
         }
@@ -113,14 +114,14 @@ impl Context<'_> {
             Admission::In(reservation) => reservation,
             Admission::Full => return Verdict::Drop(DropReason::TableFull),
             Admission::Refused(OnExcess::Reset) => return self.refuse(&new.arrival, DropReason::Limit),
-            Admission::Refused(OnExcess::Challenge) => return self.challenge(&new.arrival, &segment),
+            Admission::Refused(OnExcess::Challenge) => return self.challenge(&new.arrival, segment),
             Admission::Refused(OnExcess::Drop | OnExcess::Evict) => return Verdict::Drop(DropReason::Limit),
         };
         self.carry_out_evictions();
         if !self.has_room() {
             self.make_room(number, 1, false);
         }
-        let mut connection = tcp::open(&segment, new.sender, self.now);
+        let mut connection = tcp::open(segment, new.sender, self.now);
         connection.stale_syn = new.crossed_syn;
         if self.ruling.pickup_mode(rule) == PickupMode::Loose {
             tcp::expect_one_way(&mut connection, Direction::Original);
@@ -329,8 +330,8 @@ impl Context<'_> {
         if !self.engine.claim_place(self.ruling.policy.settings.max_connections) {
             return None;
         }
-        let deadline = self.deadline(&connection).at;
-        let slot = A::table(held.shard).insert(*key, hash, connection, deadline);
+        let look_at = self.look_at(&connection);
+        let slot = A::table(held.shard).insert(*key, hash, connection, look_at);
         match slot {
             Some(slot) => self.stand::<A>(held, slot, None, Some(connection.phase)),
             None => self.engine.connection_closed(),

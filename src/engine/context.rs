@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     conntrack::{
-        Connection, Deadline, Direction, Flow, Instant, Key, Phase, Slot, Tally, Timer,
+        Connection, Deadline, Direction, Flow, Instant, Key, Phase, Slot, Standing, Tally, Timer,
         embryonic::{EmbryoId, Whereabouts},
         window::{Half, Seen},
     },
@@ -124,6 +124,11 @@ impl Context<'_> {
 
     pub(super) fn deadline(&self, connection: &Connection) -> Deadline {
         self.ruling.deadline(connection, self.shrink, self.now)
+    }
+
+    /// When a connection must be looked at.
+    pub(super) fn look_at(&self, connection: &Connection) -> Instant {
+        self.ruling.look_at(connection, self.deadline(connection), self.shrink, self.now)
     }
 
     /// Whether one more RST (or ICMP error) may be sent; counts those kept back.
@@ -285,20 +290,23 @@ impl Context<'_> {
         }
     }
 
-    /// Notes that a connection's phase may have changed, and who has forgotten it.
+    /// Notes what a packet has changed of how a connection stands.
     pub(super) fn after_step<A: Family>(
         &mut self,
         held: &mut Held<'_>,
         slot: Slot,
         key: &Key<A>,
-        before: Phase,
-        forgotten_before: Option<Direction>,
+        standing: Standing,
     ) {
         let Some(entry) = A::table(held.shard).get(slot) else { return };
+        if entry.connection.standing() == standing {
+            return;
+        }
+        let (before, forgotten_before) = (standing.phase, standing.forgotten_by());
         let (phase, opener) = (entry.connection.phase, entry.connection.opener);
         let (rule, path) = (RuleId(entry.connection.rule), path_of(&entry.connection));
         let forgotten = entry.connection.forgotten_by();
-        let deadline = self.deadline(&entry.connection);
+        let look_at = self.look_at(&entry.connection);
         if phase != before {
             self.note_handshake(&key.flow(opener), &entry.connection, before);
         }
@@ -324,7 +332,7 @@ impl Context<'_> {
             }
             self.event(Event::Phase { flow: key.flow(opener), rule, path, from: before, to: phase });
         }
-        A::table(held.shard).hasten(slot, deadline.at);
+        A::table(held.shard).hasten(slot, look_at);
     }
 }
 

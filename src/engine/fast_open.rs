@@ -18,11 +18,15 @@ pub(super) enum Passage {
 }
 
 /// What becomes of a segment of a connection whose rule has this `fast_open`, and the
-/// segment that goes on, or would.
+/// segment that goes on, or would, if it is another one.
 ///
 /// Data in a SYN are Fast Open's whether or not its option says so; a SYN-ACK may
 /// have some without (RFC 9293 §3.4), and is looked at for the cookie only.
-pub(super) fn passage(mode: impl FnOnce() -> FastOpen, kind: Kind, segment: &Segment) -> (Passage, Segment) {
+pub(super) fn passage(
+    mode: impl FnOnce() -> FastOpen,
+    kind: Kind,
+    segment: &Segment,
+) -> (Passage, Option<Segment>) {
     let tries = match kind {
         Kind::Syn => segment.options.fast_open || segment.payload_len > 0,
         Kind::SynAck => segment.options.fast_open,
@@ -30,13 +34,13 @@ pub(super) fn passage(mode: impl FnOnce() -> FastOpen, kind: Kind, segment: &Seg
     };
     let mode = if tries { mode() } else { FastOpen::Allow };
     if mode == FastOpen::Allow {
-        return (Passage::Whole, *segment);
+        return (Passage::Whole, None);
     }
     let options = TcpOptions { fast_open: false, ..segment.options };
     let bare = Segment { payload_len: 0, options, ..*segment };
     match (mode, kind) {
-        (FastOpen::Deny, Kind::Syn) => (Passage::Denied, bare),
+        (FastOpen::Deny, Kind::Syn) => (Passage::Denied, Some(bare)),
         // Also a cookie that nobody was let ask for.
-        (FastOpen::Allow | FastOpen::Strip | FastOpen::Deny, _) => (Passage::Bare, bare),
+        (FastOpen::Allow | FastOpen::Strip | FastOpen::Deny, _) => (Passage::Bare, Some(bare)),
     }
 }

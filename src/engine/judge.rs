@@ -26,8 +26,8 @@ const REDIRECT: u8 = 5;
 
 /// What of a packet its connection needs to know.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Content {
-    Tcp(Kind, Segment),
+pub(super) enum Content<'p> {
+    Tcp(Kind, &'p Segment),
     Udp,
     EchoRequest,
     EchoReply,
@@ -46,7 +46,7 @@ pub(super) struct Arrival<'p> {
     pub(super) flow: Flow,
     pub(super) len: u32,
     pub(super) icmp: Option<(u8, u8)>,
-    pub(super) content: Content,
+    pub(super) content: Content<'p>,
 }
 
 impl Context<'_> {
@@ -60,36 +60,43 @@ impl Context<'_> {
             dst_port,
         };
         let arrival = |flow, icmp, content| Arrival { meta, flow, len: packet.len, icmp, content };
-        let arrival = match packet.transport {
+        let undone;
+        let arrival = match &packet.transport {
             Transport::Tcp(segment) => {
                 let Some(kind) = Kind::of(segment.flags) else {
                     return Verdict::Drop(DropReason::ImpossibleFlags);
                 };
-                let segment = meta.renumbered.map_or(segment, |numbers| numbers.undone(segment));
+                let segment = match &meta.renumbered {
+                    Some(numbers) => {
+                        undone = numbers.undone(*segment);
+                        &undone
+                    }
+                    None => segment,
+                };
                 arrival(flow(segment.src_port, segment.dst_port), None, Content::Tcp(kind, segment))
             }
             Transport::Udp(datagram) => {
                 arrival(flow(datagram.src_port, datagram.dst_port), None, Content::Udp)
             }
             Transport::Icmp(IcmpMessage::EchoRequest { id }) => {
-                arrival(flow(id, 0), Some((echo_request(packet.protocol), 0)), Content::EchoRequest)
+                arrival(flow(*id, 0), Some((echo_request(packet.protocol), 0)), Content::EchoRequest)
             }
             Transport::Icmp(IcmpMessage::EchoReply { id }) => {
-                arrival(flow(0, id), Some((echo_reply(packet.protocol), 0)), Content::EchoReply)
+                arrival(flow(0, *id), Some((echo_reply(packet.protocol), 0)), Content::EchoReply)
             }
             // A redirect changes routes: only a rule may let it in.
             Transport::Icmp(IcmpMessage::Error { kind: REDIRECT, code, .. })
                 if packet.protocol == Protocol::ICMP =>
             {
-                let arrival = arrival(flow(0, 0), Some((REDIRECT, code)), Content::Other);
+                let arrival = arrival(flow(0, 0), Some((REDIRECT, *code)), Content::Other);
                 return self.judge_untracked(&arrival);
             }
             Transport::Icmp(IcmpMessage::Error { kind, code, embedded }) => {
-                let is_lost = says_unreachable(packet.protocol, kind, code);
-                return self.judge_icmp_error(meta, packet, &embedded, is_lost);
+                let is_lost = says_unreachable(packet.protocol, *kind, *code);
+                return self.judge_icmp_error(meta, packet, embedded, is_lost);
             }
             Transport::Icmp(IcmpMessage::Other { kind, code, .. }) => {
-                let arrival = arrival(flow(0, 0), Some((kind, code)), Content::Other);
+                let arrival = arrival(flow(0, 0), Some((*kind, *code)), Content::Other);
                 return self.judge_untracked(&arrival);
             }
             Transport::Other => arrival(flow(0, 0), None, Content::Other),
@@ -121,7 +128,7 @@ impl Context<'_> {
         let new = Newcomer { key, hash, sender, arrival: *arrival, parent_rule, crossed_syn };
         if let Content::Tcp(Kind::Syn, segment) = arrival.content {
             drop(shard);
-            return self.judge_syn::<A>((number, mutex), &new, &segment);
+            return self.judge_syn::<A>((number, mutex), &new, segment);
         }
         if !self.has_room() && self.would_enter(arrival, parent_rule) {
             // Who must go may lie in any shard.
@@ -175,9 +182,14 @@ impl Context<'_> {
     /// so that a packet never meets a connection that should be gone (or its ends are
     /// asked, and it is not).
     fn find_live<A: Family>(&mut self, held: &mut Held<'_>, key: &Key<A>, hash: u64) -> Option<Slot> {
-        let slot = A::table(held.shard).find(key, hash)?;
-        let connection = &A::table(held.shard).get(slot)?.connection;
-        let deadline = self.deadline(connection);
+        // While timers are what they were, none fires before the wheel looks.
+        let is_in_time = self.shrink.is_none() && held.shard.walk.is_none();
+        let table = A::table(held.shard);
+        let slot = table.find(key, hash)?;
+        if is_in_time && table.is_early(slot, self.now) {
+            return Some(slot);
+        }
+        let deadline = self.deadline(&table.get(slot)?.connection);
         if deadline.at > self.now || self.overdue::<A>(held, slot, false, deadline) {
             return Some(slot);
         }
@@ -205,22 +217,22 @@ impl Context<'_> {
         }
         // Only a handshake that begins anew may have to be taken back.
         let unchanged = connection.stale_syn.map(|_| *connection);
-        let (before, forgotten) = (connection.phase, connection.forgotten_by());
+        let before = connection.standing();
         let direction = sender.direction(connection.opener);
         // Both ends' words by one way may be one forger's.
         let on_path = is_on_path(connection, direction, arrival.meta);
         match arrival.content {
-            Content::Tcp(kind, segment) if connection.take_answer(direction, kind, &segment, now) => {
-                self.after_step::<A>(held, slot, key, before, forgotten);
+            Content::Tcp(kind, segment) if connection.take_answer(direction, kind, segment, now) => {
+                self.after_step::<A>(held, slot, key, before);
                 return Ok(Verdict::Drop(DropReason::KeepaliveAnswer));
             }
             // It may answer a challenge from before its connection was let in.
             Content::Tcp(Kind::Rst, segment)
-                if before.is_embryonic() && self.takes_proof(&arrival.flow, &segment) =>
+                if before.phase.is_embryonic() && self.takes_proof(&arrival.flow, segment) =>
             {
                 return Ok(Verdict::Drop(DropReason::ChallengeAnswer));
             }
-            Content::Tcp(kind, segment) => match self.step(connection, direction, kind, &segment) {
+            Content::Tcp(kind, segment) => match self.step(connection, direction, kind, segment) {
                 None => return Ok(Verdict::Drop(DropReason::FastOpen)),
                 Some(Outcome::Stale) if kind == Kind::Syn && !on_path => {
                     connection.stale_syn = None;
@@ -233,17 +245,23 @@ impl Context<'_> {
                 }
                 Some(Outcome::Pass | Outcome::Stale) => {}
                 Some(Outcome::Reborn) => {
-                    if !self.count_half_open::<A>(held, slot, key) {
-                        if let (Some(entry), Some(unchanged)) =
-                            (A::table(held.shard).get_mut(slot), unchanged)
-                        {
-                            entry.connection = unchanged;
+                    let is_counted = self.count_half_open::<A>(held, slot, key);
+                    if let Some(entry) = A::table(held.shard).get_mut(slot) {
+                        let connection = &mut entry.connection;
+                        if is_counted {
+                            connection.count(direction, arrival.len, now);
+                        } else {
+                            *connection = unchanged.unwrap_or(*connection);
                         }
+                    }
+                    if !is_counted {
                         return Ok(Verdict::Drop(DropReason::Limit));
                     }
+                    self.after_step::<A>(held, slot, key, before);
+                    return Ok(Verdict::Accept);
                 }
                 Some(Outcome::Over) => {
-                    return Ok(self.take_over::<A>(held, slot, key, arrival, &segment));
+                    return Ok(self.take_over::<A>(held, slot, key, arrival, segment));
                 }
                 Some(Outcome::Reopen) => {
                     let crossed = connection.stale_syn.filter(|syn| on_path && syn.from != direction);
@@ -261,10 +279,10 @@ impl Context<'_> {
             }
             Content::EchoRequest | Content::EchoReply | Content::Other => connection.refresh(now),
         }
-        if let Some(entry) = A::table(held.shard).get_mut(slot) {
-            entry.connection.count(direction, arrival.len, now);
+        connection.count(direction, arrival.len, now);
+        if connection.standing() != before {
+            self.after_step::<A>(held, slot, key, before);
         }
-        self.after_step::<A>(held, slot, key, before, forgotten);
         Ok(Verdict::Accept)
     }
 
@@ -311,13 +329,14 @@ impl Context<'_> {
         segment: &Segment,
     ) -> Option<Outcome> {
         let mode = || self.ruling.fast_open(RuleId(connection.rule));
-        let (passage, segment) = passage(mode, kind, segment);
+        let (passage, other) = passage(mode, kind, segment);
+        let segment = other.as_ref().unwrap_or(segment);
         if passage != Passage::Denied {
             self.out.strip = passage == Passage::Bare;
-            return Some(tcp::step(connection, direction, kind, &segment, self.now));
+            return Some(tcp::step(connection, direction, kind, segment, self.now));
         }
         let unchanged = *connection;
-        match tcp::step(connection, direction, kind, &segment, self.now) {
+        match tcp::step(connection, direction, kind, segment, self.now) {
             // A new connection may have another rule.
             Outcome::Reopen => Some(Outcome::Reopen),
             Outcome::Pass | Outcome::Stale | Outcome::Reborn | Outcome::Over | Outcome::Invalid(_) => {

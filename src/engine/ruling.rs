@@ -16,6 +16,15 @@ use crate::{
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Shrink(pub(super) u32);
 
+impl Shrink {
+    const NONE: Self = Self(1000);
+
+    /// Whether timers have their full length.
+    pub(super) const fn is_none(self) -> bool {
+        self.0 >= Self::NONE.0
+    }
+}
+
 /// Everything that decides, at one moment; replaced as a whole.
 #[derive(Debug)]
 pub(super) struct Ruling {
@@ -30,6 +39,8 @@ pub(super) struct Ruling {
     zones: Vec<(IfIndex, ZoneBits)>,
     /// The zones of a packet's end that has no interface, or one without a name.
     zones_of_none: ZoneBits,
+    /// So many connections leave the timers their full length.
+    at_full_length: u32,
 }
 
 impl Ruling {
@@ -41,7 +52,9 @@ impl Ruling {
             interfaces.iter().map(|(index, name)| (*index, policy.zones_of_interface(Some(name)))).collect();
         zones.sort_unstable_by_key(|(index, _)| index.0);
         let zones_of_none = policy.zones_of_interface(None);
-        Self { policy, live, timers, limits, challenges, interfaces, zones, zones_of_none }
+        let (start, end) = shrinking(&policy);
+        let at_full_length = if end <= start { u32::MAX } else { u32::try_from(start).unwrap_or(u32::MAX) };
+        Self { policy, live, timers, limits, challenges, interfaces, zones, zones_of_none, at_full_length }
     }
 
     pub(super) fn with_policy(&self, policy: Arc<Policy>) -> Self {
@@ -102,13 +115,27 @@ impl Ruling {
     /// When a connection ends if nothing more is heard.
     pub(super) fn deadline(&self, connection: &Connection, shrink: Shrink, now: Instant) -> Deadline {
         let interval = connection.asked.and_then(|_| self.probe(connection)).map(|probe| probe.interval);
-        connection.deadline(now, interval, |timer| {
-            let (value, _) = self.value(RuleId(connection.rule), timer, connection.epoch);
-            if shrink.0 >= 1000 || timer == Timer::Established {
-                return value;
-            }
-            value.map(|value| value.saturating_mul(shrink.0).checked_div(1000).unwrap_or(value))
-        })
+        connection.deadline(now, interval, |timer| self.silence(connection, shrink, timer))
+    }
+
+    /// When a connection with this deadline must be looked at.
+    pub(super) fn look_at(
+        &self,
+        connection: &Connection,
+        deadline: Deadline,
+        shrink: Shrink,
+        now: Instant,
+    ) -> Instant {
+        connection.look_at(deadline, now, |timer| self.silence(connection, shrink, timer))
+    }
+
+    /// A timer's value for a connection, at this table use.
+    fn silence(&self, connection: &Connection, shrink: Shrink, timer: Timer) -> Option<Duration> {
+        let (value, _) = self.value(RuleId(connection.rule), timer, connection.epoch);
+        if shrink.is_none() || timer == Timer::Established {
+            return value;
+        }
+        value.map(|value| value.saturating_mul(shrink.0).checked_div(1000).unwrap_or(value))
     }
 
     /// How a connection of this rule ends when it was idle too long.
@@ -155,16 +182,13 @@ impl Ruling {
 
     /// How much of their length timers have left at this table use.
     pub(super) fn shrink(&self, connections: u32) -> Shrink {
-        let settings = &self.policy.settings;
-        let per = |percent: u32| u64::from(settings.max_connections).saturating_mul(u64::from(percent)) / 100;
-        let (start, end) = (per(settings.adaptive.start), per(settings.adaptive.end));
-        let used = u64::from(connections);
-        if used <= start || end <= start {
-            return Shrink(1000);
+        if connections <= self.at_full_length {
+            return Shrink::NONE;
         }
-        let left = end.saturating_sub(used).saturating_mul(1000);
+        let (start, end) = shrinking(&self.policy);
+        let left = end.saturating_sub(connections.into()).saturating_mul(1000);
         let left = left.checked_div(end.saturating_sub(start)).unwrap_or(0);
-        Shrink(u32::try_from(left).unwrap_or(1000))
+        Shrink(u32::try_from(left).unwrap_or(Shrink::NONE.0))
     }
 
     /// The rule that would let this connection in, asked for one direction and then
@@ -206,6 +230,13 @@ impl Ruling {
         let own = self.policy.rule(rule).and_then(|rule| rule.pickup);
         own.unwrap_or(self.policy.settings.pickup.mode)
     }
+}
+
+/// The numbers of connections between which timers become shorter, down to nothing.
+fn shrinking(policy: &Policy) -> (u64, u64) {
+    let settings = &policy.settings;
+    let per = |percent: u32| u64::from(settings.max_connections).saturating_mul(u64::from(percent)) / 100;
+    (per(settings.adaptive.start), per(settings.adaptive.end))
 }
 
 /// How a packet of an unknown connection would be let in.

@@ -100,11 +100,12 @@ impl Context<'_> {
             };
             let deadline = self.deadline(connection);
             if deadline.at > self.now {
-                A::table(held.shard).put_back(slot, deadline.at);
+                let at = self.ruling.look_at(connection, deadline, self.shrink, self.now);
+                A::table(held.shard).put_back(slot, at);
             } else if self.overdue::<A>(held, slot, true, deadline)
                 && let Some(entry) = A::table(held.shard).get(slot)
             {
-                let at = self.deadline(&entry.connection).at;
+                let at = self.look_at(&entry.connection);
                 A::table(held.shard).put_back(slot, at);
             }
         }
@@ -148,7 +149,7 @@ impl Context<'_> {
 
     fn hasten<A: Family>(&mut self, held: &mut Held<'_>, slot: Slot) {
         let Some(entry) = A::table(held.shard).get(slot) else { return };
-        let at = self.deadline(&entry.connection).at;
+        let at = self.look_at(&entry.connection);
         A::table(held.shard).hasten(slot, at);
         self.stand_again::<A>(held, slot);
     }

@@ -77,6 +77,7 @@ impl Fragment {
     /// Judges the fragment fields of either family. `offset` counts eight octets,
     /// `len` is what this fragment carries, `before` what stands before it in the
     /// reassembled packet and counts toward `u16::MAX` there.
+    #[inline]
     fn judge(protocol: Protocol, more: bool, offset: u16, len: u32, before: u32) -> Result<Self, Malformed> {
         if !more && offset == 0 {
             return Ok(Self::Whole);
@@ -149,6 +150,7 @@ pub fn parse(bytes: &[u8], wire_len: u32, checksums: Checksums) -> Result<Packet
 ///
 /// # Errors
 /// As [`parse`].
+#[inline]
 pub fn parse_where(
     bytes: &[u8],
     wire_len: u32,
@@ -180,6 +182,7 @@ pub fn parse_where(
 }
 
 /// Reads the IP header, extension headers included. `verify`: also its checksum.
+#[inline]
 pub(super) fn header(bytes: &[u8], wire_len: u32, verify: bool) -> Result<Header, Malformed> {
     match bytes.first().map(|first| first >> 4) {
         Some(4) => ipv4::header(bytes, wire_len, verify),
@@ -191,6 +194,7 @@ pub(super) fn header(bytes: &[u8], wire_len: u32, verify: bool) -> Result<Header
 }
 
 /// Reads what is behind the IP header.
+#[inline]
 fn transport<'a>(bytes: &'a [u8], header: &Header, verify: bool) -> Result<Transport<'a>, Malformed> {
     if header.fragment == Fragment::Later {
         return Ok(Transport::Fragment);
@@ -217,6 +221,7 @@ fn transport<'a>(bytes: &'a [u8], header: &Header, verify: bool) -> Result<Trans
 ///
 /// Not refused: `0.0.0.0` as the source of UDP (DHCP), of router solicitations
 /// and address mask requests, and of IGMP; 240.0.0.0/4, which Linux routes.
+#[inline]
 fn check_v4(
     src: Ipv4Addr,
     dst: Ipv4Addr,

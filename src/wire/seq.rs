@@ -27,13 +27,13 @@ impl SeqNum {
     /// Whether `self` is `other` or comes before it.
     #[must_use]
     pub const fn before_or_at(self, other: Self) -> bool {
-        self.0 == other.0 || self.before(other)
+        other.0.wrapping_sub(self.0) < 1 << 31
     }
 
     /// Whether `self` is `other` or comes after it.
     #[must_use]
     pub const fn after_or_at(self, other: Self) -> bool {
-        self.0 == other.0 || self.after(other)
+        other.before_or_at(self)
     }
 
     /// `self` moved `count` octets ahead.

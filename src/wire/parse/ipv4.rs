@@ -20,6 +20,7 @@ const FRAGMENT_OFFSET: u16 = 0x1fff;
 const SOURCE_ROUTES: [u8; 2] = [131, 137];
 
 /// Reads the header.
+#[inline]
 pub(super) fn header(bytes: &[u8], wire_len: u32, verify: bool) -> Result<Header, Malformed> {
     let Some((fixed, _)) = bytes.split_first_chunk::<SHORTEST>() else {
         return Err(if wire_len < SHORTEST as u32 { Malformed::TooShort } else { Malformed::CutOff });
@@ -83,6 +84,7 @@ pub(super) const fn addresses(fixed: &[u8; SHORTEST]) -> (IpAddr, IpAddr) {
     )
 }
 
+#[inline]
 fn check_options(mut options: &[u8]) -> Result<(), Malformed> {
     loop {
         match *options {

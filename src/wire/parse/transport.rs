@@ -33,6 +33,7 @@ const OPTION_EXPERIMENT: u8 = 254;
 const FAST_OPEN_MAGIC: [u8; 2] = [0xf9, 0x89];
 
 /// Reads a TCP header. `pseudo` are the addresses to verify the checksum with.
+#[inline]
 pub(super) fn tcp(body: &Body<'_>, pseudo: Option<(IpAddr, IpAddr)>) -> Result<Segment, Malformed> {
     let (fixed, rest) = body.split::<TCP_SHORTEST>(Malformed::TcpTooShort)?;
     let header_len = u32::from(fixed[12] >> 4) << 2;
