@@ -80,7 +80,7 @@ fn list(client: &mut Client, output: &mut Output, args: &Args) -> Result<u64> {
             if args.json {
                 output.json(&connection)?;
             } else {
-                table.row(output, words(&connection))?;
+                table.row(output, &words(&connection))?;
             }
         }
         Ok(())

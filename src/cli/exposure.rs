@@ -60,7 +60,7 @@ pub(super) fn run(args: &Args, socket: &Path) -> Result<ExitCode> {
                 ExposureRow::Service(row) => {
                     both[0] = true;
                     let words = service(&output, &row);
-                    services.row(&mut output, words)?;
+                    services.row(&mut output, &words)?;
                 }
                 ExposureRow::Listener(row) => {
                     if !both[1] {
@@ -71,7 +71,7 @@ pub(super) fn run(args: &Args, socket: &Path) -> Result<ExitCode> {
                     }
                     both[1] = true;
                     let words = listener(&output, &row);
-                    listeners.row(&mut output, words)?;
+                    listeners.row(&mut output, &words)?;
                 }
             },
             other => client::aside(&other)?,

@@ -143,7 +143,7 @@ fn histogram(output: &mut Output, rows: &[&AgeRow]) -> Result<()> {
         // Rounded up: what is there shows.
         let bar = "#".repeat(usize::try_from((sum(row) * BAR).div_ceil(most)).unwrap_or(0));
         let words = [&[age][..], &counts(&row.count), &[bar]].concat();
-        table.row(output, words)?;
+        table.row(output, &words)?;
     }
     Ok(table.finish(output)?)
 }
@@ -158,7 +158,7 @@ fn holders(output: &mut Output, name: &'static str, rows: &[&HolderRow]) -> Resu
     let mut table = Table::new(&columns);
     for row in rows {
         let words = [&[holder(row)][..], &counts(&row.count), &rest(row)].concat();
-        table.row(output, words)?;
+        table.row(output, &words)?;
     }
     Ok(table.finish(output)?)
 }

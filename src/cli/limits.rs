@@ -109,7 +109,7 @@ fn list(args: &List, socket: &Path) -> Result<ExitCode> {
     client::ask(socket, &Request::Limits {}, &mut |line| {
         match line {
             Line::Limit(row) if args.json => output.json(&row)?,
-            Line::Limit(row) => table.row(&mut output, words(&row))?,
+            Line::Limit(row) => table.row(&mut output, &words(&row))?,
             other => client::aside(&other)?,
         }
         Ok(())

@@ -84,6 +84,8 @@ pub(super) struct Table {
     widths: Vec<usize>,
     waiting: Vec<Vec<String>>,
     started: bool,
+    /// Used anew for every row.
+    line: String,
 }
 
 impl Table {
@@ -97,19 +99,19 @@ impl Table {
             widths: columns.iter().map(|(name, _)| name.len()).collect(),
             waiting: Vec::new(),
             started: false,
+            line: String::new(),
         }
     }
 
     /// One row; as many words as columns.
-    pub(super) fn row(&mut self, output: &mut Output, words: Vec<String>) -> io::Result<()> {
+    pub(super) fn row(&mut self, output: &mut Output, words: &[impl AsRef<str>]) -> io::Result<()> {
         if self.started {
-            let line = self.render(&words);
-            return output.line(&line);
+            return output.line(self.render(words));
         }
-        for (width, word) in self.widths.iter_mut().zip(&words) {
-            *width = (*width).max(word.chars().count());
+        for (width, word) in self.widths.iter_mut().zip(words) {
+            *width = (*width).max(word.as_ref().chars().count());
         }
-        self.waiting.push(words);
+        self.waiting.push(words.iter().map(|word| word.as_ref().to_owned()).collect());
         if self.waiting.len() >= Self::LOOK_AHEAD { self.start(output) } else { Ok(()) }
     }
 
@@ -120,27 +122,30 @@ impl Table {
 
     fn start(&mut self, output: &mut Output) -> io::Result<()> {
         self.started = true;
-        let names: Vec<String> = self.columns.iter().map(|(name, _)| (*name).to_owned()).collect();
-        let heading = self.render(&names);
-        let heading = output.dressed(Dress::Heading, &heading);
+        let names: Vec<&str> = self.columns.iter().map(|(name, _)| *name).collect();
+        let heading = output.dressed(Dress::Heading, self.render(&names));
         output.line(&heading)?;
         for words in std::mem::take(&mut self.waiting) {
-            let line = self.render(&words);
-            output.line(&line)?;
+            output.line(self.render(&words))?;
         }
         Ok(())
     }
 
-    fn render(&self, words: &[String]) -> String {
-        let mut line = String::new();
+    fn render(&mut self, words: &[impl AsRef<str>]) -> &str {
+        let line = &mut self.line;
+        line.clear();
         for (((_, align), width), word) in self.columns.iter().zip(&self.widths).zip(words) {
             if !line.is_empty() {
                 line.push_str("  ");
             }
-            let width = *width;
-            match align {
-                Align::Left => line.push_str(&format!("{word:<width$}")),
-                Align::Right => line.push_str(&format!("{word:>width$}")),
+            let word = word.as_ref();
+            let blanks = width.saturating_sub(word.chars().count());
+            if *align == Align::Left {
+                line.push_str(word);
+            }
+            line.extend(std::iter::repeat_n(' ', blanks));
+            if *align == Align::Right {
+                line.push_str(word);
             }
         }
         line.truncate(line.trim_end().len());
@@ -156,10 +161,7 @@ mod tests {
     fn columns_are_aligned_and_lines_have_no_tail() {
         let mut table = Table::new(&[("NAME", Align::Left), ("COUNT", Align::Right), ("X", Align::Left)]);
         table.widths = vec![6, 5, 3];
-        assert_eq!(table.render(&["a".into(), "17".into(), "b".into()]), "a          17  b");
-        assert_eq!(
-            table.render(&["longer than that".into(), "1".into(), String::new()]),
-            "longer than that      1"
-        );
+        assert_eq!(table.render(&["a", "17", "b"]), "a          17  b");
+        assert_eq!(table.render(&["longer than that", "1", ""]), "longer than that      1");
     }
 }

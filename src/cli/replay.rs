@@ -1,6 +1,7 @@
 //! `halfgate replay`
 
 mod capture;
+mod foreseen;
 mod fragments;
 mod headers;
 mod index;
@@ -27,6 +28,7 @@ use anyhow::Result;
 
 use self::{
     capture::{Broken, Frame, Place, Takes},
+    foreseen::{Foreseen, Look},
     fragments::{Fragments, Taken},
     progress::Progress,
     rows::{Judged, Rows},
@@ -147,6 +149,7 @@ struct Replay<'a> {
     rows: Rows,
     totals: Totals,
     fragments: Fragments,
+    foreseen: Foreseen,
     /// A packet whose options were cut off.
     padded: Vec<u8>,
     /// Used anew for every packet.
@@ -165,15 +168,18 @@ impl<'a> Replay<'a> {
             rows: Rows::default(),
             totals: Totals::default(),
             fragments: Fragments::default(),
+            foreseen: Foreseen::default(),
             padded: Vec::new(),
             verdicts: Vec::new(),
             events: vec![Vec::new(); policies.len()],
         }
     }
 
-    /// A packet that is whole, or a fragment that stays one.
-    fn judge(&mut self, place: Place, whole: &[u8], wire_len: u32, now: Instant) {
-        let seen = headers::look(whole, wire_len);
+    /// A packet that is whole, or a fragment that stays one; `look` is what was seen of it
+    /// ahead of its turn.
+    fn judge(&mut self, place: Place, whole: &[u8], wire_len: u32, now: Instant, look: Option<Look>) {
+        let look = look.or_else(|| Some(self.rows.look(headers::look(whole, wire_len)?)));
+        let seen = look.map(|look| look.seen);
         let ends = seen.map(|seen| (seen.flow.src, seen.flow.dst));
         let mut meta = world::meta(self.paths, ends, wire_len, self.checksums);
         let mut bytes = whole;
@@ -201,9 +207,10 @@ impl<'a> Replay<'a> {
             Some(Verdict::Reset(_)) => self.totals.reset += 1,
             None => {}
         }
-        match &seen {
-            Some(seen) => self.rows.packet(&Judged {
-                seen,
+        match &look {
+            Some(look) => self.rows.packet(&Judged {
+                seen: &look.seen,
+                hash: look.hash,
                 number: place.packets,
                 now,
                 bad_checksum: self.verdicts.iter().any(is_bad_checksum),
@@ -224,12 +231,17 @@ impl<'a> Replay<'a> {
 
 impl Takes for Replay<'_> {
     fn ahead(&mut self, packets: &[&[u8]]) {
-        let mut flows = [None; rows::AHEAD];
-        let seen = packets.iter().filter_map(|bytes| headers::look(bytes, 0)).map(|seen| seen.flow);
-        for (place, flow) in flows.iter_mut().zip(seen) {
-            *place = Some(flow);
+        self.foreseen.clear();
+        for bytes in packets {
+            // Of unknown length, which the few that need it are looked at again for.
+            let look = headers::look(bytes, 0).map(|seen| self.rows.look(seen));
+            self.foreseen.add(bytes, look);
         }
-        self.rows.foresee(&flows);
+        if self.foreseen.is_empty() {
+            return;
+        }
+        self.rows.foresee(self.foreseen.looks());
+        let flows = self.foreseen.flows();
         for side in &self.sides {
             side.foresee(&flows);
         }
@@ -244,19 +256,20 @@ impl Takes for Replay<'_> {
                 }
             }
         }
+        let look = self.foreseen.turn_of(frame.bytes);
         self.totals.packets += 1;
         if frame.bytes.is_empty() {
             self.totals.not_ip += 1;
             return;
         }
         if !fragments::may_be(frame.bytes) {
-            return self.judge(place, frame.bytes, frame.wire_len, now);
+            return self.judge(place, frame.bytes, frame.wire_len, now, look);
         }
         let mut fragments = std::mem::take(&mut self.fragments);
         match fragments.take(frame.bytes, now) {
-            Taken::Alone => self.judge(place, frame.bytes, frame.wire_len, now),
+            Taken::Alone => self.judge(place, frame.bytes, frame.wire_len, now, look),
             Taken::Whole(bytes) => {
-                self.judge(place, bytes, u32::try_from(bytes.len()).unwrap_or(u32::MAX), now);
+                self.judge(place, bytes, u32::try_from(bytes.len()).unwrap_or(u32::MAX), now, None);
             }
             Taken::Held => {
                 self.totals.fragments += 1;

@@ -132,7 +132,7 @@ fn list(args: List, socket: &Path) -> Result<ExitCode> {
     client::ask(socket, &Request::Timers { rule: args.rule }, &mut |line| {
         match line {
             Line::Timer(row) if args.json => output.json(&row)?,
-            Line::Timer(row) => table.row(&mut output, words(&row))?,
+            Line::Timer(row) => table.row(&mut output, &words(&row))?,
             other => client::aside(&other)?,
         }
         Ok(())

@@ -40,7 +40,8 @@ pub(super) trait Takes {
     /// A frame, and where it ends.
     fn frame(&mut self, place: Place, frame: &Frame<'_>);
 
-    /// IP packets that will come soon, most likely.
+    /// IP packets that will come soon, most likely: each as the very same octets in the
+    /// same place, which nobody writes to before the next call.
     fn ahead(&mut self, _packets: &[&[u8]]) {}
 }
 
@@ -378,6 +379,9 @@ pub(super) fn read_from(
             }
             Err(trouble) => Trouble::of(&trouble),
         };
+        // What was read ahead may move.
+        each.ahead(&[]);
+        known_ahead = 0;
         match trouble {
             Trouble::End => return Ok(reading.place),
             Trouble::CutOff => {

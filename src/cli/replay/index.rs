@@ -1,5 +1,5 @@
-//! The newest row of each tuple, found by either direction. Small, so that it
-//! stays in the cache: a number for each bucket, and the rest in the rows.
+//! The newest row of each tuple, found by either direction. Small, so that it stays
+//! in the cache: a row is looked at only if its tuple has the same hash.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -8,33 +8,42 @@ use std::{
 
 use crate::conntrack::Flow;
 
-/// No row.
-pub(super) const NONE: u32 = u32::MAX;
-
-/// Buckets at the beginning.
-const FIRST: usize = 1 << 12;
+/// Places at the beginning.
+const FIRST: usize = 1 << 13;
 
 /// What is indexed.
 pub(super) trait Indexed {
-    fn hash(&self) -> u32;
     fn flow(&self) -> &Flow;
-    /// The next older one in the same bucket.
-    fn older(&self) -> u32;
-    fn set_older(&mut self, row: u32);
 }
 
-/// Buckets of rows, the newest first.
+/// A row by its hash.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    hash: u32,
+    row: u32,
+}
+
+impl Place {
+    const EMPTY: Self = Self { hash: 0, row: u32::MAX };
+
+    fn row(self) -> Option<usize> {
+        (self.row != u32::MAX).then_some(self.row as usize)
+    }
+}
+
+/// Places of rows, each as near behind the one that its hash names as there was room.
 #[derive(Debug)]
 pub(super) struct Index {
-    heads: Vec<u32>,
-    /// So that no capture can be made whose tuples share a bucket.
+    places: Vec<Place>,
+    used: usize,
+    /// So that no capture can be made whose tuples share a place.
     keys: [u64; 2],
 }
 
 impl Default for Index {
     fn default() -> Self {
         let random = RandomState::new();
-        Self { heads: vec![NONE; FIRST], keys: [random.hash_one(1), random.hash_one(2)] }
+        Self { places: vec![Place::EMPTY; FIRST], used: 0, keys: [random.hash_one(1), random.hash_one(2)] }
     }
 }
 
@@ -68,43 +77,53 @@ impl Index {
         (folded(mixed ^ two, one | 1) >> 16) as u32
     }
 
-    fn bucket(&self, hash: u32) -> usize {
-        hash as usize & (self.heads.len() - 1)
+    /// The places where a hash may lie, in turn, up to the first empty one.
+    fn probe(&self, hash: u32) -> impl Iterator<Item = (usize, Place)> + '_ {
+        let mask = self.places.len() - 1;
+        (hash as usize..).map(move |at| at & mask).map(|at| (at, self.places[at]))
     }
 
-    /// The newest row of a bucket, which need not be that of the tuple.
-    pub(super) fn head(&self, hash: u32) -> u32 {
-        self.heads[self.bucket(hash)]
+    /// The newest row with this hash, most likely that of its tuple.
+    pub(super) fn likely(&self, hash: u32) -> Option<usize> {
+        let (_, place) = self.probe(hash).find(|(_, place)| place.row().is_none() || place.hash == hash)?;
+        place.row()
+    }
+
+    /// Where the newest row of a tuple lies, or would. Half of the places are empty, so
+    /// there is one.
+    fn place<R: Indexed>(&self, rows: &[R], hash: u32, flow: &Flow) -> Option<(usize, Place)> {
+        self.probe(hash).find(|(_, place)| match place.row() {
+            None => true,
+            Some(row) => place.hash == hash && rows.get(row).is_some_and(|row| is_same(row.flow(), flow)),
+        })
     }
 
     /// The newest row of a tuple.
     pub(super) fn find<R: Indexed>(&self, rows: &[R], hash: u32, flow: &Flow) -> Option<usize> {
-        let mut at = self.head(hash);
-        while let Some(row) = rows.get(at as usize) {
-            if row.hash() == hash && is_same(row.flow(), flow) {
-                return Some(at as usize);
-            }
-            at = row.older();
-        }
-        None
+        self.place(rows, hash, flow)?.1.row()
     }
 
-    /// Takes in the last of the rows.
-    pub(super) fn insert<R: Indexed>(&mut self, rows: &mut [R]) {
-        if rows.len() > self.heads.len() {
-            self.heads = vec![NONE; self.heads.len() * 4];
-            for at in 0..rows.len() {
-                self.link(rows, at);
-            }
-        } else if let Some(last) = rows.len().checked_sub(1) {
-            self.link(rows, last);
+    /// Takes in the last of the rows, in place of an older one of its tuple.
+    pub(super) fn insert<R: Indexed>(&mut self, rows: &[R], hash: u32) {
+        let Some((last, older)) = rows.split_last() else { return };
+        if (self.used + 1) * 2 > self.places.len() {
+            self.grow();
         }
+        let Some((at, known)) = self.place(older, hash, last.flow()) else { return };
+        self.used += usize::from(known.row().is_none());
+        self.places[at] = Place { hash, row: u32::try_from(older.len()).unwrap_or(u32::MAX) };
     }
 
-    fn link<R: Indexed>(&mut self, rows: &mut [R], at: usize) {
-        let bucket = self.bucket(rows[at].hash());
-        rows[at].set_older(self.heads[bucket]);
-        self.heads[bucket] = u32::try_from(at).unwrap_or(NONE);
+    fn grow(&mut self) {
+        let places = vec![Place::EMPTY; self.places.len() * 4];
+        for place in std::mem::replace(&mut self.places, places) {
+            if place.row().is_some() {
+                let free = self.probe(place.hash).find(|(_, place)| place.row().is_none());
+                if let Some((at, _)) = free {
+                    self.places[at] = place;
+                }
+            }
+        }
     }
 }
 
@@ -125,23 +144,11 @@ mod tests {
     use super::*;
     use crate::wire::Protocol;
 
-    struct Row(Flow, u32, u32);
+    struct Row(Flow);
 
     impl Indexed for Row {
-        fn hash(&self) -> u32 {
-            self.1
-        }
-
         fn flow(&self) -> &Flow {
             &self.0
-        }
-
-        fn older(&self) -> u32 {
-            self.2
-        }
-
-        fn set_older(&mut self, row: u32) {
-            self.2 = row;
         }
     }
 
@@ -170,12 +177,31 @@ mod tests {
                 assert_eq!(index.hash(&flow.reversed()), hash);
                 let known = index.find(&rows, hash, &flow);
                 assert_eq!(known, (round == 1).then_some(number as usize));
-                rows.push(Row(flow, hash, NONE));
-                index.insert(&mut rows);
+                rows.push(Row(flow));
+                index.insert(&rows, hash);
                 assert_eq!(index.find(&rows, hash, &flow.reversed()), Some(rows.len() - 1));
+                assert!(index.likely(hash).is_some());
             }
         }
-        let used = index.heads.iter().filter(|head| **head != NONE).count();
-        assert!(used > 10_000, "{used} buckets for 20,000 tuples");
+        let used = index.places.iter().filter(|place| place.row().is_some()).count();
+        assert_eq!((used, index.used), (20_000, 20_000));
+        let moved = (0..index.places.len()).filter(|at| {
+            let place = index.places[*at];
+            place.row().is_some() && place.hash as usize & (index.places.len() - 1) != *at
+        });
+        assert!(moved.count() < 10_000, "most lie where their hash says");
+    }
+
+    #[test]
+    fn tuples_of_one_hash_are_told_apart() {
+        let (mut index, mut rows) = (Index::default(), Vec::new());
+        for number in 0..100 {
+            assert_eq!(index.find(&rows, 7, &flow(number)), None);
+            rows.push(Row(flow(number)));
+            index.insert(&rows, 7);
+        }
+        for number in 0..100 {
+            assert_eq!(index.find(&rows, 7, &flow(number)), Some(number as usize));
+        }
     }
 }

@@ -1,6 +1,12 @@
 //! What a replay shows: a line or an object for each connection.
 
-use std::{collections::BTreeMap, io};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    fmt::Write as _,
+    io,
+    net::{IpAddr, SocketAddr},
+};
 
 use serde::Serialize;
 
@@ -11,9 +17,10 @@ use super::{
 };
 use crate::{
     cli::output::{Align, Dress, Output, Table},
-    conntrack::Phase,
+    conntrack::{Flow, Phase},
     daemon::{events::close_reason, protocol::Counts, text},
     engine::{self, DropReason, Verdict},
+    policy::Policy,
     wire::Protocol,
 };
 
@@ -41,10 +48,10 @@ struct Verdicts {
 
 /// What became of a connection under a rule set.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-struct Outcome {
+struct Outcome<'a> {
     phase: Option<&'static str>,
     close_reason: Option<String>,
-    rule: Option<String>,
+    rule: Option<&'a str>,
     /// Times the table opened it.
     opened: u32,
     verdicts: Verdicts,
@@ -56,19 +63,19 @@ struct Outcome {
 struct Object<'a> {
     capture: &'a str,
     proto: String,
-    src: String,
+    src: IpAddr,
     sport: u16,
-    dst: String,
+    dst: IpAddr,
     dport: u16,
     conn_state: &'static str,
-    history: String,
+    history: &'a str,
     original: Counts,
     reply: Counts,
     #[serde(flatten)]
-    outcome: Outcome,
+    outcome: Outcome<'a>,
     /// With the other rule file.
     #[serde(skip_serializing_if = "Option::is_none")]
-    other: Option<Outcome>,
+    other: Option<Outcome<'a>>,
     /// Where the two rule files first part.
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
@@ -78,13 +85,12 @@ fn counts(counts: engine::Counts) -> Counts {
     Counts { packets: counts.packets, bytes: counts.bytes }
 }
 
-fn outcome(row: &Row, number: usize, side: &Side) -> Option<Outcome> {
+fn outcome<'a>(row: &Row, number: usize, policy: &'a Policy) -> Option<Outcome<'a>> {
     let fate: &Fate = row.fates.get(number)?;
-    let policy = side.policy();
     Some(Outcome {
         phase: fate.phase.map(Phase::name),
         close_reason: fate.close_reason(*row.reset_by.get(number)?).as_ref().map(close_reason),
-        rule: fate.rule.map(|rule| policy.name(rule).to_owned()),
+        rule: fate.rule.map(|rule| policy.name(rule)),
         opened: fate.opened,
         verdicts: Verdicts { accept: fate.accepted, drop: fate.dropped, reset: fate.reset },
         drop_reasons: fate.reasons.iter().map(|(reason, count)| (reason.name(), *count)).collect(),
@@ -92,21 +98,19 @@ fn outcome(row: &Row, number: usize, side: &Side) -> Option<Outcome> {
 }
 
 /// Whether a connection would have ended otherwise.
-fn differs(one: &Outcome, other: &Outcome) -> bool {
+fn differs(one: &Outcome<'_>, other: &Outcome<'_>) -> bool {
     (one.phase, &one.close_reason, one.verdicts) != (other.phase, &other.close_reason, other.verdicts)
 }
 
 /// Where two rule files part.
-fn why(row: &Row, one: &Outcome, other: &Outcome, sides: &[Side], paths: &Paths) -> String {
+fn why(row: &Row, one: &Outcome<'_>, other: &Outcome<'_>, sides: &[Side], paths: &Paths) -> String {
     let Some((packet, [first, second])) = row.differs else {
         let reason =
-            |outcome: &Outcome| outcome.close_reason.clone().unwrap_or_else(|| "still open".to_owned());
+            |outcome: &Outcome<'_>| outcome.close_reason.clone().unwrap_or_else(|| "still open".to_owned());
         return format!("the same verdicts, but {} instead of {}", reason(other), reason(one));
     };
-    let told = |side: &Side, verdict: Verdict, outcome: &Outcome| match verdict {
-        Verdict::Accept => {
-            outcome.rule.as_ref().map_or("accept".to_owned(), |rule| format!("accept by rule {rule}"))
-        }
+    let told = |side: &Side, verdict: Verdict, outcome: &Outcome<'_>| match verdict {
+        Verdict::Accept => outcome.rule.map_or("accept".to_owned(), |rule| format!("accept by rule {rule}")),
         Verdict::Drop(DropReason::Rule) => format!("drop by rule {}", side.rule(paths, &row.flow)),
         Verdict::Reset(DropReason::Rule) => format!("reset by rule {}", side.rule(paths, &row.flow)),
         Verdict::Drop(reason) => format!("drop ({})", reason.name()),
@@ -118,7 +122,7 @@ fn why(row: &Row, one: &Outcome, other: &Outcome, sides: &[Side], paths: &Paths)
 
 /// Writes a replay's connections.
 pub(super) fn write(output: &mut Output, args: &Args, name: &str, replay: &Replay<'_>) -> io::Result<()> {
-    let Some(side) = replay.sides.first() else { return Ok(()) };
+    let policies: Vec<_> = replay.sides.iter().map(Side::policy).collect();
     let mut table = Table::new(&COLUMNS);
     let mut differing = 0_u64;
     if !args.json && args.captures.len() > 1 {
@@ -126,37 +130,20 @@ pub(super) fn write(output: &mut Output, args: &Args, name: &str, replay: &Repla
         output.line(&heading)?;
     }
     for row in replay.rows.all() {
-        let Some(one) = outcome(row, 0, side) else { continue };
-        let (conn_state, history) = row.wire();
-        let mut object = Object {
-            capture: name,
-            proto: row.flow.protocol.to_string(),
-            src: row.flow.src.to_string(),
-            sport: row.flow.src_port,
-            dst: row.flow.dst.to_string(),
-            dport: row.flow.dst_port,
-            conn_state,
-            history,
-            original: counts(row.original),
-            reply: counts(row.reply),
-            outcome: one,
-            other: None,
-            why: None,
-        };
-        if let Some(side) = replay.sides.get(1) {
-            let Some(other) = outcome(row, 1, side).filter(|other| differs(&object.outcome, other)) else {
-                continue;
-            };
-            differing += 1;
-            object.why = Some(why(row, &object.outcome, &other, &replay.sides, replay.paths));
-            object.other = Some(other);
+        let outcome = |number: usize| outcome(row, number, policies.get(number)?);
+        let Some(one) = outcome(0) else { continue };
+        let other = outcome(1).filter(|other| differs(&one, other));
+        if policies.len() > 1 && other.is_none() {
+            continue;
         }
+        differing += u64::from(other.is_some());
+        let why = other.as_ref().map(|other| why(row, &one, other, &replay.sides, replay.paths));
         if args.json {
-            output.json(&object)?;
-        } else if let Some(other) = &object.other {
-            compared(output, args, row, &object, other)?;
+            output.json(&object(name, row, one, other, why))?;
+        } else if let (Some(other), Some(why)) = (&other, &why) {
+            compared(output, args, row, [&one, other], why)?;
         } else {
-            table.row(output, words(row, &object))?;
+            table.row(output, &words(row, &one))?;
         }
     }
     table.finish(output)?;
@@ -185,39 +172,72 @@ fn summary(totals: &Totals, connections: usize) -> String {
     text
 }
 
-fn end(protocol: Protocol, address: &str, port: u16) -> String {
-    match (protocol, address.contains(':')) {
-        (Protocol::TCP | Protocol::UDP, true) => format!("[{address}]:{port}"),
-        (Protocol::TCP | Protocol::UDP, false) => format!("{address}:{port}"),
-        _ => address.to_owned(),
+fn object<'a>(
+    capture: &'a str,
+    row: &'a Row,
+    outcome: Outcome<'a>,
+    other: Option<Outcome<'a>>,
+    why: Option<String>,
+) -> Object<'a> {
+    let (conn_state, history) = row.wire();
+    let Flow { protocol, src, src_port: sport, dst, dst_port: dport } = row.flow;
+    let (original, reply) = (counts(row.original), counts(row.reply));
+    let proto = protocol.to_string();
+    Object {
+        capture,
+        proto,
+        src,
+        sport,
+        dst,
+        dport,
+        conn_state,
+        history,
+        original,
+        reply,
+        outcome,
+        other,
+        why,
+    }
+}
+
+fn end(protocol: Protocol, address: IpAddr, port: u16) -> String {
+    match protocol {
+        Protocol::TCP | Protocol::UDP => SocketAddr::new(address, port).to_string(),
+        _ => address.to_string(),
     }
 }
 
 fn verdict_words(verdicts: Verdicts) -> String {
     let Verdicts { accept, drop, reset } = verdicts;
-    let parts = [(accept, "accept"), (drop, "drop"), (reset, "reset")];
-    let parts = parts.iter().filter(|(count, _)| *count > 0);
-    parts.map(|(count, word)| format!("{count} {word}")).collect::<Vec<_>>().join(", ")
+    listed([(accept, "accept"), (drop, "drop"), (reset, "reset")].into_iter().filter(|(count, _)| *count > 0))
 }
 
-fn reason_words(reasons: &BTreeMap<&'static str, u64>) -> String {
-    reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect::<Vec<_>>().join(", ")
+/// `3 accept, 1 drop`.
+fn listed(counts: impl Iterator<Item = (u64, &'static str)>) -> String {
+    let mut text = String::new();
+    for (count, what) in counts {
+        let comma = if text.is_empty() { "" } else { ", " };
+        // A string takes everything.
+        let _ = write!(text, "{comma}{count} {what}");
+    }
+    text
 }
 
-fn words(row: &Row, object: &Object<'_>) -> Vec<String> {
-    let outcome = &object.outcome;
-    vec![
-        object.proto.clone(),
-        end(row.flow.protocol, &object.src, object.sport),
-        end(row.flow.protocol, &object.dst, object.dport),
-        outcome.phase.unwrap_or("-").to_owned(),
-        object.conn_state.to_owned(),
-        if object.history.is_empty() { "-".to_owned() } else { object.history.clone() },
-        text::octets(object.original.bytes),
-        text::octets(object.reply.bytes),
-        verdict_words(outcome.verdicts),
-        outcome.close_reason.clone().unwrap_or_else(|| "-".to_owned()),
-        reason_words(&outcome.drop_reasons),
+fn words<'a>(row: &'a Row, outcome: &'a Outcome<'_>) -> [Cow<'a, str>; COLUMNS.len()] {
+    let (conn_state, history) = row.wire();
+    let Flow { protocol, src, src_port, dst, dst_port } = row.flow;
+    [
+        protocol.to_string().into(),
+        end(protocol, src, src_port).into(),
+        end(protocol, dst, dst_port).into(),
+        outcome.phase.unwrap_or("-").into(),
+        conn_state.into(),
+        if history.is_empty() { "-" } else { history }.into(),
+        text::octets(row.original.bytes).into(),
+        text::octets(row.reply.bytes).into(),
+        verdict_words(outcome.verdicts).into(),
+        outcome.close_reason.as_deref().unwrap_or("-").into(),
+        listed(outcome.drop_reasons.iter().map(|(reason, count)| (*count, *reason))).into(),
     ]
 }
 
@@ -225,24 +245,22 @@ fn compared(
     output: &mut Output,
     args: &Args,
     row: &Row,
-    object: &Object<'_>,
-    other: &Outcome,
+    [one, other]: [&Outcome<'_>; 2],
+    why: &str,
 ) -> io::Result<()> {
     let name = |path: &Option<std::path::PathBuf>| {
         path.as_ref().map_or("without rules".to_owned(), |path| format!("with {}", path.display()))
     };
-    let told = |outcome: &Outcome| {
+    let told = |outcome: &Outcome<'_>| {
         let phase = outcome.phase.unwrap_or("never tracked");
         let closed = outcome.close_reason.as_ref().map(|why| format!(", {why}")).unwrap_or_default();
         format!("{phase}{closed}; {}", verdict_words(outcome.verdicts))
     };
-    let (src, dst) = (
-        end(row.flow.protocol, &object.src, object.sport),
-        end(row.flow.protocol, &object.dst, object.dport),
-    );
-    let heading = output.dressed(Dress::Heading, &format!("{} {src} > {dst}", object.proto));
+    let Flow { protocol, src, src_port, dst, dst_port } = row.flow;
+    let (src, dst) = (end(protocol, src, src_port), end(protocol, dst, dst_port));
+    let heading = output.dressed(Dress::Heading, &format!("{protocol} {src} > {dst}"));
     output.line(&heading)?;
-    output.line(&format!("  {}: {}", name(&args.rules), told(&object.outcome)))?;
+    output.line(&format!("  {}: {}", name(&args.rules), told(one)))?;
     output.line(&format!("  {}: {}", name(&args.compare), told(other)))?;
-    output.line(&format!("  {}", object.why.as_deref().unwrap_or_default()))
+    output.line(&format!("  {why}"))
 }

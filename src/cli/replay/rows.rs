@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::{
+    foreseen::Look,
     headers::{Content, Seen},
     index::{self, Index, Indexed},
     zeek,
@@ -91,8 +92,6 @@ pub(super) struct Row {
     pub(super) original: Counts,
     pub(super) reply: Counts,
     wire: Wire,
-    hash: u32,
-    older: u32,
     last: Instant,
     /// One for each rule set; without a second one its fate stays empty.
     pub(super) fates: [Fate; 2],
@@ -103,7 +102,7 @@ pub(super) struct Row {
 }
 
 impl Row {
-    fn new(seen: &Seen, hash: u32) -> Self {
+    fn new(seen: &Seen) -> Self {
         let flow = seen.flow;
         let turned = match &seen.content {
             Content::Tcp(tcp) => zeek::is_tcp_reply(tcp, flow.src_port, flow.dst_port),
@@ -126,8 +125,6 @@ impl Row {
             original: Counts::default(),
             reply: Counts::default(),
             wire,
-            hash,
-            older: index::NONE,
             last: Instant(0),
             fates: [Fate::default(), Fate::default()],
             reset_by: [Peer::Client; 2],
@@ -169,9 +166,9 @@ impl Row {
     }
 
     /// `conn_state` and `history`.
-    pub(super) fn wire(&self) -> (&'static str, String) {
+    pub(super) fn wire(&self) -> (&'static str, &str) {
         match &self.wire {
-            Wire::Tcp(connection) => (connection.state(), connection.history().to_owned()),
+            Wire::Tcp(connection) => (connection.state(), connection.history()),
             Wire::Other { is_udp, history, .. } => zeek::datagrams(*is_udp, history),
         }
     }
@@ -195,26 +192,16 @@ impl Row {
 }
 
 impl Indexed for Row {
-    fn hash(&self) -> u32 {
-        self.hash
-    }
-
     fn flow(&self) -> &Flow {
         &self.flow
-    }
-
-    fn older(&self) -> u32 {
-        self.older
-    }
-
-    fn set_older(&mut self, row: u32) {
-        self.older = row;
     }
 }
 
 /// A packet with what was decided.
 pub(super) struct Judged<'a> {
     pub(super) seen: &'a Seen,
+    /// Of its tuple, as [`Rows::hash`] has it.
+    pub(super) hash: u32,
     /// Its number in the capture.
     pub(super) number: u64,
     pub(super) now: Instant,
@@ -239,8 +226,7 @@ impl Rows {
 
     /// A packet, its verdicts, and what happened with them.
     pub(super) fn packet(&mut self, judged: &Judged<'_>) {
-        let seen = judged.seen;
-        let hash = self.index.hash(&seen.flow);
+        let (seen, hash) = (judged.seen, judged.hash);
         let known = self.index.find(&self.all, hash, &seen.flow);
         let mine = |event: &Event| flow_of(event).is_some_and(|flow| index::is_same(flow, &seen.flow));
         let opens = |events: &Vec<Event>| {
@@ -301,7 +287,7 @@ impl Rows {
 
     /// A new row. A rule set that goes on with the connection of the row before takes it along.
     fn add(&mut self, hash: u32, seen: &Seen, before: Option<usize>, opens: &[bool]) -> usize {
-        let mut row = Row::new(seen, hash);
+        let mut row = Row::new(seen);
         if let Some(before) = before.and_then(|at| self.all.get(at)) {
             for ((fate, old), opens) in row.fates.iter_mut().zip(&before.fates).zip(opens) {
                 if !opens && old.close.is_none() {
@@ -311,20 +297,27 @@ impl Rows {
         }
         let at = self.all.len();
         self.all.push(row);
-        self.index.insert(&mut self.all);
+        self.index.insert(&self.all, hash);
         at
     }
 
+    /// The hash by which a tuple is found.
+    pub(super) fn hash(&self, flow: &Flow) -> u32 {
+        self.index.hash(flow)
+    }
+
     /// Reads what packets to come will need, so that the waits for it fall into one.
-    pub(super) fn foresee(&self, flows: &[Option<Flow>; AHEAD]) {
+    pub(super) fn foresee<'a>(&self, looks: impl Iterator<Item = &'a Look>) {
         // In turns, so that no wait is for another.
-        let hashes = flows.map(|flow| flow.map(|flow| self.index.hash(&flow)));
-        let heads = hashes.map(|hash| hash.map_or(index::NONE, |hash| self.index.head(hash)));
+        let mut rows = [None; AHEAD];
+        for (row, look) in rows.iter_mut().zip(looks) {
+            *row = self.index.likely(look.hash);
+        }
         let mut sum = 0;
-        for row in heads.iter().filter_map(|head| self.all.get(*head as usize)) {
+        for row in rows.into_iter().flatten().filter_map(|row| self.all.get(row)) {
             // A word of every second line of the row.
             let fate = &row.fates[0];
-            sum += row.original.packets + u64::from(row.hash) + row.last.0 + fate.accepted;
+            sum += row.original.packets + u64::from(row.flow.src_port) + row.last.0 + fate.accepted;
             if let Wire::Tcp(connection) = &row.wire {
                 sum += connection.touch();
             }

@@ -143,7 +143,7 @@ fn every_format_and_link_layer_tells_the_same_story() {
             let place = result.unwrap_or_else(|error| panic!("link {link}: {error}"));
             assert_eq!((place.packets, place.offset), (8, bytes.len() as u64), "link {link}");
             let [row] = replay.rows.all() else { panic!("link {link}: one connection") };
-            assert_eq!(row.wire(), ("SF", "ShADaFf".to_owned()), "link {link}");
+            assert_eq!(row.wire(), ("SF", "ShADaFf"), "link {link}");
             assert_eq!(row.fates[0].phase, Some(Phase::TimeWait), "link {link}");
             assert_eq!((row.fates[0].accepted, row.original.packets, row.reply.packets), (8, 5, 3));
         }

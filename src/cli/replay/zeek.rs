@@ -178,9 +178,9 @@ pub(super) struct Connection {
 }
 
 /// `conn_state` and `history` of a flow that is not TCP.
-pub(super) fn datagrams(is_udp: bool, history: &str) -> (&'static str, String) {
+pub(super) fn datagrams(is_udp: bool, history: &str) -> (&'static str, &str) {
     if !is_udp {
-        return ("OTH", String::new());
+        return ("OTH", "");
     }
     let state = match (history.contains('D'), history.contains('d')) {
         (true, true) => "SF",
@@ -188,7 +188,7 @@ pub(super) fn datagrams(is_udp: bool, history: &str) -> (&'static str, String) {
         (false, true) => "SHR",
         (false, false) => "OTH",
     };
-    (state, history.to_owned())
+    (state, history)
 }
 
 impl Connection {

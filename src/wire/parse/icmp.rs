@@ -119,7 +119,7 @@ impl<'a> Quote<'a> {
             return Err(Malformed::EmbeddedFragment);
         }
         let (src, dst) = ipv4::addresses(fixed);
-        self.transport(src, dst, Protocol(fixed[9]), header_len, Family::V4)
+        self.transport(src.into(), dst.into(), Protocol(fixed[9]), header_len, Family::V4)
     }
 
     fn v6(&self) -> Result<Embedded, Malformed> {

@@ -13,6 +13,9 @@ use super::{
 /// Octets without options.
 pub(super) const SHORTEST: usize = 20;
 
+/// The first octet of a header without options.
+pub(super) const WITHOUT_OPTIONS: u8 = 0x45;
+
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
@@ -20,7 +23,6 @@ const FRAGMENT_OFFSET: u16 = 0x1fff;
 const SOURCE_ROUTES: [u8; 2] = [131, 137];
 
 /// Reads the header.
-#[inline]
 pub(super) fn header(bytes: &[u8], wire_len: u32, verify: bool) -> Result<Header, Malformed> {
     let Some((fixed, _)) = bytes.split_first_chunk::<SHORTEST>() else {
         return Err(if wire_len < SHORTEST as u32 { Malformed::TooShort } else { Malformed::CutOff });
@@ -55,8 +57,8 @@ pub(super) fn header(bytes: &[u8], wire_len: u32, verify: bool) -> Result<Header
     )?;
     let (src, dst) = addresses(fixed);
     Ok(Header {
-        src,
-        dst,
+        src: IpAddr::V4(src),
+        dst: IpAddr::V4(dst),
         protocol,
         hop_limit: fixed[8],
         len,
@@ -76,15 +78,19 @@ pub(super) const fn is_later_fragment(fixed: &[u8; SHORTEST]) -> bool {
     u16::from_be_bytes([fixed[6], fixed[7]]) & FRAGMENT_OFFSET != 0
 }
 
+/// Whether this is a fragment.
+pub(super) const fn is_fragment(fixed: &[u8; SHORTEST]) -> bool {
+    u16::from_be_bytes([fixed[6], fixed[7]]) & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0
+}
+
 /// Source and destination.
-pub(super) const fn addresses(fixed: &[u8; SHORTEST]) -> (IpAddr, IpAddr) {
+pub(super) const fn addresses(fixed: &[u8; SHORTEST]) -> (Ipv4Addr, Ipv4Addr) {
     (
-        IpAddr::V4(Ipv4Addr::new(fixed[12], fixed[13], fixed[14], fixed[15])),
-        IpAddr::V4(Ipv4Addr::new(fixed[16], fixed[17], fixed[18], fixed[19])),
+        Ipv4Addr::new(fixed[12], fixed[13], fixed[14], fixed[15]),
+        Ipv4Addr::new(fixed[16], fixed[17], fixed[18], fixed[19]),
     )
 }
 
-#[inline]
 fn check_options(mut options: &[u8]) -> Result<(), Malformed> {
     loop {
         match *options {

@@ -12,7 +12,7 @@ use super::{
 };
 
 /// Octets of a TCP header without options.
-const TCP_SHORTEST: usize = 20;
+pub(super) const TCP_SHORTEST: usize = 20;
 /// Octets of a UDP header.
 const UDP_HEADER: usize = 8;
 
@@ -33,7 +33,6 @@ const OPTION_EXPERIMENT: u8 = 254;
 const FAST_OPEN_MAGIC: [u8; 2] = [0xf9, 0x89];
 
 /// Reads a TCP header. `pseudo` are the addresses to verify the checksum with.
-#[inline]
 pub(super) fn tcp(body: &Body<'_>, pseudo: Option<(IpAddr, IpAddr)>) -> Result<Segment, Malformed> {
     let (fixed, rest) = body.split::<TCP_SHORTEST>(Malformed::TcpTooShort)?;
     let header_len = u32::from(fixed[12] >> 4) << 2;
@@ -48,29 +47,43 @@ pub(super) fn tcp(body: &Body<'_>, pseudo: Option<(IpAddr, IpAddr)>) -> Result<S
     {
         return Err(Malformed::TcpChecksum);
     }
+    Ok(segment(fixed, options, body.len.saturating_sub(header_len)))
+}
+
+/// What a TCP header says whose lengths are right.
+#[inline]
+pub(super) fn segment(fixed: &[u8; TCP_SHORTEST], options: &[u8], payload_len: u32) -> Segment {
     let flags = Flags(fixed[13]);
-    Ok(Segment {
+    Segment {
         src_port: u16::from_be_bytes([fixed[0], fixed[1]]),
         dst_port: u16::from_be_bytes([fixed[2], fixed[3]]),
         seq: SeqNum(u32::from_be_bytes([fixed[4], fixed[5], fixed[6], fixed[7]])),
         ack: SeqNum(u32::from_be_bytes([fixed[8], fixed[9], fixed[10], fixed[11]])),
         flags,
         window: u16::from_be_bytes([fixed[14], fixed[15]]),
-        payload_len: body.len.saturating_sub(header_len),
+        payload_len,
         options: options_of(options, flags.contains(Flags::SYN)),
-    })
+    }
 }
 
 /// Reads the options as Linux does: the rest of a broken option area is ignored,
 /// an option of the wrong length is skipped, of two alike the last one counts,
 /// and those that only a SYN may carry are not seen elsewhere.
-fn options_of(mut area: &[u8], syn: bool) -> TcpOptions {
-    let mut options = TcpOptions::default();
-    // What nearly every segment of a connection with timestamps carries.
-    if let [OPTION_NOP, OPTION_NOP, OPTION_TIMESTAMPS, 10, a, b, c, d, e, f, g, h] = *area {
-        options.timestamps = Some((u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h])));
-        return options;
+#[inline]
+fn options_of(area: &[u8], syn: bool) -> TcpOptions {
+    match *area {
+        [] => TcpOptions::default(),
+        // What nearly every segment of a connection with timestamps carries.
+        [OPTION_NOP, OPTION_NOP, OPTION_TIMESTAMPS, 10, a, b, c, d, e, f, g, h] => {
+            let timestamps = Some((u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h])));
+            TcpOptions { timestamps, ..TcpOptions::default() }
+        }
+        _ => each_option(area, syn),
     }
+}
+
+fn each_option(mut area: &[u8], syn: bool) -> TcpOptions {
+    let mut options = TcpOptions::default();
     loop {
         match *area {
             [] | [OPTION_END, ..] | [_] => return options,

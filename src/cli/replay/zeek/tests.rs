@@ -132,11 +132,11 @@ fn a_syn_behind_its_answer_turns_the_direction_round() {
 
 #[test]
 fn datagrams_show_which_side_sent() {
-    assert_eq!(datagrams(true, "^d"), ("SHR", "^d".to_owned()));
-    assert_eq!(datagrams(true, "Dd"), ("SF", "Dd".to_owned()));
-    assert_eq!(datagrams(true, "D"), ("S0", "D".to_owned()));
-    assert_eq!(datagrams(true, "C"), ("OTH", "C".to_owned()));
-    assert_eq!(datagrams(false, "Dd"), ("OTH", String::new()));
+    assert_eq!(datagrams(true, "^d"), ("SHR", "^d"));
+    assert_eq!(datagrams(true, "Dd"), ("SF", "Dd"));
+    assert_eq!(datagrams(true, "D"), ("S0", "D"));
+    assert_eq!(datagrams(true, "C"), ("OTH", "C"));
+    assert_eq!(datagrams(false, "Dd"), ("OTH", ""));
 }
 
 #[test]
