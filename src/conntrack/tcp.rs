@@ -401,7 +401,10 @@ fn note_stale_syn(connection: &mut Connection, direction: Direction, kind: Kind,
 }
 
 fn answers_stale_syn(connection: &Connection, direction: Direction, segment: &Segment) -> bool {
-    connection.stale_syn.is_some_and(|syn| syn.from != direction && syn.is_acked_by(segment.ack))
+    let receiver = connection.sender(direction.opposite());
+    // Its own SYN, by which it has begun anew meanwhile, is none.
+    let other = connection.stale_syn.filter(|syn| !receiver.began_with(syn));
+    other.is_some_and(|syn| syn.from != direction && syn.is_acked_by(segment.ack))
 }
 
 /// Both ends are in a new handshake (RFC 9293 §3.10.7.4 would have had the server
@@ -510,6 +513,7 @@ fn repeat(
         let other = std::mem::replace(sender, Half::at_syn(segment));
         sender.offered(receiver.max_win);
         if kind == Kind::SynAck {
+            receiver.settle_syn_data(segment.ack);
             settle(connection);
         } else {
             // Either may be the one that is answered.
@@ -591,6 +595,11 @@ fn reset(connection: &mut Connection, direction: Direction, segment: &Segment, n
     let refuses_stale_syn =
         segment.flags.contains(Flags::ACK) && answers_stale_syn(connection, direction, segment);
     let (sender, receiver) = connection.halves(direction);
+    // The sender's SYN that was crossed may be an old one, and its end refuse the other's.
+    let refuses_crossing = phase == Phase::SynReceived
+        && !sender.seen.has(Seen::ACK)
+        && segment.flags.contains(Flags::ACK)
+        && receiver.is_acked_by(segment.ack);
     let heard = receiver.seen.has(Seen::ACK);
     let expected = if heard && receiver.ack.before(sender.end) { receiver.ack } else { sender.end };
     // What an end has acknowledged that was never heard is not known.
@@ -598,7 +607,7 @@ fn reset(connection: &mut Connection, direction: Direction, segment: &Segment, n
     let expected_from = if unknown { sender.end.minus(receiver.max_win) } else { expected };
     // To a woken end, or to one that opens anew toward an end that has forgotten this
     // connection, it is the right answer, and here it changes nothing.
-    let is_answer = receiver.is_challenged_by(segment) || refuses_stale_syn;
+    let is_answer = receiver.is_challenged_by(segment) || refuses_stale_syn || refuses_crossing;
     let outside = if is_answer { Outcome::Stale } else { Outcome::Invalid(Invalid::BadRst) };
     if matches!(phase, Phase::TimeWait | Phase::Reset) {
         // It changes nothing. An end that is gone answers everything that was still

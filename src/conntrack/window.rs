@@ -308,6 +308,12 @@ impl Half {
         half
     }
 
+    /// Whether its SYN is this one.
+    #[must_use]
+    pub fn began_with(&self, syn: &StaleSyn) -> bool {
+        self.seen.has(Seen::SYN) && self.iss == syn.iss
+    }
+
     /// Whether this number is that of an RST which answers a challenge of this end.
     #[must_use]
     pub fn is_challenged_by(&self, segment: &Segment) -> bool {

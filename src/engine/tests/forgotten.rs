@@ -256,6 +256,26 @@ fn an_old_syn_that_is_crossed_is_in_nobodys_way() {
         client(".", AGAIN + 1).ack(700_011),
     ]);
     assert_eq!(lab.phase(), Some(Phase::Established));
+    // Its real SYN came later, and its SYN-ACK once more: nothing begins anew.
+    let mut lab = Lab::new();
+    lab.pass(&[client("S", 0), server("S", 700_000), client("S", AGAIN)]);
+    lab.pass(&[client("S.", AGAIN).ack(700_001), server(".", 700_001).ack(AGAIN + 1)]);
+    assert_eq!(lab.phase(), Some(Phase::Established));
+    lab.pass(&[server("S.", 700_000).ack(AGAIN + 1), client("P.", AGAIN + 1).ack(700_001).len(10)]);
+    assert_eq!(lab.phase(), Some(Phase::Established));
+    // It does not take the data of the SYN that it answers.
+    let mut lab = Lab::new();
+    lab.pass(&[client("S", 0), server("S", 700_000).len(200), client("S.", AGAIN).ack(700_001).window(300)]);
+    lab.pass(&[server("P.", 700_001).ack(AGAIN + 1).len(200)]);
+    assert!(lab.believes(client(".", AGAIN + 1).ack(700_201).window(300)));
+    assert!(lab.believes(server("P.", 700_201).ack(AGAIN + 1).len(10)));
+    // Or it refuses it: only the other end knows that this is right.
+    let mut lab = Lab::new();
+    lab.pass(&[client("S", 0), server("S", 700_000)]);
+    lab.dropped(client("R.", 1 << 20).ack(700_002), DropReason::BadRst);
+    lab.dropped(client("R", 1 << 20), DropReason::BadRst);
+    lab.pass(&[client("R.", 1 << 20).ack(700_001)]);
+    assert_eq!(lab.phase(), Some(Phase::SynReceived));
     // Once its SYN was acknowledged no other number counts.
     let mut lab = Lab::new();
     lab.pass(&[client("S", 0), server("S", 700_000), server("S.", 700_000).ack(1)]);
