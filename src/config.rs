@@ -29,6 +29,7 @@ mod limits;
 mod reach;
 mod reader;
 mod rules;
+mod scans;
 mod services;
 mod settings;
 mod words;

@@ -33,7 +33,9 @@ pub use rule::{
     Action, FastOpen, Hook, Hooks, NewFlow, Ports, Rule, RuleId, Selector, Service, ServiceKind, Term,
     ZoneBits, ZoneId,
 };
-pub use settings::{Adaptive, Fail, Marks, OnExpire, Pickup, PickupMode, Probe, Queues, Settings, Zone};
+pub use settings::{
+    Adaptive, Fail, Marks, OnExpire, Pickup, PickupMode, Probe, Queues, ScanLimit, Settings, Zone,
+};
 pub use timers::TimerTable;
 
 use std::{net::IpAddr, sync::Arc};

@@ -35,6 +35,7 @@ pub const FILE: Group = Group {
         "on_expire",
         "timers",
         "limits",
+        "scans",
         "queues",
         "marks",
         "rst_per_second",
@@ -102,6 +103,20 @@ pub const PICKUP: Group = Group {
     keys: &["mode", "grace"],
     later: &[],
     foreign: &[],
+};
+
+/// `scans:`
+pub const SCANS: Group = Group {
+    title: "scans",
+    example: "{ distinct: 64, window: 5m }",
+    keys: &["distinct", "window"],
+    later: &[],
+    foreign: &[
+        ("threshold", "distinct"),
+        ("ports", "distinct"),
+        ("count", "distinct"),
+        ("interval", "window"),
+    ],
 };
 
 /// `adaptive:`
@@ -317,11 +332,12 @@ pub const STEP: Group = Group {
 };
 
 /// Every group.
-pub const GROUPS: [&Group; 15] = [
+pub const GROUPS: [&Group; 16] = [
     &FILE,
     &ZONE,
     &LIST,
     &PICKUP,
+    &SCANS,
     &ADAPTIVE,
     &ON_EXPIRE,
     &PROBE,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{
     limits::limits,
     reader::{self, Fields, Report, choice},
+    scans::scans,
     schema,
     words::{self, timer_hint},
     yaml::{Kind, Node},
@@ -82,6 +83,9 @@ pub(super) fn read(fields: &Fields<'_>, report: &mut Report) -> Settings {
     }
     if let Some(node) = fields.get("limits") {
         settings.limits = limits(node, report);
+    }
+    if let Some(node) = fields.get("scans") {
+        settings.scans = scans(node, report);
     }
     if let Some(node) = fields.get("queues") {
         settings.queues = queues(node, settings.queues, report).unwrap_or(settings.queues);

@@ -14,15 +14,9 @@ use crate::{
         CloseReason, Engine, Event, IfIndex,
         observe::{Answer, Demand, Handshakes, Probe, Rate, Scan, Scans, Service, Services},
     },
+    policy::ScanLimit,
     sys::clock::Clock,
 };
-
-/// A source that meets so many different destinations and ports within
-/// [`SCAN_WINDOW`] without an answer scans.
-pub const SCAN_THRESHOLD: u32 = 64;
-
-/// What scans are looked for in.
-pub const SCAN_WINDOW: Duration = Duration::from_secs(300);
 
 /// Services that are remembered.
 const SERVICES: usize = 8192;
@@ -40,6 +34,8 @@ pub struct Observer {
     /// How many half-open connections there were.
     pub demand: Demand,
     handshakes: Handshakes,
+    /// What `scans` was last told.
+    scan_limit: Option<ScanLimit>,
     /// Interfaces of default routes: what lies behind them is not behind the gateway.
     outside: Vec<IfIndex>,
     next_second: Instant,
@@ -49,8 +45,10 @@ impl Observer {
     /// Nothing seen yet; `seed` must be random.
     #[must_use]
     pub fn new(seed: [u64; 2]) -> Self {
+        let limit = ScanLimit::default();
         Self {
-            scans: Scans::new(seed, SCAN_WINDOW, SCAN_THRESHOLD),
+            scans: Scans::new(seed, limit.window, limit.distinct),
+            scan_limit: Some(limit),
             services: Services::new(SERVICES),
             demand: Demand::default(),
             handshakes: Handshakes::new(LATELY),
@@ -98,6 +96,7 @@ impl Observer {
             | Event::Proven { .. }
             | Event::LimitPassed { .. } => return None,
         };
+        self.scan_limit?;
         let source = SourcePrefix::default().source(flow.src);
         self.scans.note(&Probe { source, address: flow.dst, port: flow.dst_port, answer }, now)
     }
@@ -108,8 +107,20 @@ impl Observer {
             return;
         }
         self.next_second = now.after(Duration::from_secs(1));
+        self.set_scan_limit(engine.policy().settings.scans);
         self.demand.note(&engine.take_peaks(), now);
         self.handshakes.sample(engine.handshakes(), now);
+    }
+
+    /// What the rules in force say about scans.
+    fn set_scan_limit(&mut self, limit: Option<ScanLimit>) {
+        if self.scan_limit != limit {
+            self.scan_limit = limit;
+            // Off: who scanned is forgotten.
+            let ScanLimit { distinct, window } =
+                limit.unwrap_or(ScanLimit { window: Duration::ZERO, ..ScanLimit::default() });
+            self.scans.set(window, distinct);
+        }
     }
 
     /// How many handshakes were completed lately, and since the start.
@@ -203,6 +214,20 @@ mod tests {
         let row = scan_row(&observer.scans.scanning(Instant(0))[0], Instant(0));
         assert_eq!((row.src.as_str(), row.reset, row.silent, row.refused), ("198.51.100.7", 50, 50, 50));
         assert_eq!(observer.services.all().len(), 50);
+    }
+
+    #[test]
+    fn scans_can_be_off() {
+        let mut observer = Observer::new([1, 2]);
+        let sweep = |observer: &mut Observer| {
+            let refused = (0..200).map(|port| Event::Refused { flow: flow(port) });
+            refused.filter_map(|event| observer.take(&event, Instant(0))).count()
+        };
+        assert!(sweep(&mut observer) > 0);
+        observer.set_scan_limit(None);
+        assert_eq!((sweep(&mut observer), observer.scans.scanning(Instant(0)).len()), (0, 0));
+        observer.set_scan_limit(Some(ScanLimit::default()));
+        assert!(sweep(&mut observer) > 0);
     }
 
     #[test]

@@ -193,6 +193,21 @@ pub fn is_named(pattern: &str, name: &str) -> bool {
     }
 }
 
+/// From when on a source scans.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ScanLimit {
+    /// So many different pairs of destination and port, without an answer.
+    pub distinct: u32,
+    /// Within this time.
+    pub window: Duration,
+}
+
+impl Default for ScanLimit {
+    fn default() -> Self {
+        Self { distinct: 64, window: Duration::from_secs(300) }
+    }
+}
+
 /// The rule set's settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -214,6 +229,8 @@ pub struct Settings {
     pub timers: Vec<(Timer, Option<Duration>)>,
     /// Global limits.
     pub limits: EmbryonicLimits,
+    /// From when on a source scans; `None`: nobody is told of.
+    pub scans: Option<ScanLimit>,
     /// Queue numbers.
     pub queues: Queues,
     /// Mark bits.
@@ -234,6 +251,7 @@ impl Default for Settings {
             on_expire: OnExpire::Reset,
             timers: Vec::new(),
             limits: EmbryonicLimits::default(),
+            scans: Some(ScanLimit::default()),
             queues: Queues { base: 0, count: None },
             marks: Marks { shift: 24 },
             rst_per_second: 1000,

@@ -153,6 +153,17 @@ impl Scans {
         Self { seed, half_window, threshold: threshold.max(1), sets, total: 0 }
     }
 
+    /// From now on so many within this time; what was met so far counts on, if the
+    /// window is the same.
+    pub fn set(&mut self, window: Duration, threshold: u32) {
+        let other = Self::new(self.seed, window, threshold);
+        if other.half_window == self.half_window {
+            self.threshold = other.threshold;
+        } else {
+            *self = Self { total: self.total, ..other };
+        }
+    }
+
     /// Takes one attempt. Tells of the source when it is found to scan, and again each
     /// time that it has met twice as much as when it was told of last.
     pub fn note(&mut self, probe: &Probe, now: Instant) -> Option<Scan> {
@@ -308,6 +319,19 @@ mod tests {
             });
             assert_eq!(told.count() > 0, seen, "a port every {seconds} s");
         }
+    }
+
+    #[test]
+    fn a_threshold_that_changes_acts_at_once_and_a_window_begins_anew() {
+        let mut all = scans();
+        let sweep =
+            |all: &mut Scans| (0..40_u16).filter_map(|port| all.note(&probe(1, 1, port), Instant(0))).count();
+        assert_eq!(sweep(&mut all), 0);
+        all.set(WINDOW, 20);
+        assert_eq!(all.scanning(Instant(0)).len(), 1, "what was met counts");
+        all.set(Duration::from_secs(60), 20);
+        assert!(all.scanning(Instant(0)).is_empty());
+        assert!(sweep(&mut all) > 0);
     }
 
     #[test]
