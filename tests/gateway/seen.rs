@@ -3,10 +3,10 @@
 
 use std::{fs, net::Shutdown, process::Command};
 
-use halfgate::sys::netns::Family;
+use halfgate::sys::netns::{Family, Process};
 use serde_json::Value;
 
-use crate::harness::{Gateway, SOON, accept, listen, rules, run, s, say};
+use crate::harness::{Gateway, HALFGATE, SOON, accept, listen, rules, run, s, say};
 
 both_families! {
     half_open_shows_holders_and_ages_and_how_many_handshakes_were_completed
@@ -57,9 +57,11 @@ fn half_open_shows_holders_and_ages_and_how_many_handshakes_were_completed(famil
     let total = rows(&all, "by", "total")[0];
     assert_eq!((number(total, "syn_received"), number(total, "unacknowledged_fins")), (6, 1), "{total}");
     assert_eq!((number(total, "sources"), number(total, "destinations")), (3, 1));
-    let lately = &total["lately"];
-    assert_eq!((number(lately, "begun"), number(lately, "completed")), (7, 1));
-    assert_eq!(lately["percent"], 14.3);
+    let all_time = &total["since_start"];
+    assert_eq!((number(all_time, "begun"), number(all_time, "completed")), (7, 1));
+    assert_eq!(all_time["percent"], 14.3);
+    // On a slow machine the first of them may have been a minute ago.
+    assert!((1..=7).contains(&number(&total["lately"], "begun")), "{total}");
     let sources = rows(&all, "by", "source");
     let forged = |source| match family {
         Family::V4 => family.forged(source).to_string(),
@@ -91,11 +93,15 @@ fn a_flood_is_a_line_a_second_in_events_and_log(family: Family) {
     ));
     let _listener = gateway.listen(family, 80);
     let forger = gateway.forger();
+    let followed = gateway.directory().join("followed");
+    let mut follow = gateway.three.gateway.command(HALFGATE);
+    follow.arg("--socket").arg(gateway.socket()).args(["events", "--follow", "--json"]);
+    follow.stdout(fs::File::create(&followed).unwrap());
+    let follower = Process::start(&mut follow).expect("follow the events");
     let start = gateway.now();
     for number in 0..20_000_u16 {
         forger.syn(family, number % 5000, 4000 + number / 5000, 80);
     }
-    let lasted = gateway.since(start).as_secs() + 2;
     let mut told = (0, 0, 0);
     gateway.eventually("every SYN past the limit is accounted for", SOON, || {
         let limits = gateway.json(&["limits"]);
@@ -105,13 +111,20 @@ fn a_flood_is_a_line_a_second_in_events_and_log(family: Family) {
         let limit = rows(&events, "event", "limit");
         let counted: u64 = limit.iter().map(|event| 1 + event["left_out"].as_u64().unwrap_or(0)).sum();
         told = (passed, counted, lost);
-        assert!(limit.len() as u64 <= 200 + lasted + 2, "{} events of a flood", limit.len());
+        assert!(limit.len() as u64 <= 200 + passed / 10, "{} events of a flood of {passed}", limit.len());
         passed > 1000 && counted <= passed && counted + lost >= passed
     });
+    let followed = || fs::read_to_string(&followed).unwrap();
+    gateway.eventually("who follows sees the flood", SOON, || followed().contains("left_out"));
+    let lines = followed().lines().count() as u64;
+    assert!(lines <= 4 * 200 + told.0 / 5, "{lines} lines for who follows a flood of {}", told.0);
+    drop(follower);
     let log = gateway.log();
+    // To now: what waited in the queues was judged later than it was sent.
+    let lasted = gateway.since(start).as_secs() + 1;
     let lines = |of: &str| log.lines().filter(|line| line.contains(of)).count() as u64;
-    assert!((1..=lasted + 2).contains(&lines("limit embryonic.total passed")), "{told:?}\n{log}");
-    assert!((1..=10 + lasted + 2).contains(&lines("rule web: accept")), "{log}");
+    assert!((1..=lasted + 1).contains(&lines("limit embryonic.total passed")), "{told:?}\n{log}");
+    assert!((1..=10 * lasted).contains(&lines("rule web: accept")), "{log}");
     assert!(log.contains("more like it left out before"), "{log}");
 }
 
