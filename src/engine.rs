@@ -260,6 +260,7 @@ impl Worker {
     pub fn handle_packet(&mut self, meta: &Meta, bytes: &[u8], now: Instant) -> Verdict {
         self.rewritten.clear();
         self.out.strip = false;
+        self.out.proof = false;
         let parsed = wire::parse_where(bytes, meta.wire_len, meta.checksums, self.loopback);
         let verdict = match parsed {
             Ok(packet) => self.with(now, |context| context.judge(meta, &packet)),

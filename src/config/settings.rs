@@ -337,9 +337,10 @@ fn queues(node: &Node, old: Queues, report: &mut Report) -> Option<Queues> {
         base: number("base", 0..=65_000).unwrap_or(old.base),
         count: number("count", 1..=128).or(old.count),
     };
-    // `count` queues for known connections, `count` for SYNs, all below 65536.
+    // `count` queues of each kind (known connections, SYNs, SYNs of proven sources), all
+    // below 65536.
     let count = u32::from(queues.count.unwrap_or(1));
-    if u32::from(queues.base).saturating_add(count.saturating_mul(2)) > 65_536 {
+    if u32::from(queues.base).saturating_add(count.saturating_mul(3)) > 65_536 {
         report.error(node.place, "the queue numbers end at 65535", "take a smaller base");
         return None;
     }

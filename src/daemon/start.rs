@@ -241,7 +241,7 @@ fn open_queues(policy: &Policy, lock: &mut Lock) -> Result<(TableSpec, Vec<Queue
             anyhow!(
                 "there are no {} free queue numbers from {} up: stop other users of NFQUEUE, or set \
                  `queues: {{ base: N, count: M }}` in the rule file",
-                u32::from(count) * 2,
+                u32::from(count) * kernel::KINDS,
                 wanted.base
             )
         })?;
@@ -264,7 +264,7 @@ fn open_queues(policy: &Policy, lock: &mut Lock) -> Result<(TableSpec, Vec<Queue
 }
 
 fn open_range(base: u16, count: u16) -> Result<Vec<Queue>, queue::QueueError> {
-    (0..count * 2)
+    (0..count.saturating_mul(3))
         .map(|offset| {
             let max_len = if offset < count { KNOWN_WAITING } else { SYN_WAITING };
             let (number, conntrack) = (base + offset, offset >= count);
@@ -375,7 +375,7 @@ fn guard(
         .context("can't start the control side")?;
     let reports = crew.reports.take().context("the crew's reports are heard already")?;
     let spec = daemon.state().spec;
-    let queues = (spec.queue_base..=spec.syn_queues()?.1).collect();
+    let queues = (spec.queue_base..=spec.proven_queues()?.1).collect();
     let pulses = crew.pulses.clone();
     let ears = Ears { listener: socket.listener()?, orders, deaths: reports, pulses, queues };
     let ending = runtime.block_on(control::run(daemon, ears, || ready(daemon, socket, warnings)));
@@ -388,10 +388,10 @@ fn ready(daemon: &Daemon, socket: &ControlSocket, warnings: usize) {
     let state = daemon.state();
     let policy = daemon.shared.engine.policy();
     let (base, count) = (state.spec.queue_base, state.spec.queue_count);
-    let last = u32::from(base) + u32::from(count) * 2 - 1;
+    let last = u32::from(base) + u32::from(count) * kernel::KINDS - 1;
     log::info(format_args!(
         "ready: rules {} ({} rules, {warnings} warnings), hooks {}, queues {base}-{last} ({count} for known \
-         connections, {count} for SYNs), diversion {}, fail {}, socket {}",
+         connections, {count} for SYNs, {count} for those of proven sources), diversion {}, fail {}, socket {}",
         state.source,
         policy.rules.len(),
         status::hook_names(policy.settings.hooks).join(" "),

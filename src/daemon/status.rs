@@ -158,16 +158,20 @@ fn queues(state: &State, warnings: &mut Vec<String>) -> Vec<QueueRow> {
     });
     let (base, count) = (state.spec.queue_base, state.spec.queue_count);
     let mut rows = Vec::new();
-    for offset in 0..count.saturating_mul(2) {
+    for offset in 0..count.saturating_mul(3) {
         let number = base.saturating_add(offset);
-        let carries = if offset < count { "known" } else { "syn" };
+        let carries = match offset.checked_div(count) {
+            Some(0) => "known",
+            Some(1) => "syn",
+            _ => "proven",
+        };
         let Some(loss) = all.iter().find(|loss| loss.number == number) else {
             warnings.push(format!("queue {number} is gone: nobody judges its packets; restart the daemon"));
             continue;
         };
         if loss.dropped_by_queue + loss.dropped_by_socket > 0 {
             warnings.push(format!(
-                "queue {number} lost {} packets because it was full and {} because the socket was",
+                "queue {number} ({carries}) lost {} packets because it was full and {} because the socket was",
                 loss.dropped_by_queue, loss.dropped_by_socket
             ));
         }

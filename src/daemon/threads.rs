@@ -94,7 +94,8 @@ pub fn serve(shared: &Shared, mut queue: Queue, outbox: &Outbox, pulse: &Pulse) 
             if let Some(bytes) = worker.rewritten() {
                 rewritten.extend_from_slice(bytes);
             }
-            answer(verdict, packet.mark, marks, !rewritten.is_empty())
+            Turn { verdict, is_rewritten: !rewritten.is_empty(), is_proof: worker.is_proof() }
+                .answer(packet.mark, marks)
         });
         served.map_err(|error| error.to_string())?;
     }
@@ -154,19 +155,32 @@ impl Parents {
     }
 }
 
-/// A verdict's mark replaces the packet's whole mark: the operator's bits stay
-/// as they are, ours say that it was inspected. What is refused goes on as well, to
-/// the kernel's rule behind the queue that answers it.
-fn answer(verdict: Verdict, mark: u32, marks: Marks, is_rewritten: bool) -> Answer {
-    let ours = |bits| mark & !marks.mask() | marks.inspected() | bits;
-    match verdict {
-        Verdict::Accept if is_rewritten => Answer::Rewrite { mark: ours(0) },
-        Verdict::Accept => Answer::Accept { mark: ours(0) },
-        Verdict::Reset(DropReason::Challenged) => {
-            Answer::Rewrite { mark: ours(marks.refuse() | marks.challenge()) }
+/// What the engine makes of a packet.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    verdict: Verdict,
+    is_rewritten: bool,
+    is_proof: bool,
+}
+
+impl Turn {
+    /// A verdict's mark replaces the packet's whole mark: the operator's bits stay
+    /// as they are, ours say that it was inspected. What is refused goes on as well, to
+    /// the kernel's rule behind the queue that answers it; and so does what proves its
+    /// source, to the one that notes that.
+    fn answer(self, mark: u32, marks: Marks) -> Answer {
+        let proof = if self.is_proof { marks.proof() } else { 0 };
+        let ours = |bits| mark & !marks.mask() | marks.inspected() | proof | bits;
+        match self.verdict {
+            Verdict::Accept if self.is_rewritten => Answer::Rewrite { mark: ours(0) },
+            Verdict::Accept => Answer::Accept { mark: ours(0) },
+            Verdict::Reset(DropReason::Challenged) => {
+                Answer::Rewrite { mark: ours(marks.refuse() | marks.challenge()) }
+            }
+            Verdict::Reset(_) => Answer::Accept { mark: ours(marks.refuse()) },
+            Verdict::Drop(_) if self.is_proof => Answer::Accept { mark: ours(marks.discard()) },
+            Verdict::Drop(_) => Answer::Drop,
         }
-        Verdict::Reset(_) => Answer::Accept { mark: ours(marks.refuse()) },
-        Verdict::Drop(_) => Answer::Drop,
     }
 }
 
@@ -256,23 +270,31 @@ mod tests {
     fn an_accept_keeps_the_operators_bits_and_says_inspected() {
         let marks = Marks { shift: 24 };
         let mark = 0x0012_3456 | marks.divert() | marks.known();
-        assert_eq!(
-            answer(Verdict::Accept, mark, marks, false),
-            Answer::Accept { mark: 0x0012_3456 | marks.inspected() }
-        );
-        assert_eq!(
-            answer(Verdict::Accept, mark, marks, true),
-            Answer::Rewrite { mark: 0x0012_3456 | marks.inspected() }
-        );
-        assert_eq!(answer(Verdict::Drop(DropReason::Rule), mark, marks, false), Answer::Drop);
-        assert_eq!(
-            answer(Verdict::Reset(DropReason::Rule), mark, marks, false),
-            Answer::Accept { mark: 0x0012_3456 | marks.inspected() | marks.refuse() }
-        );
-        assert_eq!(
-            answer(Verdict::Reset(DropReason::Challenged), mark, marks, true),
-            Answer::Rewrite { mark: 0x0012_3456 | marks.inspected() | marks.refuse() | marks.challenge() }
-        );
+        let answer =
+            |verdict, is_rewritten, is_proof| Turn { verdict, is_rewritten, is_proof }.answer(mark, marks);
+        let inspected = 0x0012_3456 | marks.inspected();
+        let reset = |reason| Verdict::Reset(reason);
+        let dropped = Verdict::Drop(DropReason::Rule);
+        for (answered, expected) in [
+            (answer(Verdict::Accept, false, false), Answer::Accept { mark: inspected }),
+            (answer(Verdict::Accept, true, false), Answer::Rewrite { mark: inspected }),
+            (answer(Verdict::Accept, false, true), Answer::Accept { mark: inspected | marks.proof() }),
+            (answer(dropped, false, false), Answer::Drop),
+            (
+                answer(Verdict::Drop(DropReason::ChallengeAnswer), false, true),
+                Answer::Accept { mark: inspected | marks.proof() | marks.discard() },
+            ),
+            (
+                answer(reset(DropReason::Rule), false, false),
+                Answer::Accept { mark: inspected | marks.refuse() },
+            ),
+            (
+                answer(reset(DropReason::Challenged), true, false),
+                Answer::Rewrite { mark: inspected | marks.refuse() | marks.challenge() },
+            ),
+        ] {
+            assert_eq!(answered, expected);
+        }
     }
 
     #[test]

@@ -20,6 +20,13 @@ use crate::{
 };
 
 impl Worker {
+    /// Whether the packet last handled proves that its source is there: it finishes a
+    /// handshake, or answers a challenge.
+    #[must_use]
+    pub const fn is_proof(&self) -> bool {
+        self.out.proof
+    }
+
     /// As [`Self::handle_packet`], for a packet whose destination the kernel has
     /// translated (a port forward): where that is a SYN which must be challenged, only
     /// the kernel knows from where the challenge must seem to come. Then the verdict is
@@ -39,6 +46,7 @@ impl Worker {
     /// made through is not translated. Whatever else it is goes on.
     pub fn handle_stray(&mut self, meta: &Meta, bytes: &[u8], now: Instant) -> Verdict {
         self.rewritten.clear();
+        self.out.proof = false;
         let parsed = wire::parse_where(bytes, meta.wire_len, meta.checksums, self.loopback);
         let verdict = match parsed.map(|packet| (packet, packet.transport)) {
             Ok((packet, Transport::Tcp(segment))) => {
@@ -104,6 +112,7 @@ impl Context<'_> {
             && self.challenges_are_out()
             && self.engine.cookies.knows(flow.src, flow.src_port, segment.seq, self.now);
         if is_proof {
+            self.out.proof = true;
             add(&self.stats.proofs, 1);
             if self.engine.proven.lock().insert(one_source(flow.src), self.now) {
                 self.event(Event::Proven { flow: *flow });
@@ -122,8 +131,12 @@ impl Context<'_> {
 
     /// A handshake is finished: whoever opened it has answered what only it was sent,
     /// and needs no challenge for a while.
-    pub(super) fn note_handshake(&self, flow: &Flow, connection: &Connection, before: Phase) {
-        if self.ruling.challenges && before == Phase::SynReceived && has_answered(connection) {
+    pub(super) fn note_handshake(&mut self, flow: &Flow, connection: &Connection, before: Phase) {
+        if before != Phase::SynReceived || !has_answered(connection) {
+            return;
+        }
+        self.out.proof = true;
+        if self.ruling.challenges {
             self.engine.proven.lock().insert(one_source(flow.src), self.now);
         }
     }

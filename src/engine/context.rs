@@ -33,6 +33,8 @@ pub(super) struct Outbox {
     pub(super) room_for: Option<u16>,
     /// The packet at hand goes on without its Fast Open.
     pub(super) strip: bool,
+    /// The packet at hand proves that its source is there.
+    pub(super) proof: bool,
     /// Set where the kernel has translated where the packet at hand goes. In it, if that
     /// is a SYN to be challenged: its addresses, and the cookie.
     pub(super) translated: Option<Option<(FourTuple, SeqNum)>>,

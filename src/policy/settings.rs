@@ -82,7 +82,7 @@ impl Default for Probe {
 }
 
 /// NFQUEUE numbers. `count` queues for packets of known connections, then
-/// `count` for SYNs.
+/// `count` for SYNs, then `count` for SYNs of proven sources.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Queues {
     /// The first number.
@@ -92,7 +92,8 @@ pub struct Queues {
 }
 
 /// The bits of the packet mark that are halfgate's: eight bits from `shift` up.
-/// Each is a single bit; all others are the operator's.
+/// Some mean one thing before the queue and another in a verdict, which sets all of
+/// them anew. All others are the operator's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Marks {
     /// The lowest bit, 0 to 24.
@@ -128,6 +129,13 @@ impl Marks {
         self.bit(2)
     }
 
+    /// Both set before the queue: it is a SYN of a source that has proven that it is
+    /// there, for queues of their own.
+    #[must_use]
+    pub const fn divert_proven(self) -> u32 {
+        self.divert() | self.divert_syn()
+    }
+
     /// On packets that halfgate sends: never diverted.
     #[must_use]
     pub const fn own(self) -> u32 {
@@ -138,6 +146,20 @@ impl Marks {
     #[must_use]
     pub const fn refuse(self) -> u32 {
         self.bit(5)
+    }
+
+    /// Set by a verdict, where [`Self::known`] is before the queue: this packet proves that
+    /// its source is there.
+    #[must_use]
+    pub const fn proof(self) -> u32 {
+        self.known()
+    }
+
+    /// Set by a verdict, where [`Self::translated`] is before the queue: the packet has
+    /// done its work and goes no further.
+    #[must_use]
+    pub const fn discard(self) -> u32 {
+        self.translated()
     }
 
     /// Set before the queue: the kernel has translated its destination (a port forward).

@@ -10,11 +10,12 @@
 //!   `mangle`: wipes our mark bits (nobody else may set them), lets pass what is
 //!   exempt (`exempt_*`: loopback, our own packets, neighbour discovery, MLD, the
 //!   DHCP client), marks what conntrack knows both ways, and sends the rest to
-//!   the queues, SYNs to queues of their own.
+//!   the queues, SYNs to queues of their own, and SYNs of proven sources to others.
 //! * `inspected_*`, right after the diversion: what is not exempt and does not
 //!   carry the `inspected` bit of an accept is dropped and counted (unless
 //!   `fail: open`); what carries the `refuse` bit is answered by the kernel with
-//!   RST or ICMP prohibited; then our bits are wiped.
+//!   RST or ICMP prohibited, and what proves its source puts it into a set; then our
+//!   bits are wiped.
 //!
 //! An accept from a queue goes on at the next base chain, hence two of them.
 //! With [`Diversion::Native`] nothing lies between them (-160 and -159), so that
@@ -34,6 +35,7 @@ mod errands;
 mod exempt;
 mod foreign;
 mod probe;
+mod proven;
 mod rules;
 mod run;
 mod state;
@@ -81,8 +83,8 @@ pub struct TableSpec {
     pub fail: Fail,
     /// Our mark bits.
     pub marks: Marks,
-    /// First queue for packets of known connections; `count` of them, then as
-    /// many for SYNs.
+    /// First queue for packets of known connections; `count` of them, then as many
+    /// for SYNs, then as many for SYNs of proven sources.
     pub queue_base: u16,
     /// Queues of each kind.
     pub queue_count: u16,
@@ -105,6 +107,14 @@ impl TableSpec {
     /// If the numbers leave the range of queue numbers, or there are none.
     pub fn syn_queues(&self) -> Result<(u16, u16), TableError> {
         self.queues(self.queue_count)
+    }
+
+    /// First and last queue for SYNs of sources that have proven that they are there.
+    ///
+    /// # Errors
+    /// If the numbers leave the range of queue numbers, or there are none.
+    pub fn proven_queues(&self) -> Result<(u16, u16), TableError> {
+        self.queues(self.queue_count.saturating_mul(2))
     }
 
     fn queues(&self, skip: u16) -> Result<(u16, u16), TableError> {
@@ -154,7 +164,7 @@ pub enum TableError {
     NoIp6tables,
     /// Queue numbers out of range.
     #[error(
-        "queues {base} and the following 2 x {count} don't exist: numbers go from 0 to 65535, and one of each kind is the least"
+        "queues {base} and the following 3 x {count} don't exist: numbers go from 0 to 65535, and one of each kind is the least"
     )]
     Queues {
         /// First one.
@@ -262,11 +272,13 @@ mod tests {
         let spec = spec(10, 4);
         assert_eq!(spec.packet_queues().expect("in range"), (10, 13));
         assert_eq!(spec.syn_queues().expect("in range"), (14, 17));
+        assert_eq!(spec.proven_queues().expect("in range"), (18, 21));
     }
 
     #[test]
     fn the_last_queue_number_is_usable_and_no_more() {
-        assert_eq!(spec(65534, 1).syn_queues().expect("in range"), (65535, 65535));
+        assert_eq!(spec(65533, 1).proven_queues().expect("in range"), (65535, 65535));
+        assert!(matches!(spec(65534, 1).proven_queues(), Err(TableError::Queues { .. })));
         assert!(matches!(spec(65535, 1).syn_queues(), Err(TableError::Queues { base: 65535, count: 1 })));
         assert!(matches!(spec(0, 0).packet_queues(), Err(TableError::Queues { .. })));
         assert!(matches!(spec(0, u16::MAX).syn_queues(), Err(TableError::Queues { .. })));

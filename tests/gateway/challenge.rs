@@ -102,7 +102,8 @@ fn a_client_passes_a_full_limit_and_forged_sources_never_do(family: Family) {
         gateway.drops("challenged") == 40 && gateway.drops("out_of_state") == 40
     });
     assert_eq!(challenges(&gateway)["proven"], 0);
-    assert_eq!((gateway.backlog(80), gateway.connections(&[]).len()), (LIMIT, LIMIT));
+    assert!(gateway.backlog(80) <= LIMIT, "the server has got none of them");
+    assert_eq!(gateway.connections(&[]).len(), LIMIT);
     let entries = gateway.tool("conntrack", &["-L", "-p", "tcp", "--state", "SYN_SENT"], "");
     assert_eq!(entries.trim(), "", "the kernel has no entry of them either");
     passes(&gateway, &listener, to);
@@ -110,7 +111,11 @@ fn a_client_passes_a_full_limit_and_forged_sources_never_do(family: Family) {
         server.find(Duration::from_millis(300), |packet| forged.iter().any(|from| from.ip() == packet.src));
     assert!(reached.unwrap().is_none(), "a forged SYN reached the server");
     // It took the stalest one's place.
-    gateway.eventually("the limit holds", SOON, || gateway.backlog(80) == LIMIT - 1);
+    gateway.eventually("the limit holds", SOON, || {
+        // On a slow machine the server has given some up by now.
+        let half_open = gateway.connections(&["phase=half_open"]).len();
+        half_open == LIMIT - 1 && gateway.backlog(80) < LIMIT
+    });
     let limits = gateway.ok(&["limits"]);
     assert!(limits.contains("challenge"), "{limits}");
     let events = gateway.ok(&["events"]);

@@ -50,6 +50,7 @@ mod native;
 mod player;
 mod pressure;
 mod probe;
+mod proven;
 mod queue;
 mod related;
 mod reload;

@@ -24,6 +24,8 @@ const TESTS: &[&str] = &[
     "challenge::a_client_passes_a_full_limit_and_forged_sources_never_do::ipv4",
     "challenge::through_a_port_forward_the_client_is_challenged_from_where_it_dialled::ipv6",
     "challenge::through_a_port_forward_with_every_hook::ipv4",
+    "proven::a_finished_handshake_gives_the_source_queues_of_its_own::ipv6",
+    "proven::an_answered_challenge_does_too::ipv4",
     "flood::honest_clients_connect_amid_a_flood_and_the_limit_holds::ipv4",
     "nat::both_at_once_timers_and_kill_reach_both_ends::ipv4",
     "nat::masquerade_timers_and_kill_reach_both_ends::ipv6",

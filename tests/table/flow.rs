@@ -372,3 +372,49 @@ fn bits_that_an_operator_restores_do_not_count_as_ours() {
         }
     }
 }
+
+/// Which queues the SYNs came by: those of strangers, those of proven sources.
+fn syns(seen: &[Seen]) -> (usize, usize) {
+    let by = |queues: std::ops::Range<u16>| {
+        seen.iter().filter(|packet| packet.syn && queues.contains(&packet.queue)).count()
+    };
+    let (strangers, proven) = (QUEUE_BASE + 2..QUEUE_BASE + 4, QUEUE_BASE + 4..QUEUE_BASE + 6);
+    assert!(seen.iter().all(|packet| packet.syn == (packet.queue >= QUEUE_BASE + 2)), "{seen:?}");
+    (by(strangers), by(proven))
+}
+
+#[test]
+fn syns_of_sources_that_proved_themselves_have_queues_of_their_own() {
+    let world = World::new();
+    let port = world.server.run(echo_server);
+    let consumer = world.gateway.run(|| Consumer::start(Consumer::prove));
+    install(&world, "f", Fail::Closed);
+    for address in World::targets() {
+        world.client.run(move || echo(address, port, 100)).expect("an echo");
+        assert_eq!(syns(&consumer.take()), (1, 0), "a stranger");
+        world.client.run(move || echo(address, port, 100)).expect("an echo");
+        assert_eq!(syns(&consumer.take()), (0, 1), "it has proven itself");
+        // The family is forgotten with the table.
+        install(&world, "f", Fail::Closed);
+        world.client.run(move || echo(address, port, 100)).expect("an echo");
+        assert_eq!(syns(&consumer.take()), (1, 0), "{address}");
+    }
+}
+
+#[test]
+fn a_proof_that_is_for_nobody_else_goes_no_further() {
+    let world = World::new();
+    let port = world.server.run(echo_server);
+    let consumer = world.gateway.run(|| Consumer::start(Consumer::prove_and_discard));
+    install(&world, "f", Fail::Closed);
+    let address = World::targets()[0];
+    assert!(!world.client.run(move || connects(address, port, A_WHILE)), "no SYN-ACK arrives");
+    assert!(consumer.take().iter().any(|packet| packet.syn_ack), "there was one");
+    let set = world.gateway.run(|| run("nft", "list set inet halfgate proven_ipv4"));
+    assert!(set.contains("10.2.0.2 "), "whose sender is noted: {set}");
+    // It is not one of the packets that nobody judged.
+    let way = world.gateway.run(|| table::probe().expect("one way or the other"));
+    let (_, counts) =
+        world.gateway.run(move || table::inspect(&spec("f", Fail::Closed), way).expect("asked"));
+    assert_eq!(counts.missed, 0);
+}

@@ -17,7 +17,8 @@ use halfgate::{
 
 /// Mark bits in these tests.
 pub(crate) const MARKS: Marks = Marks { shift: 24 };
-/// First of two queues for packets, then two for SYNs.
+/// First of two queues for packets, then two for SYNs, then two for those of proven
+/// sources.
 pub(crate) const QUEUE_BASE: u16 = 10;
 
 /// Hooks by their first letters.
@@ -184,12 +185,12 @@ pub(crate) struct Consumer {
 }
 
 impl Consumer {
-    /// Starts on all four queues of [`spec`], in the namespace of the caller.
+    /// Starts on all six queues of [`spec`], in the namespace of the caller.
     /// `judge` gives the accepted packet's mark, or `None` to drop it.
     pub(crate) fn start(judge: fn(u32) -> Option<u32>) -> Self {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let mut attaches = false;
-        for number in QUEUE_BASE..QUEUE_BASE + 4 {
+        for number in QUEUE_BASE..QUEUE_BASE + 6 {
             let mut queue = nfq::Queue::open().expect("the kernel has NFQUEUE");
             queue.bind(number).expect("the queue is free");
             queue.set_copy_range(number, 256).expect("configured");
@@ -215,7 +216,18 @@ impl Consumer {
 
     /// What halfgate's daemon does with every packet that it accepts.
     pub(crate) fn inspect(mark: u32) -> Option<u32> {
-        Some(mark | MARKS.inspected())
+        Some(mark & !MARKS.mask() | MARKS.inspected())
+    }
+
+    /// The same, and what the kernel knows both ways proves its source.
+    pub(crate) fn prove(mark: u32) -> Option<u32> {
+        let proof = if mark & MARKS.known() == 0 { 0 } else { MARKS.proof() };
+        Self::inspect(mark).map(|mark| mark | proof)
+    }
+
+    /// As [`Self::prove`], but what proves its source goes no further.
+    pub(crate) fn prove_and_discard(mark: u32) -> Option<u32> {
+        Self::prove(mark).map(|mark| if mark & MARKS.proof() == 0 { mark } else { mark | MARKS.discard() })
     }
 
     /// All packets since the last call.

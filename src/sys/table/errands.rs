@@ -111,6 +111,7 @@ impl Document {
         let chain = format!("inspected_{}", name(hook));
         let priority = inspected_priority(diversion);
         self.base(&chain, hook, NfChainType::Filter, priority, NfChainPolicy::Accept);
+        self.take_proofs(hook, &chain, spec.marks);
         self.rule(&chain, vec![set_mark(!spec.marks.mask(), 0)]);
         Ok(())
     }

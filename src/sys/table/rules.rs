@@ -21,6 +21,7 @@ use super::{
     Diversion, NAME, TableError, TableSpec,
     errands::touched,
     exempt::{DHCP_V4, DHCP_V6, Exempt, LISTENER_DISCOVERY, NEIGHBOUR_DISCOVERY, Share},
+    proven::proven_syns,
     state::Notes,
 };
 use crate::{
@@ -60,6 +61,8 @@ pub(super) const fn name(hook: Hook) -> &'static str {
 /// The live table.
 pub(super) fn live(spec: &TableSpec, diversion: Diversion, notes: &Notes) -> Result<Value, TableError> {
     let mut table = Document::begin(notes);
+    table.proven_sets();
+    table.proofs(spec.marks);
     for (hook, share) in touched(spec) {
         let Some(share) = share else {
             table.only_strays(spec, diversion)?;
@@ -160,7 +163,11 @@ impl Document {
         to_value(self.batch)
     }
 
-    fn chain(&mut self, name: &str) {
+    pub(super) fn add(&mut self, object: NfListObject<'static>) {
+        self.batch.add(object);
+    }
+
+    pub(super) fn chain(&mut self, name: &str) {
         self.batch.add(NfListObject::Chain(Chain {
             family: NfFamily::INet,
             table: NAME.into(),
@@ -265,6 +272,9 @@ impl Document {
                 let [related, udp] = is_announced_udp();
                 self.rule(&chain, vec![related, udp, to_queue(syns, spec.fail)]);
                 self.rule(&chain, vec![is_renumbered(), to_queue(syns, spec.fail)]);
+                for syns_of_one in proven_syns(hook) {
+                    self.rule(&chain, with(syns_of_one, [to_queue(spec.proven_queues()?, spec.fail)]));
+                }
                 self.rule(&chain, vec![syn(), to_queue(syns, spec.fail)]);
                 self.rule(&chain, vec![to_queue(packets, spec.fail)]);
             }
@@ -273,6 +283,10 @@ impl Document {
                 let to_syns = || set_mark(!0, marks.divert_syn());
                 self.rule(&chain, vec![related, udp, to_syns(), Statement::Return(None)]);
                 self.rule(&chain, vec![is_renumbered(), to_syns(), Statement::Return(None)]);
+                for syns_of_one in proven_syns(hook) {
+                    let to_proven = set_mark(!0, marks.divert_proven());
+                    self.rule(&chain, with(syns_of_one, [to_proven, Statement::Return(None)]));
+                }
                 self.rule(&chain, vec![syn(), set_mark(!0, marks.divert_syn()), Statement::Return(None)]);
                 self.rule(&chain, vec![set_mark(!0, marks.divert())]);
             }
@@ -285,6 +299,7 @@ impl Document {
         // `route`: what is sent from here was routed again by its changed mark.
         let kind = if hook == Hook::Output { NfChainType::Route } else { NfChainType::Filter };
         self.base(&chain, hook, kind, inspected_priority(diversion), NfChainPolicy::Accept);
+        self.take_proofs(hook, &chain, spec.marks);
         self.note_refusal(hook, spec);
         // The kernel refuses in our name: only it can answer through NAT for a packet
         // whose conntrack entry is not confirmed.
@@ -555,7 +570,8 @@ mod tests {
                     !(line.contains(r#""chain":"divert_"#)
                         && (line.contains(r#""queue":"#)
                             || line.contains("16777216")
-                            || line.contains("33554432")))
+                            || line.contains("33554432")
+                            || line.contains("50331648")))
                 };
                 text.lines().filter(other).map(str::to_owned).collect::<Vec<_>>()
             });
@@ -584,11 +600,13 @@ mod tests {
             let mut moved = spec(Fail::Closed, 2);
             moved.marks.shift = 0;
             let text = lines(&live(&moved, Diversion::Native, &Notes::default()).expect("in range"));
-            // own, known, inspected and refuse as they are at bit 24; the wiping masks.
+            // own, known, inspected, discard and refuse as they are at bit 24; the wiping masks.
             let at_24 = [
                 (":[{\"meta\":{\"key\":\"mark\"}},8]", ":[{\"meta\":{\"key\":\"mark\"}},134217728]"),
                 (":[{\"meta\":{\"key\":\"mark\"}},16]", ":[{\"meta\":{\"key\":\"mark\"}},268435456]"),
                 (":[{\"meta\":{\"key\":\"mark\"}},4]", ":[{\"meta\":{\"key\":\"mark\"}},67108864]"),
+                (":[{\"meta\":{\"key\":\"mark\"}},80]", ":[{\"meta\":{\"key\":\"mark\"}},1342177280]"),
+                (":[{\"meta\":{\"key\":\"mark\"}},64]", ":[{\"meta\":{\"key\":\"mark\"}},1073741824]"),
                 (":[{\"meta\":{\"key\":\"mark\"}},32]", ":[{\"meta\":{\"key\":\"mark\"}},536870912]"),
                 (",4294967040]", ",16777215]"),
                 (",4294967048]", ",150994943]"),

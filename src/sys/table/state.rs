@@ -55,8 +55,8 @@ pub fn state() -> Result<TableState, TableError> {
         return Ok(TableState::Live { diversion: Diversion::Native, intact });
     }
     for family in Family::ALL.into_iter().filter(|family| family.in_kernel()) {
-        // One rule for SYNs and one for the rest.
-        intact &= xtables::count(family)? == hooks * 2;
+        // One rule for SYNs of proven sources, one for other SYNs and one for the rest.
+        intact &= xtables::count(family)? == hooks * 3;
     }
     Ok(TableState::Live { diversion: Diversion::Xtables, intact })
 }

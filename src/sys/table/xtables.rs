@@ -178,7 +178,7 @@ pub(super) struct Wanted {
 
 impl Wanted {
     pub(super) fn of(spec: &TableSpec) -> Result<Self, TableError> {
-        let (packets, syns) = (spec.packet_queues()?, spec.syn_queues()?);
+        let (packets, syns, proven) = (spec.packet_queues()?, spec.syn_queues()?, spec.proven_queues()?);
         let lines = touched(spec)
             .map(|(hook, _)| hook)
             .flat_map(|hook| {
@@ -188,6 +188,8 @@ impl Wanted {
                     Hook::Output => "OUTPUT",
                 };
                 [
+                    // It bears the bits of both others.
+                    line(chain, spec.marks.divert_proven(), proven, spec.fail),
                     line(chain, spec.marks.divert_syn(), syns, spec.fail),
                     line(chain, spec.marks.divert(), packets, spec.fail),
                 ]
@@ -355,16 +357,19 @@ mod tests {
     }
 
     #[test]
-    fn two_lines_a_hook_each_kind_to_its_own_queues() {
+    fn three_lines_a_hook_each_kind_to_its_own_queues() {
         // The answers to what leaves by `output` come in by `input`.
         let wanted = Wanted::of(&spec(2, Fail::Closed)).expect("in range");
         assert_eq!(
             wanted.lines,
             [
+                "-A FORWARD -m mark --mark 0x300/0x300 -m comment --comment halfgate -j NFQUEUE --queue-balance 8:9",
                 "-A FORWARD -m mark --mark 0x200/0x200 -m comment --comment halfgate -j NFQUEUE --queue-balance 6:7",
                 "-A FORWARD -m mark --mark 0x100/0x100 -m comment --comment halfgate -j NFQUEUE --queue-balance 4:5",
+                "-A INPUT -m mark --mark 0x300/0x300 -m comment --comment halfgate -j NFQUEUE --queue-balance 8:9",
                 "-A INPUT -m mark --mark 0x200/0x200 -m comment --comment halfgate -j NFQUEUE --queue-balance 6:7",
                 "-A INPUT -m mark --mark 0x100/0x100 -m comment --comment halfgate -j NFQUEUE --queue-balance 4:5",
+                "-A OUTPUT -m mark --mark 0x300/0x300 -m comment --comment halfgate -j NFQUEUE --queue-balance 8:9",
                 "-A OUTPUT -m mark --mark 0x200/0x200 -m comment --comment halfgate -j NFQUEUE --queue-balance 6:7",
                 "-A OUTPUT -m mark --mark 0x100/0x100 -m comment --comment halfgate -j NFQUEUE --queue-balance 4:5",
             ]
@@ -374,7 +379,7 @@ mod tests {
     #[test]
     fn one_queue_is_a_number_and_open_is_bypass() {
         let wanted = Wanted::of(&spec(1, Fail::Open)).expect("in range");
-        assert!(wanted.lines[0].ends_with("-j NFQUEUE --queue-num 5 --queue-bypass"), "{}", wanted.lines[0]);
+        assert!(wanted.lines[0].ends_with("-j NFQUEUE --queue-num 6 --queue-bypass"), "{}", wanted.lines[0]);
     }
 
     #[test]
