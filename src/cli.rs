@@ -3,6 +3,7 @@
 //!
 //! Exit codes: 0 done, 1 refused or found wanting, 2 wrong usage.
 
+mod blocked;
 pub mod check;
 mod client;
 mod confirm;
@@ -70,6 +71,8 @@ enum Command {
     Limits(limits::Args),
     HalfOpen(half_open::Args),
     Exposure(exposure::Args),
+    Blocked(blocked::Args),
+    Unblock(blocked::Unblock),
     Events(events::Args),
     Replay(replay::Args),
     Lab(lab::Args),
@@ -120,6 +123,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Limits(args) => limits::run(args, socket),
         Command::HalfOpen(args) => half_open::run(&args, socket),
         Command::Exposure(args) => exposure::run(&args, socket),
+        Command::Blocked(args) => blocked::run(&args, socket),
+        Command::Unblock(args) => blocked::unblock(args, socket),
         Command::Events(args) => events::run(&args, socket),
         Command::Replay(args) => replay::run(&args),
         Command::Lab(args) => lab::run(&args),

@@ -10,6 +10,7 @@
 //! Knows the engine by its grammar only, and the kernel by `sys`.
 
 pub mod backend;
+pub mod blocks;
 pub mod control;
 pub mod events;
 pub mod explain;

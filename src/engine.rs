@@ -30,6 +30,7 @@ mod foresee;
 mod judge;
 pub mod meta;
 pub mod observe;
+mod open;
 pub mod passed;
 mod pressure;
 mod ruling;
@@ -42,6 +43,7 @@ pub mod view;
 
 pub use event::{CloseReason, Closed, Event, Peer};
 pub use meta::{DropReason, IfIndex, Meta, Renumbering, Transmit, Verdict};
+pub use open::Block;
 pub use passed::{Passed, Passes};
 pub use view::{Change, Counters, Counts, Existing, TimerRow, View};
 
@@ -59,6 +61,7 @@ use parking_lot::{Mutex, RwLock};
 use self::{
     budget::Budget,
     context::{Context, Outbox},
+    open::Open,
     passed::PassCounts,
     pressure::Lines,
     ruling::{Ruling, Shrink},
@@ -98,6 +101,7 @@ pub struct Engine {
     generation: AtomicU64,
     connections: AtomicU32,
     lines: Lines,
+    open: Open,
     /// The shrink that the wheels agree with.
     tended_shrink: AtomicU32,
     budget: Budget,
@@ -130,7 +134,7 @@ impl Engine {
         let budget = Budget::new(settings.rst_per_second, now);
         let asking = Budget::new(settings.rst_per_second, now);
         let ruling = Ruling::new(Arc::new(policy), Live::default(), HashMap::new());
-        Arc::new(Self {
+        let engine = Self {
             seed,
             started: now,
             shards: (0..SHARDS).map(|_| Mutex::new(Shard::new(capacity, now))).collect(),
@@ -142,12 +146,15 @@ impl Engine {
             generation: AtomicU64::new(0),
             connections: AtomicU32::new(0),
             lines: Lines::default(),
+            open: Open::new(seed),
             tended_shrink: AtomicU32::new(1000),
             budget,
             asking,
             passed: PassCounts::default(),
             stats: Mutex::new(Vec::new()),
-        })
+        };
+        engine.count_what_limits_ask(&engine.ruling().limits);
+        Arc::new(engine)
     }
 
     /// A way in for one more thread.
@@ -191,6 +198,7 @@ impl Engine {
     pub fn install(&self, policy: Policy, existing: Existing, worker: &mut Worker, now: Instant) {
         let policy = Arc::new(policy);
         self.replace(|ruling| ruling.with_policy(policy));
+        self.count_what_limits_ask(&self.ruling().limits);
         self.start_walk();
         if existing == Existing::Rejudge {
             worker.rejudge(now);
@@ -211,6 +219,7 @@ impl Engine {
     /// Replaces the live changes; existing connections feel it at once.
     pub fn set_live(&self, live: Live) {
         self.replace(|ruling| ruling.with_live(live));
+        self.count_what_limits_ask(&self.ruling().limits);
         self.start_walk();
     }
 
@@ -322,6 +331,11 @@ impl Worker {
     /// The next thing to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         self.out.transmits.pop_front()
+    }
+
+    /// The next source that the kernel should block.
+    pub fn poll_block(&mut self) -> Option<Block> {
+        self.out.blocks.pop()
     }
 
     /// The next thing that happened.

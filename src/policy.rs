@@ -26,7 +26,10 @@ pub mod settings;
 pub mod timers;
 mod zones;
 
-pub use limits::{EmbryonicLimits, Limit, LimitTable, OnExcess, OwnPrefix, ResolvedLimit, ResolvedLimits};
+pub use limits::{
+    EmbryonicLimits, Limit, LimitTable, OnExcess, OpenLimits, OwnPrefix, ResolvedLimit, ResolvedLimits,
+    ResolvedOpen,
+};
 pub use live::{Live, LiveError, LiveLimit, LiveTimer, Origin};
 pub use network::NetworkSet;
 pub use rule::{

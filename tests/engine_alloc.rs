@@ -90,6 +90,7 @@ fn a_syn_that_loses_its_fast_open_allocates_nothing() {
         pickup: None,
         fast_open: FastOpen::Strip,
         evictable: false,
+        open_limits: Default::default(),
     };
     let names = vec!["default".into(), "web".into()];
     let policy = Policy::new(Settings::default(), Vec::new(), vec![rule], names);

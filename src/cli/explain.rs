@@ -94,13 +94,14 @@ fn show(output: &mut Output, told: &Explanation) -> Result<()> {
     }
     for limit in &told.limits {
         let rule = limit.rule.as_ref().map(|rule| format!(" of rule {rule}")).unwrap_or_default();
-        let now = limit.embryonic.map(|now| format!(", {now} now")).unwrap_or_default();
+        let now = limit.embryonic.or(limit.open).map(|now| format!(", {now} now")).unwrap_or_default();
         let value = limit.value.map_or_else(|| "off".to_owned(), |value| value.to_string());
         output.line(&format!(
-            "  limit {}{rule}: {value} ({}){now}, then {}{}",
+            "  limit {}{rule}: {value} ({}){now}, then {}{}{}",
             limit.limit,
             limit.origin,
             limit.on_excess,
+            limit.block.map(|time| format!(", block {}", text::duration(time))).unwrap_or_default(),
             limit.source_prefix.map(|prefix| format!("; one source is {prefix}")).unwrap_or_default()
         ))?;
     }

@@ -18,7 +18,7 @@ use crate::daemon::{
     text,
 };
 
-/// Show limits of half-open connections, or change them while it runs
+/// Show limits of half-open and of open connections, or change them while it runs
 ///
 /// The rule set's limits and a rule's own both apply. `-` for the count stands
 /// for scopes that have one for each source or destination. What counts as one source
@@ -56,7 +56,8 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Set {
-    /// The limit: embryonic.total, embryonic.per_source or embryonic.per_destination
+    /// The limit: embryonic.total, embryonic.per_source, embryonic.per_destination, or
+    /// the same of open connections, as connections.per_source
     name: String,
     /// How many there may be, or off
     value: String,
@@ -121,7 +122,9 @@ fn list(args: &List, socket: &Path) -> Result<ExitCode> {
 
 fn words(row: &LimitRow) -> Vec<String> {
     let count = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
-    let excess = if row.shadow { format!("{} (shadow)", row.on_excess) } else { row.on_excess.clone() };
+    let block = row.block.map(|time| format!(", block {}", text::duration(time))).unwrap_or_default();
+    let shadow = if row.shadow { " (shadow)" } else { "" };
+    let excess = format!("{}{block}{shadow}", row.on_excess);
     let is_usual = |prefix: &Prefix| (prefix.ipv4, prefix.ipv6) == (32, 64);
     let prefix = row.source_prefix.filter(|prefix| !is_usual(prefix));
     vec![
@@ -132,7 +135,7 @@ fn words(row: &LimitRow) -> Vec<String> {
         row.rule.clone().unwrap_or_else(|| "-".to_owned()),
         row.value.map_or_else(|| "off".to_owned(), |value| value.to_string()),
         row.origin.clone(),
-        count(row.embryonic),
+        count(row.embryonic.or(row.open)),
         count(row.passed),
         row.passed_in_shadow.filter(|count| *count > 0).map(|count| count.to_string()).unwrap_or_default(),
         excess,

@@ -95,6 +95,15 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
         "kernel",
         format!("{} refused with RST or ICMP, {} dropped unjudged", status.refused, status.missed),
     ));
+    if status.blocked_ever > 0 {
+        rows.push((
+            "blocked",
+            format!(
+                "{} sources now, {} since the start; {} of their packets dropped",
+                status.blocked, status.blocked_ever, status.blocked_packets
+            ),
+        ));
+    }
     for queue in &status.queues {
         rows.push((
             "queue",

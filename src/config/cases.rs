@@ -381,6 +381,21 @@ fn timers_and_limits() {
         "limits: { source_prefix: { ipv4: 33 } }",
         "limits: { source_prefix: { ipv6: 0, v4: 24 } }",
         "limits: { srcmask: 24 }",
+        "limits: { connections: { per_source: 0 } }",
+        "limits: { connections: { max_src_conn: 5 } }",
+        "limits: { connections: { per_source: 5, on_excess: evict } }",
+        "limits: { connections: { per_source: 5, block: 500ms } }",
+        "limits: { connections: { per_source: 5, block: 8d } }",
+        "limits: { connections: { per_source: 5, block: forever } }",
+        "limits: { connections: { total: 5, block: 10m } }",
+        "limits: { connections: { per_source: 5, allow: partners } }",
+        "limits: { connections: { per_source: 5, block: 10m, allow: lan } }",
+        "limits: { connections: { per_source: 5, block: 10m, allow: not partners } }",
+        "limits: { connections: { per_source: 5, block: 10m, allow: any } }",
+        "limits: { connections: { per_source: 5, block: 10m, allow: nobody } }",
+        "limits: { connections: { source_prefix: 24, per_source: 5 } }",
+        "limits: { connections: { shadow: true } }",
+        "limits: { block: 10m }",
         "limits: { embryonic: { shadow: true } }",
     ];
     insta::assert_snapshot!(table(&cases, |case| told_of_rule(&format!("action: accept, {case}"))), @r"
@@ -443,6 +458,37 @@ fn timers_and_limits() {
         error: rule r: unknown key `v4` in source_prefix (did you mean `ipv4`?)
     limits: { srcmask: 24 }
         error: rule r: unknown key `srcmask` in limits (did you mean `source_prefix`?)
+    limits: { connections: { per_source: 0 } }
+        error: rule r: connections.per_source: a limit of 0 would refuse every new connection (leave it out for no limit, or write a rule with `action: drop`)
+    limits: { connections: { max_src_conn: 5 } }
+        error: rule r: unknown key `max_src_conn` in connections (did you mean `per_source`?)
+    limits: { connections: { per_source: 5, on_excess: evict } }
+        error: rule r: on_excess can't be `evict` (did you mean `drop`?)
+    limits: { connections: { per_source: 5, block: 500ms } }
+        error: rule r: a block of 500ms is out of range (write one from 1s to 7d; a rule with `action: drop` blocks for ever)
+    limits: { connections: { per_source: 5, block: 8d } }
+        error: rule r: a block of 8d is out of range (write one from 1s to 7d; a rule with `action: drop` blocks for ever)
+    limits: { connections: { per_source: 5, block: forever } }
+        error: rule r: block: `forever` is not a duration (write one like 30s, 5m, 2h4m or 7d)
+    limits: { connections: { total: 5, block: 10m } }
+        warning: rule r: `block` without `per_source` blocks nobody: of those who pass another limit, the last is not to blame (give it `per_source`, in the file or live)
+    limits: { connections: { per_source: 5, allow: partners } }
+        warning: rule r: `allow` names who is never blocked, and without `block` nobody is (write `block: 10m`, or remove it)
+    limits: { connections: { per_source: 5, block: 10m, allow: lan } }
+        error: rule r: `allow` takes lists, addresses and networks only: a block holds wherever its source's packets come in (write it like `allow: partners` or `allow: [partners, 192.0.2.0/24]`)
+    limits: { connections: { per_source: 5, block: 10m, allow: not partners } }
+        error: rule r: `allow` takes lists, addresses and networks only: a block holds wherever its source's packets come in (write it like `allow: partners` or `allow: [partners, 192.0.2.0/24]`)
+    limits: { connections: { per_source: 5, block: 10m, allow: any } }
+        error: rule r: `allow` takes lists, addresses and networks only: a block holds wherever its source's packets come in (write it like `allow: partners` or `allow: [partners, 192.0.2.0/24]`)
+    limits: { connections: { per_source: 5, block: 10m, allow: nobody } }
+        error: rule r: no zone or list is called `nobody` (define it under `zones:` or `lists:`, or use one of: lan, partners, wan, gateway, any)
+    limits: { connections: { source_prefix: 24, per_source: 5 } }
+        error: rule r: unknown key `source_prefix` in connections (did you mean `limits: { source_prefix: ... }`?)
+    limits: { connections: { shadow: true } }
+        warning: rule r: `shadow` without a limit does nothing (give total, per_source or per_destination)
+    limits: { block: 10m }
+        error: rule r: `embryonic` is missing (write it like `{ embryonic: { per_source: 200 } }`)
+        error: rule r: unknown key `block` in limits (did you mean `connections: { block: ... }`?)
     limits: { embryonic: { shadow: true } }
         warning: rule r: `shadow` without a limit does nothing (give total, per_source or per_destination)
     ");

@@ -2,7 +2,7 @@
 
 use super::{
     hosts::Hosts,
-    reach,
+    limits, reach,
     reader::{Fields, Report},
     rules, schema,
     services::Services,
@@ -21,8 +21,11 @@ pub(super) fn compile(
     report: &mut Report,
 ) -> Option<(Policy, Vec<RuleTest>)> {
     let fields = Fields::of(node, &schema::FILE, report)?;
-    let settings = settings::read(&fields, report);
+    let mut settings = settings::read(&fields, report);
     let hosts = Hosts::read(fields.get("zones"), fields.get("lists"), read, report);
+    if let Some(node) = fields.get("limits") {
+        settings.open_limits = limits::open(node, &hosts, report);
+    }
     let services = Services::read(fields.get("services"), report);
     if fields.get("rules").is_none() {
         report.warning(

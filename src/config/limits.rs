@@ -1,18 +1,21 @@
 //! The limits, the rule set's and a rule's own.
 
+use std::{sync::Arc, time::Duration};
+
 use super::{
+    hosts::Hosts,
     reader::{self, Fields, Report, choice},
     schema, words,
     yaml::{Kind, Node},
 };
-use crate::policy::{EmbryonicLimits, Limit, OnExcess, OwnPrefix};
+use crate::policy::{EmbryonicLimits, Limit, NetworkSet, OnExcess, OpenLimits, OwnPrefix, Term, duration};
 
 /// Reads `limits:`.
 pub(super) fn limits(node: &Node, report: &mut Report) -> EmbryonicLimits {
     let mut limits = EmbryonicLimits::default();
     let Some(fields) = Fields::of(node, &schema::LIMITS, report) else { return limits };
     let prefix = fields.get("source_prefix");
-    if prefix.is_none() && !fields.is_meant("source_prefix") {
+    if prefix.is_none() && fields.get("connections").is_none() && !fields.is_meant("source_prefix") {
         fields.need("embryonic", &format!("write it like `{}`", schema::LIMITS.example), report);
     }
     if let Some(node) = fields.get("embryonic") {
@@ -25,21 +28,9 @@ pub(super) fn limits(node: &Node, report: &mut Report) -> EmbryonicLimits {
 fn embryonic(node: &Node, report: &mut Report) -> EmbryonicLimits {
     let mut limits = EmbryonicLimits::default();
     let Some(fields) = Fields::of(node, &schema::EMBRYONIC, report) else { return limits };
-    let mut count = |key: &'static str, limit: Limit| {
-        let node = fields.get(key)?;
-        if matches!(&node.kind, Kind::Text(text) if text == "0") {
-            report.error(
-                node.place,
-                format!("{limit}: a limit of 0 would refuse every new connection"),
-                "leave it out for no limit, or write a rule with `action: drop`",
-            );
-            return None;
-        }
-        reader::number(node, key, 1..=u32::MAX, report)
-    };
-    limits.total = count("total", Limit::Total);
-    limits.per_source = count("per_source", Limit::PerSource);
-    limits.per_destination = count("per_destination", Limit::PerDestination);
+    limits.total = count(&fields, "total", Limit::Total, report);
+    limits.per_source = count(&fields, "per_source", Limit::PerSource, report);
+    limits.per_destination = count(&fields, "per_destination", Limit::PerDestination, report);
     if let Some(node) = fields.get("on_excess") {
         const LATER: &str = "write drop, reset, evict or challenge";
         let choices = [
@@ -63,6 +54,111 @@ fn embryonic(node: &Node, report: &mut Report) -> EmbryonicLimits {
         );
     }
     limits
+}
+
+/// How long a source may be blocked.
+const BLOCKS: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
+
+/// Reads `connections:` of `limits:`, whose other keys [`limits`] reads.
+pub(super) fn open(limits: &Node, hosts: &Hosts, report: &mut Report) -> OpenLimits {
+    let mut open = OpenLimits::default();
+    let Kind::Map(map) = &limits.kind else { return open };
+    let is_ours = |key: &Node| matches!(&key.kind, Kind::Text(text) if text == "connections");
+    let Some((_, node)) = map.iter().find(|(key, _)| is_ours(key)) else { return open };
+    let Some(fields) = Fields::of(node, &schema::OPEN, report) else { return open };
+    open.total = count(&fields, "total", Limit::OpenTotal, report);
+    open.per_source = count(&fields, "per_source", Limit::OpenPerSource, report);
+    open.per_destination = count(&fields, "per_destination", Limit::OpenPerDestination, report);
+    if let Some(node) = fields.get("on_excess") {
+        let choices = [("drop", OnExcess::Drop), ("reset", OnExcess::Reset)];
+        let foreign = [
+            ("evict", "drop"),
+            ("challenge", "drop"),
+            ("syncookies", "drop"),
+            ("block", "drop, and `block: 10m`"),
+        ];
+        let foreign: Vec<_> = words::ACTIONS.iter().copied().chain(foreign).collect();
+        open.on_excess = choice(node, "on_excess", &choices, &foreign, &[], report);
+    }
+    open.shadow =
+        fields.get("shadow").and_then(|node| reader::boolean(node, "shadow", report)).unwrap_or(false);
+    if let Some(node) = fields.get("block") {
+        open.block = block(node, report);
+        if open.per_source.is_none() {
+            report.warning(
+                node.place,
+                "`block` without `per_source` blocks nobody: of those who pass another limit, the last is not to blame",
+                "give it `per_source`, in the file or live",
+            );
+        }
+    }
+    if let Some(node) = fields.get("allow") {
+        open.allow = allow(node, hosts, report);
+        if fields.get("block").is_none() {
+            report.warning(
+                node.place,
+                "`allow` names who is never blocked, and without `block` nobody is",
+                "write `block: 10m`, or remove it",
+            );
+        }
+    }
+    let has_limit = [open.total, open.per_source, open.per_destination].iter().any(Option::is_some);
+    if open.shadow && !has_limit {
+        report.warning(
+            node.place,
+            "`shadow` without a limit does nothing",
+            "give total, per_source or per_destination",
+        );
+    }
+    open
+}
+
+fn block(node: &Node, report: &mut Report) -> Option<Duration> {
+    let time = reader::duration(node, "block", report)?;
+    if BLOCKS.contains(&time) {
+        return Some(time);
+    }
+    report.error(
+        node.place,
+        format!("a block of {} is out of range", duration::text(time)),
+        "write one from 1s to 7d; a rule with `action: drop` blocks for ever",
+    );
+    None
+}
+
+fn allow(node: &Node, hosts: &Hosts, report: &mut Report) -> Vec<Arc<NetworkSet>> {
+    let Some(selector) = hosts.selector(node, "allow", report) else { return Vec::new() };
+    let networks: Vec<_> = selector
+        .any_of
+        .iter()
+        .filter_map(
+            |term| if let Term::Networks(networks) = term { Some(Arc::clone(networks)) } else { None },
+        )
+        .collect();
+    if networks.len() != selector.any_of.len() || !selector.none_of.is_empty() || networks.is_empty() {
+        report.error(
+            node.place,
+            "`allow` takes lists, addresses and networks only: a block holds wherever its source's packets come in",
+            "write it like `allow: partners` or `allow: [partners, 192.0.2.0/24]`",
+        );
+        return Vec::new();
+    }
+    networks
+}
+
+/// A limit, which must let somebody in.
+fn count(fields: &Fields<'_>, key: &'static str, limit: Limit, report: &mut Report) -> Option<u32> {
+    let node = fields.get(key)?;
+    if matches!(&node.kind, Kind::Text(text) if text == "0") {
+        report.error(
+            node.place,
+            format!("{limit}: a limit of 0 would refuse every new connection"),
+            "leave it out for no limit, or write a rule with `action: drop`",
+        );
+        return None;
+    }
+    reader::number(node, key, 1..=u32::MAX, report)
 }
 
 /// Reads `source_prefix:`, a number or `{ ipv4: 24, ipv6: 56 }`. An IPv4 prefix ends at

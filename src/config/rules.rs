@@ -12,7 +12,7 @@ use super::{
     yaml::{Kind, Node, Place},
 };
 use crate::{
-    policy::{Action, EmbryonicLimits, Hooks, Policy, Rule, RuleId, Selector, Service},
+    policy::{Action, EmbryonicLimits, Hooks, OpenLimits, Policy, Rule, RuleId, Selector, Service},
     wire::Protocol,
 };
 
@@ -167,6 +167,8 @@ fn rule(
     let timers = fields.get("timers").map_or_else(Vec::new, |node| settings::timers(node, report));
     let limits =
         fields.get("limits").map_or_else(EmbryonicLimits::default, |node| limits::limits(node, report));
+    let open_limits =
+        fields.get("limits").map_or_else(OpenLimits::default, |node| limits::open(node, hosts, report));
     let on_expire = fields.get("on_expire").and_then(|node| settings::on_expire(node, report));
     let pickup = fields.get("pickup").and_then(|node| settings::rule_pickup(node, report));
     let fast_open =
@@ -213,6 +215,7 @@ fn rule(
         pickup,
         fast_open,
         evictable,
+        open_limits,
     };
     Some((
         Placed { rule, place: node.place, from: from_place, to: to_place, service: service_place },

@@ -161,13 +161,19 @@ pub const PROBE: Group = Group {
 pub const LIMITS: Group = Group {
     title: "limits",
     example: "{ embryonic: { per_source: 200 } }",
-    keys: &["embryonic", "source_prefix"],
+    keys: &["embryonic", "connections", "source_prefix"],
     later: &[],
     foreign: &[
         ("prefix", "source_prefix"),
         ("srcnode_prefix", "source_prefix"),
         ("mask", "source_prefix"),
         ("srcmask", "source_prefix"),
+        ("established", "connections"),
+        ("open", "connections"),
+        ("concurrent", "connections"),
+        ("conn_max", "connections: { total: ... }"),
+        ("max_src_conn", "connections: { per_source: ... }"),
+        ("block", "connections: { block: ... }"),
         ("half_open", "embryonic"),
         ("half-open", "embryonic"),
         ("syn", "embryonic"),
@@ -199,6 +205,39 @@ pub const EMBRYONIC: Group = Group {
         ("per_dest", "per_destination"),
         ("action", "on_excess"),
         ("overflow", "on_excess"),
+        ("dry_run", "shadow"),
+        ("log_only", "shadow"),
+    ],
+};
+
+/// `limits: { connections: ... }`
+pub const OPEN: Group = Group {
+    title: "connections",
+    example: "{ per_source: 200, block: 10m, allow: partners }",
+    keys: &["total", "per_source", "per_destination", "on_excess", "block", "allow", "shadow"],
+    later: &[],
+    foreign: &[
+        ("source_prefix", "limits: { source_prefix: ... }"),
+        ("max", "total"),
+        ("max_src_conn", "per_source"),
+        ("conn_max", "total"),
+        ("per_rule", "total"),
+        ("per_client", "per_source"),
+        ("per_src", "per_source"),
+        ("per_ip", "per_source"),
+        ("per_host", "per_source"),
+        ("per_server", "per_destination"),
+        ("per_dst", "per_destination"),
+        ("per_dest", "per_destination"),
+        ("action", "on_excess"),
+        ("overflow", "on_excess"),
+        ("ban", "block"),
+        ("bantime", "block"),
+        ("block_for", "block"),
+        ("never_block", "allow"),
+        ("allowlist", "allow"),
+        ("whitelist", "allow"),
+        ("except", "allow"),
         ("dry_run", "shadow"),
         ("log_only", "shadow"),
     ],
@@ -332,7 +371,7 @@ pub const STEP: Group = Group {
 };
 
 /// Every group.
-pub const GROUPS: [&Group; 16] = [
+pub const GROUPS: [&Group; 17] = [
     &FILE,
     &ZONE,
     &LIST,
@@ -343,6 +382,7 @@ pub const GROUPS: [&Group; 16] = [
     &PROBE,
     &LIMITS,
     &EMBRYONIC,
+    &OPEN,
     &SOURCE_PREFIX,
     &QUEUES,
     &MARKS,

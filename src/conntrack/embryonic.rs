@@ -111,8 +111,9 @@ struct Queue {
     youngest: Index,
 }
 
+/// Hashes with a secret, so that nobody outside can choose collisions.
 #[derive(Clone, Copy, Debug)]
-struct Seeded([u64; 2]);
+pub struct Seeded(pub [u64; 2]);
 
 impl BuildHasher for Seeded {
     type Hasher = SipHasher13;

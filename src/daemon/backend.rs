@@ -8,7 +8,7 @@ use super::{
     explain::{self, Question},
     filter::Filter,
     outlet::{Outlet, Refusal},
-    protocol::{Explanation, Killed, Line, Request},
+    protocol::{Explanation, Killed, Lifted, Line, Request},
     session::Backend,
     state::{Daemon, Order},
     text,
@@ -44,6 +44,8 @@ impl Backend for Daemon {
             Request::Exposure {} => self.exposure(out),
             Request::LimitSet { limit, value, scope } => self.limit_set(&limit, &value, &scope, out),
             Request::LimitUnset { limit, rule } => self.limit_unset(&limit, rule.as_deref(), out),
+            Request::Blocked {} => self.blocked(out),
+            Request::Unblock { source, all } => self.unblock(source.as_deref(), all, out),
             Request::Reload { rules, confirm, existing } => self.reload(rules, confirm, existing, out),
             Request::Confirm {} => self.confirm(),
             Request::Unload {} => {
@@ -128,6 +130,35 @@ impl Daemon {
         out.send(Line::Killed(killed))
     }
 
+    fn blocked(&self, out: &mut dyn Outlet) -> Result<(), Refusal> {
+        let policy = self.shared.engine.policy();
+        let rows = self.shared.blocks.list(&policy, self.now());
+        rows.into_iter().try_for_each(|row| out.send(Line::Blocked(row)))
+    }
+
+    fn unblock(&self, source: Option<&str>, all: bool, out: &mut dyn Outlet) -> Result<(), Refusal> {
+        let address = match source {
+            None if !all => return Err("this would unblock every source: say which, or say --all".into()),
+            None => None,
+            Some(text) => {
+                // As `blocked` shows it, or an address in it.
+                let address = text.split_once('/').map_or(text, |(address, _)| address);
+                Some(address.parse().map_err(|_| format!("\"{text}\" is no address"))?)
+            }
+        };
+        let unblocked = self.shared.blocks.lift(address, self.now()).map_err(|error| error.to_string())?;
+        if let (Some(text), 0) = (source, unblocked) {
+            return Err(Refusal::Said(format!("{text} is not blocked")));
+        }
+        if unblocked > 0 {
+            self.tell(match source {
+                Some(text) => format!("{text} is no longer blocked"),
+                None => format!("{unblocked} sources are no longer blocked"),
+            });
+        }
+        out.send(Line::Lifted(Lifted { unblocked }))
+    }
+
     fn events(&self, last: Option<usize>, out: &mut dyn Outlet) -> Result<(), Refusal> {
         let ring = &self.shared.ring;
         let mut next = ring.start(last);
@@ -174,12 +205,19 @@ impl Daemon {
             }
             return told;
         }
+        let rule = policy.names.iter().position(|name| **name == told.rule);
+        let rule = rule.and_then(|number| u16::try_from(number).ok()).map(RuleId);
         let mut notes = Vec::new();
         for row in &mut told.limits {
             let scope = Limit::from_name(&row.limit);
             let own = row.rule.is_some();
-            row.embryonic = scope.map(|scope| counts.of(scope, own));
-            if let (Some(value), Some(now)) = (row.value, row.embryonic)
+            match scope {
+                Some(limit) if limit.is_open() => {
+                    row.open = Some(engine.open_count(limit, rule.filter(|_| own), &question.flow).into());
+                }
+                other => row.embryonic = other.map(|scope| counts.of(scope, own)),
+            }
+            if let (Some(value), Some(now)) = (row.value, row.embryonic.or(row.open))
                 && now >= u64::from(value)
             {
                 let shadow = if row.shadow { " (shadow: it only counts)" } else { "" };
@@ -250,6 +288,7 @@ impl Embryonic {
             Limit::Total => self.total,
             Limit::PerSource => self.source,
             Limit::PerDestination => self.destination,
+            Limit::OpenTotal | Limit::OpenPerSource | Limit::OpenPerDestination => [0; 2],
         };
         if own { of_rule } else { all }
     }

@@ -197,6 +197,7 @@ pub fn close_reason(reason: &CloseReason) -> String {
         CloseReason::Evicted(limit) => format!("evicted by {}", limit.name()),
         CloseReason::Replaced => "replaced by a newer connection".to_owned(),
         CloseReason::Rejudged => "no longer allowed by the rules".to_owned(),
+        CloseReason::TooMany(limit) => format!("more than {} allows", limit.name()),
         CloseReason::TableFull => "made room in a full table".to_owned(),
     }
 }

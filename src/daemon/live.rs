@@ -217,6 +217,7 @@ impl Daemon {
             let mut row = self.limit_row(&live, &table.global(), limit, None);
             row.embryonic = (limit == Limit::Total).then_some(counters.embryonic);
             count_passed(&mut row, &counters.limits_passed, limit, None);
+            row.open = is_counted(limit, &row).then(|| engine.open_total(None).into());
             out.send(Line::Limit(row))?;
         }
         for rule in all_rules(&policy) {
@@ -229,6 +230,7 @@ impl Daemon {
                 let held = counters.embryonic_by_rule.iter().find(|(id, _)| *id == rule);
                 row.embryonic = (limit == Limit::Total).then_some(held.map_or(0, |(_, count)| *count));
                 count_passed(&mut row, &counters.limits_passed, limit, Some(rule));
+                row.open = is_counted(limit, &row).then(|| engine.open_total(Some(rule)).into());
                 out.send(Line::Limit(row))?;
             }
         }
@@ -324,9 +326,12 @@ pub fn limit_row(limits: &ResolvedLimits, limit: Limit, rule: Option<&str>) -> L
         rule: rule.map(str::to_owned),
         value: resolved.value,
         origin: resolved.origin.name().to_owned(),
-        on_excess: limits.on_excess.name().to_owned(),
-        shadow: limits.shadow,
-        source_prefix: (limit == Limit::PerSource)
+        on_excess: limits.answer(limit).name().to_owned(),
+        shadow: limits.is_shadow(limit),
+        open: None,
+        block: limits.open.block.filter(|_| limit == Limit::OpenPerSource),
+        source_prefix: limit
+            .is_per_source()
             .then_some(Prefix { ipv4: limits.source_prefix.ipv4, ipv6: limits.source_prefix.ipv6 }),
         embryonic: None,
         passed: None,
@@ -340,6 +345,11 @@ fn count_passed(row: &mut LimitRow, all: &[Passed], limit: Limit, of_rule: Optio
     let known = all.iter().find(|passed| passed.limit == limit && passed.of_rule == of_rule);
     let passes = known.map(|passed| passed.passes).unwrap_or_default();
     (row.passed, row.passed_in_shadow) = (Some(passes.acted), Some(passes.shadow));
+}
+
+/// Whether all open connections are counted: only for a limit that compares with them.
+fn is_counted(limit: Limit, row: &LimitRow) -> bool {
+    limit == Limit::OpenTotal && row.value.is_some()
 }
 
 /// The default action and the enabled rules, in their order.

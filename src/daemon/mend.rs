@@ -101,6 +101,7 @@ impl Daemon {
         let (damage, counts) = table::inspect(&state.spec, self.diversion)?;
         let Some(damage) = damage else { return Ok(None) };
         table::install(&state.spec, self.diversion)?;
+        self.shared.blocks.installed(state.spec.blocked, self.now())?;
         let lost = if counts.missed > 0 {
             format!(", {} packets had been dropped unjudged", counts.missed)
         } else {

@@ -129,6 +129,17 @@ pub enum Request {
         #[serde(default)]
         rule: Option<String>,
     },
+    /// A [`Blocked`] for each source that the kernel blocks.
+    Blocked {},
+    /// Blocks sources no longer; one [`Lifted`].
+    Unblock {
+        /// An address; `None`: all, and `all` says that it is meant.
+        #[serde(default)]
+        source: Option<String>,
+        /// All are meant.
+        #[serde(default)]
+        all: bool,
+    },
     /// Reads a rule file and puts it in force; findings and one [`Reloaded`].
     Reload {
         /// Which file, absolute; `None`: the one that is in force.
@@ -231,6 +242,10 @@ pub enum Line {
     Changed(Changed),
     /// What a kill did.
     Killed(Killed),
+    /// A source that is blocked.
+    Blocked(Blocked),
+    /// How many are blocked no longer.
+    Lifted(Lifted),
     /// Something wrong or odd in a rule file.
     Finding(Diagnostic),
     /// What a reload did.
@@ -395,8 +410,14 @@ pub struct LimitRow {
     /// What counts as one source; only with limits per source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_prefix: Option<Prefix>,
-    /// How many there are now; `null` for the scopes that have many counts.
+    /// How many half-open ones there are now; `null` for the scopes that have many counts.
     pub embryonic: Option<u64>,
+    /// The same of open ones, for limits of those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open: Option<u64>,
+    /// How long the kernel blocks a source that passes it.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "as_optional_duration")]
+    pub block: Option<Duration>,
     /// How often it was passed since the start, and `on_excess` done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passed: Option<u64>,
@@ -440,6 +461,30 @@ pub struct Changed {
     pub dry_run: bool,
     /// It survives a restart.
     pub saved: bool,
+}
+
+/// A source whose packets the kernel drops.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Blocked {
+    /// The source: an address, or the network that counts as one.
+    pub source: String,
+    /// The limit that it passed.
+    pub limit: String,
+    /// The rule of the connection by which it did.
+    pub rule: String,
+    /// How long it is blocked already.
+    #[serde(with = "as_duration")]
+    pub since: Duration,
+    /// How long it still is.
+    #[serde(with = "as_duration")]
+    pub ends_in: Duration,
+}
+
+/// What `unblock` did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Lifted {
+    /// Sources that are blocked no longer.
+    pub unblocked: u64,
 }
 
 /// What a kill did, or would do.
@@ -582,6 +627,15 @@ pub struct Status {
     /// Packets that the kernel refused for halfgate, with RST or ICMP, since the
     /// table was loaded.
     pub refused: u64,
+    /// Packets of blocked sources that the kernel dropped, since the table was loaded.
+    #[serde(default)]
+    pub blocked_packets: u64,
+    /// Sources that are blocked now.
+    #[serde(default)]
+    pub blocked: u64,
+    /// Sources that were blocked since the start.
+    #[serde(default)]
+    pub blocked_ever: u64,
     /// The queues.
     pub queues: Vec<QueueRow>,
     /// Connections now.

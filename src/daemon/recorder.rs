@@ -95,6 +95,7 @@ const fn reason_of(reason: &CloseReason) -> [u8; 2] {
         CloseReason::Replaced => [7, 0],
         CloseReason::Rejudged => [8, 0],
         CloseReason::TableFull => [9, 0],
+        CloseReason::TooMany(limit) => [10, *limit as u8],
     }
 }
 

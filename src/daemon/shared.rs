@@ -8,7 +8,7 @@ use std::sync::{
 
 use parking_lot::Mutex;
 
-use super::{events::Ring, observer::Observer};
+use super::{blocks::Blocks, events::Ring, observer::Observer};
 use crate::{
     engine::{Engine, Event, Transmit, Worker},
     policy::Marks,
@@ -97,6 +97,8 @@ pub struct Shared {
     pub observer: Mutex<Observer>,
     /// Our mark bits.
     pub marks: Marks,
+    /// Whom the kernel blocks.
+    pub blocks: Blocks,
 }
 
 impl Shared {
@@ -170,6 +172,7 @@ pub(crate) mod tests {
             ring: Ring::new(64),
             observer: Mutex::new(Observer::new([3, 4])),
             marks: Marks { shift: 24 },
+            blocks: Blocks::default(),
         }
     }
 

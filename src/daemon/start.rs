@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::{
+    blocks::{self, Blocks},
     control::{self, Ears, Ending},
     events,
     kernel::{self, KernelSettings},
@@ -105,6 +106,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let mut settings = KernelSettings::default();
     let started = crew.start(&shared, queues, watch, kernels).and_then(|started| {
         table::install(&spec, diversion)?;
+        shared.blocks.installed(spec.blocked, shared.clock.now())?;
         // Not before: until now a killed daemon's rules may divert to its queues.
         lock.set_note(&kernel::note(std::process::id(), spec.queue_base, spec.queue_count))?;
         Ok(started)
@@ -219,6 +221,7 @@ fn spec(policy: &Policy, queue_base: u16, queue_count: u16) -> TableSpec {
         queue_base,
         queue_count,
         challenge: policy.challenges(),
+        blocked: blocks::lengths(policy),
     }
 }
 
@@ -287,6 +290,7 @@ fn share(policy: Policy, seed: [u64; 2], live: &Live) -> Result<Arc<Shared>> {
         ring: events::Ring::new(events::REMEMBERED),
         observer: Mutex::new(Observer::new(random::seed().context("no random numbers")?)),
         marks,
+        blocks: Blocks::default(),
     }))
 }
 
@@ -322,6 +326,7 @@ impl Crew {
         self.hire("challenger", shared, move |shared, pulse| {
             sender::run(shared, &challenger, &mut challenging, pulse)
         })?;
+        self.hire("blocker", shared, blocks::run)?;
         self.hire("interfaces", shared, move |shared, pulse| {
             threads::watch_interfaces(shared, &watch, pulse)
         })?;

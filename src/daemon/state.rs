@@ -7,7 +7,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::{
-    events,
+    blocks, events,
     kernel::KernelSettings,
     log,
     outlet::{Outlet, Refusal},
@@ -232,6 +232,7 @@ impl Daemon {
             hooks: settings.hooks,
             fail: settings.fail,
             challenge: policy.challenges(),
+            blocked: blocks::lengths(&policy),
             ..state.spec
         };
         let old_spec = state.spec;
@@ -318,11 +319,22 @@ impl Daemon {
             {
                 log::error(format_args!("the table could not be brought back: {error}"));
             }
+            self.block_again(old_spec);
             return Err(error);
         }
         state.spec = spec;
+        if spec != old_spec {
+            self.block_again(spec);
+        }
         self.adjust_sysctls(state);
         Ok(())
+    }
+
+    /// A table that was installed anew blocks nobody.
+    fn block_again(&self, spec: TableSpec) {
+        if let Err(error) = self.shared.blocks.installed(spec.blocked, self.now()) {
+            log::error(format_args!("sources that were blocked are no longer: {error}"));
+        }
     }
 
     fn adjust_sysctls(&self, state: &mut State) {

@@ -59,6 +59,7 @@ impl Daemon {
         }
         let proven = engine.proven(self.now());
         let (scans, scanning) = self.scans();
+        let (blocked, blocked_ever) = self.shared.blocks.counts(self.now());
         let dropped: u64 = counters.dropped.iter().map(|(_, count)| count).sum();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -76,6 +77,9 @@ impl Daemon {
             table: table.to_owned(),
             missed: counts.missed,
             refused: counts.refused,
+            blocked_packets: counts.blocked,
+            blocked,
+            blocked_ever,
             queues,
             connections: counters.connections,
             max_connections: u64::from(settings.max_connections),

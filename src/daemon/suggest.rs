@@ -41,14 +41,14 @@ impl Daemon {
             let rule = (group != 0).then_some(RuleId(group));
             // One that a reload took away needs no limit.
             if rule.is_none_or(|rule| policy.rule(rule).is_some()) {
-                seen.push((rule, Limit::ALL.map(|limit| demand.observed(group, limit, back, now))));
+                seen.push((rule, Limit::EMBRYONIC.map(|limit| demand.observed(group, limit, back, now))));
             }
         }
         let not_looked_at = demand.not_looked_at();
         drop(observer);
         for (rule, observed) in seen {
             let own = rule.map_or(Some(limits.global()), |rule| limits.of_rule(rule));
-            for (limit, observed) in Limit::ALL.into_iter().zip(observed) {
+            for (limit, observed) in Limit::EMBRYONIC.into_iter().zip(observed) {
                 let passed = passed(&counters.limits_passed, rule, limit);
                 let mut row = suggested(limit, &observed, own.as_ref(), passed, now);
                 row.rule = rule.map(|rule| policy.name(rule).to_owned());

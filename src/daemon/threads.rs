@@ -91,6 +91,9 @@ pub fn serve(shared: &Shared, mut queue: Queue, outbox: &Outbox, pulse: &Pulse) 
             // Before the verdict leaves: the packet's answer may come by another
             // queue, and its events must not be told first.
             outbox.drain(&mut worker, &shared.tally);
+            while let Some(block) = worker.poll_block() {
+                shared.blocks.ask(block);
+            }
             if let Some(bytes) = worker.rewritten() {
                 rewritten.extend_from_slice(bytes);
             }

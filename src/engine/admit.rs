@@ -110,6 +110,11 @@ impl Context<'_> {
         if passage == Passage::Denied {
             return Verdict::Drop(DropReason::FastOpen);
         }
+        match self.refuses_open(&new.arrival, rule) {
+            None => {}
+            Some(OnExcess::Reset) => return self.refuse(&new.arrival, DropReason::Limit),
+            Some(_) => return Verdict::Drop(DropReason::Limit),
+        }
         let reservation = match self.admit(&new.arrival, rule) {
             Admission::In(reservation) => reservation,
             Admission::Full => return Verdict::Drop(DropReason::TableFull),
@@ -321,7 +326,7 @@ impl Context<'_> {
 
     /// Puts a connection into the table, if there is room.
     fn enter<A: Family>(
-        &self,
+        &mut self,
         held: &mut Held<'_>,
         key: &Key<A>,
         hash: u64,
@@ -381,7 +386,7 @@ impl Context<'_> {
     }
 
     /// Counts and tells that a limit was passed, in shadow too.
-    fn passed_limit(
+    pub(super) fn passed_limit(
         &mut self,
         flow: &Flow,
         rule: RuleId,
@@ -439,12 +444,14 @@ impl Context<'_> {
         connection.embryo = reservation.and_then(|reservation| tracker.settle(reservation, at));
     }
 
-    /// Every limit that holds for a half-open connection of a rule: the rule's own in
+    /// Every limit of half-open connections that holds for one of a rule: the rule's own in
     /// its group, then the rule set's.
     fn limits_of(&self, rule: RuleId) -> impl Iterator<Item = (u16, ResolvedLimits, Limit)> + use<> {
         let own = self.ruling.limits.of_rule(rule).map(|limits| (rule.0, limits));
         let all = [own, Some((0, self.ruling.limits.global()))];
-        all.into_iter().flatten().flat_map(|(group, limits)| Limit::ALL.map(|limit| (group, limits, limit)))
+        all.into_iter()
+            .flatten()
+            .flat_map(|(group, limits)| Limit::EMBRYONIC.map(|limit| (group, limits, limit)))
     }
 
     /// Counts one more half-open connection of a rule, also where no limit is set, so
@@ -453,7 +460,7 @@ impl Context<'_> {
         let mut scopes = [Scope::Total { group: 0 }; MAX_SCOPES];
         let groups = if rule == RuleId::DEFAULT { &[0][..] } else { &[0, rule.0][..] };
         let wanted =
-            groups.iter().flat_map(|&group| Limit::ALL.map(|limit| self.scope_of(limit, group, flow)));
+            groups.iter().flat_map(|&group| Limit::EMBRYONIC.map(|limit| self.scope_of(limit, group, flow)));
         let mut count = 0_usize;
         for (place, scope) in scopes.iter_mut().zip(wanted) {
             *place = scope;
@@ -462,13 +469,15 @@ impl Context<'_> {
         tracker.reserve(scopes.get(..count).unwrap_or(&scopes))
     }
 
-    fn scope_of(&self, limit: Limit, group: u16, flow: &Flow) -> Scope {
+    pub(super) fn scope_of(&self, limit: Limit, group: u16, flow: &Flow) -> Scope {
         match limit {
-            Limit::Total => Scope::Total { group },
-            Limit::PerSource => {
+            Limit::Total | Limit::OpenTotal => Scope::Total { group },
+            Limit::PerSource | Limit::OpenPerSource => {
                 Scope::source(group, flow.src, self.ruling.limits.source_prefix(RuleId(group)))
             }
-            Limit::PerDestination => Scope::Destination { group, address: flow.dst, port: flow.dst_port },
+            Limit::PerDestination | Limit::OpenPerDestination => {
+                Scope::Destination { group, address: flow.dst, port: flow.dst_port }
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::{
-    CloseReason, Closed, Counts, Engine, Event, IfIndex, Peer, Transmit,
+    Block, CloseReason, Closed, Counts, Engine, Event, IfIndex, Peer, Transmit,
     ruling::{Ruling, Shrink},
     shard::{Family, Shard},
     stats::{Stats, add},
@@ -15,7 +15,7 @@ use crate::{
         embryonic::{EmbryoId, Whereabouts},
         window::{Half, Seen},
     },
-    policy::{Hook, OnExpire, RuleId},
+    policy::{Hook, Limit, OnExpire, RuleId},
     wire::{FourTuple, Protocol, SeqNum},
 };
 
@@ -29,6 +29,10 @@ pub(super) struct Outbox {
     pub(super) transmits: VecDeque<Transmit>,
     /// Half-open connections that have to make room; they may lie in any shard.
     pub(super) evictions: Vec<Eviction>,
+    /// The limit that the handshake which the packet at hand completes passes.
+    pub(super) too_many: Option<Limit>,
+    /// Sources that the kernel should block.
+    pub(super) blocks: Vec<Block>,
     /// A handshake completed in this shard while room was scarce.
     pub(super) room_for: Option<u16>,
     /// The packet at hand goes on without its Fast Open.
@@ -85,7 +89,7 @@ pub(super) const fn tag_of(hook: Hook) -> u8 {
 pub(super) const ANNOUNCED: u8 = 1 << 7;
 
 pub(super) const fn hook_of(tag: u8) -> Hook {
-    match tag & !ANNOUNCED {
+    match tag & 0b11 {
         1 => Hook::Input,
         2 => Hook::Output,
         _ => Hook::Forward,
@@ -231,7 +235,10 @@ impl Context<'_> {
                 | Phase::Other => (false, false),
             },
             // Also to an end that was silent: it may hear, and only its answer be lost.
-            CloseReason::Killed | CloseReason::Rejudged | CloseReason::Unanswered { .. } => (true, true),
+            CloseReason::Killed
+            | CloseReason::Rejudged
+            | CloseReason::TooMany(_)
+            | CloseReason::Unanswered { .. } => (true, true),
             CloseReason::Evicted(_) => (false, true),
             CloseReason::TableFull => match connection.phase {
                 Phase::SynSent | Phase::SynReceived => (false, true),
@@ -374,6 +381,7 @@ fn kernel_must_forget(connection: &Connection, reason: CloseReason) -> bool {
         | CloseReason::Rejudged
         | CloseReason::Evicted(_)
         | CloseReason::TableFull
+        | CloseReason::TooMany(_)
         | CloseReason::Unanswered { .. } => true,
         CloseReason::Expired { .. } => !over,
         CloseReason::Rst(_) | CloseReason::Forgotten(_) | CloseReason::Finished | CloseReason::Replaced => {

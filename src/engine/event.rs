@@ -79,6 +79,8 @@ pub enum CloseReason {
     Rejudged,
     /// The table was full.
     TableFull,
+    /// Its handshake completed, and it was more than a limit of open connections allows.
+    TooMany(Limit),
 }
 
 /// A connection's end.

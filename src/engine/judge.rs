@@ -282,6 +282,9 @@ impl Context<'_> {
         connection.count(direction, arrival.len, now);
         if connection.standing() != before {
             self.after_step::<A>(held, slot, key, before);
+            if let Some(limit) = self.out.too_many.take() {
+                return Ok(self.end_too_many::<A>(held, slot, limit));
+            }
         }
         Ok(Verdict::Accept)
     }

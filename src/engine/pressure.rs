@@ -134,13 +134,14 @@ impl Context<'_> {
 
     /// A connection comes (`from` is `None`), goes (`to` is `None`) or changes its phase.
     pub(super) fn stand<A: Family>(
-        &self,
+        &mut self,
         held: &mut Held<'_>,
         slot: Slot,
         from: Option<Phase>,
         to: Option<Phase>,
     ) {
         held.shard.count_phase(from, to);
+        self.count_open::<A>(held, slot, from, to);
         if let Some(class) = from.and_then(Class::of) {
             self.leave::<A>(held, slot, class);
         }

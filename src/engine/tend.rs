@@ -218,7 +218,7 @@ impl Context<'_> {
         let (action, RuleId(id), _) = ruling.decide(&new);
         if action == Action::Accept {
             if connection.rule != id {
-                connection.rule = id;
+                self.move_open::<A>(held, slot, id);
                 self.count_again::<A>(held, slot);
                 self.stand_again::<A>(held, slot);
             }

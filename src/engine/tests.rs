@@ -13,6 +13,7 @@ mod flags;
 mod forgotten;
 mod limits;
 mod one_way;
+mod open;
 mod other;
 mod pressure;
 mod probe;
@@ -153,6 +154,7 @@ fn rule(name: &str, id: u16) -> Rule {
         pickup: None,
         fast_open: Default::default(),
         evictable: false,
+        open_limits: Default::default(),
     }
 }
 
@@ -460,6 +462,7 @@ impl Lab {
         assert_eq!(counters.accepted + dropped, counters.packets);
         assert_eq!(counters.embryonic == 0, self.engine.embryonic.lock().counts().count() == 0);
         let (mut stale, mut scopes) = (0, std::collections::HashMap::<Scope, u32>::new());
+        let mut all = Vec::new();
         for (at, shard) in self.engine.shards.iter().enumerate() {
             let shard = shard.lock();
             let known: Vec<(Flow, Connection)> = (0..shard.ipv4.bound())
@@ -473,6 +476,7 @@ impl Lab {
                     *scopes.entry(scope).or_default() += 1;
                 }
             }
+            all.extend(known);
             for class in 0..crate::conntrack::table::LINES {
                 let bit = self.engine.lines.has(class, at);
                 assert_eq!(bit, shard.in_line(class) > 0, "line {class} of shard {at}");
@@ -482,6 +486,8 @@ impl Lab {
         assert_eq!(stale as u64, counters.stale, "stale connections and their count");
         let counted = self.engine.embryonic.lock().counts().map(|(scope, count)| (*scope, count)).collect();
         assert_eq!(scopes, counted, "every scope's count is what a recount gives");
+        let [expected, open] = self.engine.open.recount(&all);
+        assert_eq!(expected, open, "and that of open connections");
     }
 
     /// What a half-open connection of this rule is counted in.

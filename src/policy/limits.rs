@@ -1,8 +1,8 @@
 //! How many embryonic connections may exist at once.
 
-use std::fmt;
+use std::{fmt, sync::Arc, time::Duration};
 
-use super::{Live, Origin, Policy, RuleId};
+use super::{Live, NetworkSet, Origin, Policy, RuleId};
 use crate::conntrack::SourcePrefix;
 
 /// What happens past a limit.
@@ -47,11 +47,42 @@ pub enum Limit {
     PerSource,
     /// Those to one destination, address and port.
     PerDestination,
+    /// All open connections (inside a rule: all of the rule's).
+    OpenTotal,
+    /// Open connections of one source.
+    OpenPerSource,
+    /// Open connections to one destination, address and port.
+    OpenPerDestination,
 }
 
 impl Limit {
-    /// Every scope.
-    pub const ALL: [Self; 3] = [Self::Total, Self::PerSource, Self::PerDestination];
+    /// Every limit.
+    pub const ALL: [Self; 6] = [
+        Self::Total,
+        Self::PerSource,
+        Self::PerDestination,
+        Self::OpenTotal,
+        Self::OpenPerSource,
+        Self::OpenPerDestination,
+    ];
+
+    /// Those of half-open connections.
+    pub const EMBRYONIC: [Self; 3] = [Self::Total, Self::PerSource, Self::PerDestination];
+
+    /// Those of open connections: past their handshake, and not over.
+    pub const OPEN: [Self; 3] = [Self::OpenTotal, Self::OpenPerSource, Self::OpenPerDestination];
+
+    /// Whether it is one of open connections.
+    #[must_use]
+    pub const fn is_open(self) -> bool {
+        matches!(self, Self::OpenTotal | Self::OpenPerSource | Self::OpenPerDestination)
+    }
+
+    /// Whether it counts those of one source.
+    #[must_use]
+    pub const fn is_per_source(self) -> bool {
+        matches!(self, Self::PerSource | Self::OpenPerSource)
+    }
 
     /// The name that people write: `embryonic.per_source`.
     #[must_use]
@@ -60,6 +91,9 @@ impl Limit {
             Self::Total => "embryonic.total",
             Self::PerSource => "embryonic.per_source",
             Self::PerDestination => "embryonic.per_destination",
+            Self::OpenTotal => "connections.total",
+            Self::OpenPerSource => "connections.per_source",
+            Self::OpenPerDestination => "connections.per_destination",
         }
     }
 
@@ -118,8 +152,29 @@ impl EmbryonicLimits {
             Limit::Total => self.total,
             Limit::PerSource => self.per_source,
             Limit::PerDestination => self.per_destination,
+            Limit::OpenTotal | Limit::OpenPerSource | Limit::OpenPerDestination => None,
         }
     }
+}
+
+/// Limits of open connections, of one rule or of the whole rule set.
+#[derive(Clone, Debug, Default)]
+pub struct OpenLimits {
+    /// All.
+    pub total: Option<u32>,
+    /// One source.
+    pub per_source: Option<u32>,
+    /// One destination address and port.
+    pub per_destination: Option<u32>,
+    /// What meets the connection that is too many: `Drop` or `Reset`; `None` inherits.
+    pub on_excess: Option<OnExcess>,
+    /// How long the kernel blocks a source that passes `per_source` by a connection
+    /// that it has really made; `None`: it does not.
+    pub block: Option<Duration>,
+    /// Addresses that are never blocked.
+    pub allow: Vec<Arc<NetworkSet>>,
+    /// Count and report, but don't act.
+    pub shadow: bool,
 }
 
 /// A limit, and whose value it is.
@@ -146,6 +201,25 @@ pub struct ResolvedLimits {
     pub shadow: bool,
     /// What counts as one source.
     pub source_prefix: SourcePrefix,
+    /// Those of open connections.
+    pub open: ResolvedOpen,
+}
+
+/// The limits of open connections in force for a rule, or for the whole rule set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ResolvedOpen {
+    /// All.
+    pub total: ResolvedLimit,
+    /// One source.
+    pub per_source: ResolvedLimit,
+    /// One destination address and port.
+    pub per_destination: ResolvedLimit,
+    /// What meets the connection that is too many.
+    pub on_excess: OnExcess,
+    /// How long a source is blocked that passes `per_source`.
+    pub block: Option<Duration>,
+    /// Count and report, but don't act.
+    pub shadow: bool,
 }
 
 impl ResolvedLimits {
@@ -156,10 +230,36 @@ impl ResolvedLimits {
             Limit::Total => self.total,
             Limit::PerSource => self.per_source,
             Limit::PerDestination => self.per_destination,
+            Limit::OpenTotal => self.open.total,
+            Limit::OpenPerSource => self.open.per_source,
+            Limit::OpenPerDestination => self.open.per_destination,
         }
     }
 
-    fn of(file: &EmbryonicLimits, from_file: Origin, on_excess: OnExcess, prefix: SourcePrefix) -> Self {
+    /// What happens past a limit.
+    #[must_use]
+    pub const fn answer(&self, limit: Limit) -> OnExcess {
+        if limit.is_open() { self.open.on_excess } else { self.on_excess }
+    }
+
+    /// Whether a limit only counts.
+    #[must_use]
+    pub const fn is_shadow(&self, limit: Limit) -> bool {
+        if limit.is_open() { self.open.shadow } else { self.shadow }
+    }
+
+    /// Which limits of open connections there are.
+    #[must_use]
+    pub fn open_set(&self) -> [bool; 3] {
+        Limit::OPEN.map(|limit| self.limit(limit).value.is_some())
+    }
+
+    fn of(
+        (file, open): (&EmbryonicLimits, &OpenLimits),
+        from_file: Origin,
+        on_excess: [OnExcess; 2],
+        prefix: SourcePrefix,
+    ) -> Self {
         let one = |value: Option<u32>| ResolvedLimit {
             value,
             origin: if value.is_some() { from_file } else { Origin::Default },
@@ -168,9 +268,17 @@ impl ResolvedLimits {
             total: one(file.total),
             per_source: one(file.per_source),
             per_destination: one(file.per_destination),
-            on_excess: file.on_excess.unwrap_or(on_excess),
+            on_excess: file.on_excess.unwrap_or(on_excess[0]),
             shadow: file.shadow,
             source_prefix: file.source_prefix.over(prefix),
+            open: ResolvedOpen {
+                total: one(open.total),
+                per_source: one(open.per_source),
+                per_destination: one(open.per_destination),
+                on_excess: open.on_excess.unwrap_or(on_excess[1]),
+                block: open.block,
+                shadow: open.shadow,
+            },
         }
     }
 
@@ -180,6 +288,9 @@ impl ResolvedLimits {
                 Limit::Total => &mut self.total,
                 Limit::PerSource => &mut self.per_source,
                 Limit::PerDestination => &mut self.per_destination,
+                Limit::OpenTotal => &mut self.open.total,
+                Limit::OpenPerSource => &mut self.open.per_source,
+                Limit::OpenPerDestination => &mut self.open.per_destination,
             };
             *slot = ResolvedLimit { value: change.value, origin };
         }
@@ -199,6 +310,8 @@ pub struct LimitTable {
     rules: Vec<Option<ResolvedLimits>>,
     /// What counts as one source, by rule id.
     prefixes: Vec<SourcePrefix>,
+    /// Whether there is any limit of open connections.
+    counts_open: bool,
 }
 
 impl LimitTable {
@@ -206,32 +319,56 @@ impl LimitTable {
     #[must_use]
     pub fn resolve(policy: &Policy, live: &Live) -> Self {
         let prefix = SourcePrefix::default();
-        let mut global = ResolvedLimits::of(&policy.settings.limits, Origin::File, OnExcess::Drop, prefix);
+        let settings = &policy.settings;
+        let drop = [OnExcess::Drop; 2];
+        let mut global =
+            ResolvedLimits::of((&settings.limits, &settings.open_limits), Origin::File, drop, prefix);
         global.tune(live, None, Origin::Live);
-        let none = EmbryonicLimits::default();
+        let none = (EmbryonicLimits::default(), OpenLimits::default());
+        let on_excess = [global.on_excess, global.open.on_excess];
         let mut prefixes = Vec::with_capacity(policy.names.len());
         let rules = (0_u16..).zip(&policy.names).map(|(id, name)| {
             prefixes.push(global.source_prefix);
             let own = match policy.rule(RuleId(id)) {
-                Some(rule) => &rule.limits,
-                None if id == RuleId::DEFAULT.0 => &none,
+                Some(rule) => (&rule.limits, &rule.open_limits),
+                None if id == RuleId::DEFAULT.0 => (&none.0, &none.1),
                 None => return None,
             };
-            let mut limits = ResolvedLimits::of(own, Origin::Rule, global.on_excess, global.source_prefix);
+            let mut limits = ResolvedLimits::of(own, Origin::Rule, on_excess, global.source_prefix);
             if let Some(prefix) = prefixes.last_mut() {
                 *prefix = limits.source_prefix;
             }
             limits.tune(live, Some(name), Origin::LiveRule);
             (!limits.is_untouched()).then_some(limits)
         });
-        let rules = rules.collect();
-        Self { global, rules, prefixes }
+        let rules: Vec<Option<ResolvedLimits>> = rules.collect();
+        let all = rules.iter().flatten().chain([&global]);
+        let counts_open = all.into_iter().any(|limits| limits.open_set().contains(&true));
+        Self { global, rules, prefixes, counts_open }
     }
 
     /// The rule set's limits.
     #[must_use]
     pub const fn global(&self) -> ResolvedLimits {
         self.global
+    }
+
+    /// Whether there is any limit of open connections.
+    #[must_use]
+    pub const fn counts_open(&self) -> bool {
+        self.counts_open
+    }
+
+    /// What open connections are counted by, for each rule that has a limit of its own
+    /// (0: the rule set): while this stays the same, counts stay true.
+    #[must_use]
+    pub fn open_shape(&self) -> Vec<(u16, [bool; 3], SourcePrefix)> {
+        let own = (0_u16..).zip(&self.rules).filter_map(|(id, limits)| Some((id, limits.as_ref()?)));
+        let own = own.filter(|(id, _)| *id != RuleId::DEFAULT.0);
+        let all = std::iter::once((RuleId::DEFAULT.0, &self.global)).chain(own);
+        all.map(|(id, limits)| (id, limits.open_set(), limits.source_prefix))
+            .filter(|(_, set, _)| set.contains(&true))
+            .collect()
     }
 
     /// What counts as one source in a rule's own counts; also where it has no limit.

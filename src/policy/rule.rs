@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use crate::{conntrack::Timer, wire::Protocol};
 
-use super::{EmbryonicLimits, NetworkSet, OnExpire, PickupMode};
+use super::{EmbryonicLimits, NetworkSet, OnExpire, OpenLimits, PickupMode};
 
 /// A rule's number; stable as long as its name is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
@@ -180,6 +180,8 @@ pub struct Rule {
     pub timers: Vec<(Timer, Option<std::time::Duration>)>,
     /// Its own limits; `total` counts the rule's embryonic connections.
     pub limits: EmbryonicLimits,
+    /// Its own limits of open connections.
+    pub open_limits: OpenLimits,
     /// How its connections end when `established` or `half_closed` fires.
     pub on_expire: Option<OnExpire>,
     /// How packets of unknown connections are met.

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::{Action, EmbryonicLimits, Hooks, NetworkSet, duration};
+use super::{Action, EmbryonicLimits, Hooks, NetworkSet, OpenLimits, duration};
 use crate::conntrack::Timer;
 
 /// Packets while no daemon answers.
@@ -253,6 +253,8 @@ pub struct Settings {
     pub limits: EmbryonicLimits,
     /// From when on a source scans; `None`: nobody is told of.
     pub scans: Option<ScanLimit>,
+    /// Global limits of open connections.
+    pub open_limits: OpenLimits,
     /// Queue numbers.
     pub queues: Queues,
     /// Mark bits.
@@ -274,6 +276,7 @@ impl Default for Settings {
             timers: Vec::new(),
             limits: EmbryonicLimits::default(),
             scans: Some(ScanLimit::default()),
+            open_limits: OpenLimits::default(),
             queues: Queues { base: 0, count: None },
             marks: Marks { shift: 24 },
             rst_per_second: 1000,

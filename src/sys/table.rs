@@ -11,6 +11,8 @@
 //!   exempt (`exempt_*`: loopback, our own packets, neighbour discovery, MLD, the
 //!   DHCP client), marks what conntrack knows both ways, and sends the rest to
 //!   the queues, SYNs to queues of their own, and SYNs of proven sources to others.
+//! * in `divert_*`, where sources can be blocked: what comes from one that is, is dropped
+//!   and counted before it is queued (`blocked`).
 //! * `inspected_*`, right after the diversion: what is not exempt and does not
 //!   carry the `inspected` bit of an accept is dropped and counted (unless
 //!   `fail: open`); what carries the `refuse` bit is answered by the kernel with
@@ -30,6 +32,7 @@
 //!
 //! Read first: nft(8), libnftables-json(5), iptables-extensions(8) NFQUEUE.
 
+mod blocked;
 mod empty;
 mod errands;
 mod exempt;
@@ -42,6 +45,7 @@ mod state;
 mod watch;
 mod xtables;
 
+pub use blocked::{Blocked, Lengths, MOST as MOST_BLOCKED, block, unblock};
 pub use exempt::{Covered, Exempt, Looks, Share};
 pub use foreign::foreign_drops;
 pub use probe::probe;
@@ -90,6 +94,8 @@ pub struct TableSpec {
     pub queue_count: u16,
     /// Whether some limit may challenge.
     pub challenge: bool,
+    /// The lengths of prefixes that sources can be blocked by.
+    pub blocked: Lengths,
 }
 
 impl TableSpec {
@@ -185,6 +191,14 @@ pub enum TableError {
     },
 }
 
+impl TableError {
+    /// Whether the kernel did not have what it was asked to change.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Tool(error) if error.is_unknown())
+    }
+}
+
 impl From<ToolError> for TableError {
     fn from(error: ToolError) -> Self {
         if error.is_permission() { Self::NoPrivileges } else { Self::Tool(error) }
@@ -264,6 +278,7 @@ mod tests {
             queue_base,
             queue_count,
             challenge: false,
+            blocked: Lengths::default(),
         }
     }
 

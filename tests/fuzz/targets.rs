@@ -177,6 +177,7 @@ impl Story {
             pickup: None,
             fast_open,
             evictable: true,
+            open_limits: Default::default(),
         }
     }
 

@@ -26,6 +26,7 @@ macro_rules! both_families {
 }
 
 mod asymmetric;
+mod blocked;
 mod challenge;
 mod clients;
 mod closing;

@@ -232,6 +232,30 @@ tests:
 }
 
 #[test]
+fn limits_of_open_connections() {
+    let text = "limits: { connections: { total: 9000, on_excess: reset } }\n\
+        rules: [{ name: r, action: accept, limits: { embryonic: { total: 5 }, connections: { per_source: 200, \
+        per_destination: 5000, block: 10m, allow: [partners, 192.0.2.1], shadow: true } } }]\n";
+    let compiled = good(&format!("{HEAD}{text}"));
+    assert_eq!(lines(&compiled.warnings), "");
+    let global = &compiled.policy.settings.open_limits;
+    assert_eq!((global.total, global.on_excess, global.block), (Some(9000), Some(OnExcess::Reset), None));
+    let rule = &compiled.policy.rules[0];
+    assert_eq!(rule.limits.total, Some(5));
+    let own = &rule.open_limits;
+    assert_eq!((own.total, own.per_source, own.per_destination), (None, Some(200), Some(5000)));
+    assert_eq!(
+        (own.block, own.shadow, own.on_excess),
+        (Some(std::time::Duration::from_secs(600)), true, None)
+    );
+    let is_allowed = |address: &str| {
+        let address = address.parse().unwrap();
+        own.allow.iter().any(|networks| networks.contains(address))
+    };
+    assert!(is_allowed("203.0.113.9") && is_allowed("192.0.2.1") && !is_allowed("192.0.2.2"));
+}
+
+#[test]
 fn a_prefix_of_one_family_or_of_both() {
     let of_rule = |text: &str| {
         let compiled = good(&format!("{HEAD}rules:\n  - {{ name: r, action: accept, limits: {text} }}\n"));

@@ -63,7 +63,7 @@ pub struct Suggestion {
 /// All that was seen.
 #[derive(Debug, Default)]
 pub struct Demand {
-    groups: BTreeMap<u16, [VecDeque<Hour>; Limit::ALL.len()]>,
+    groups: BTreeMap<u16, [VecDeque<Hour>; Limit::EMBRYONIC.len()]>,
     /// Seconds looked at, by hour.
     seconds: VecDeque<(u64, u32)>,
     not_looked_at: u64,
@@ -210,9 +210,9 @@ impl Suggestion {
 /// connections to each of many names behind one address, and networks share addresses.
 const fn least(limit: Limit) -> u32 {
     match limit {
-        Limit::Total => 200,
-        Limit::PerSource => 20,
-        Limit::PerDestination => 100,
+        Limit::Total | Limit::OpenTotal => 200,
+        Limit::PerSource | Limit::OpenPerSource => 20,
+        Limit::PerDestination | Limit::OpenPerDestination => 100,
     }
 }
 
@@ -291,7 +291,7 @@ mod tests {
         demand.note(&all, Instant(0));
         assert_eq!((demand.groups.len(), demand.not_looked_at()), (GROUPS, 744));
         let hour = size_of::<Hour>() + size_of::<[u16; BINS]>();
-        assert!(GROUPS * Limit::ALL.len() * (HOURS + 1) * hour < 11 << 20);
+        assert!(GROUPS * Limit::EMBRYONIC.len() * (HOURS + 1) * hour < 11 << 20);
     }
 
     #[test]

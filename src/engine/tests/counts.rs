@@ -51,6 +51,8 @@ fn limited(evict: bool, drops: bool) -> Policy {
     };
     let mut settings = Settings { max_connections: 8, ..open_settings() };
     settings.limits = global;
+    settings.open_limits.per_source = Some(3);
+    settings.open_limits.total = evict.then_some(6);
     settings.default = if drops { Action::Drop } else { Action::Accept };
     let mut web = rule("web", 1);
     web.services =

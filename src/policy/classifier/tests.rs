@@ -34,6 +34,7 @@ fn rule(from: Selector, to: Selector, services: Vec<ServiceKind>) -> Rule {
         pickup: None,
         fast_open: Default::default(),
         evictable: false,
+        open_limits: Default::default(),
     }
 }
 

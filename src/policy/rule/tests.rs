@@ -25,6 +25,7 @@ fn rule(from: Selector, to: Selector, services: Vec<Service>) -> Rule {
         pickup: None,
         fast_open: Default::default(),
         evictable: false,
+        open_limits: Default::default(),
     }
 }
 

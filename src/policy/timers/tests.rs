@@ -28,6 +28,7 @@ fn policy(file: &[(Timer, Option<Duration>)], own: &[(Timer, Option<Duration>)])
         pickup: None,
         fast_open: Default::default(),
         evictable: false,
+        open_limits: Default::default(),
     };
     let plain = Rule {
         id: RuleId(3),

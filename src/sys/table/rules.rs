@@ -11,14 +11,14 @@ use nftables::{
         BinaryOperation, CT, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Range,
         SetItem,
     },
-    schema::{Chain, NfListObject, Rule, Table},
+    schema::{Chain, NfListObject, Rule, Set, SetFlag, SetType, SetTypeValue, Table},
     stmt::{Counter, JumpTarget, Mangle, Match, Operator, Queue, QueueFlag, Reject, RejectType, Statement},
     types::{NfChainPolicy, NfChainType, NfFamily, NfHook, RejectCode},
 };
 use serde_json::Value;
 
 use super::{
-    Diversion, NAME, TableError, TableSpec,
+    Diversion, NAME, TableError, TableSpec, blocked,
     errands::touched,
     exempt::{DHCP_V4, DHCP_V6, Exempt, LISTENER_DISCOVERY, NEIGHBOUR_DISCOVERY, Share},
     proven::proven_syns,
@@ -63,6 +63,9 @@ pub(super) fn live(spec: &TableSpec, diversion: Diversion, notes: &Notes) -> Res
     let mut table = Document::begin(notes);
     table.proven_sets();
     table.proofs(spec.marks);
+    for (ipv6, length) in spec.blocked.each() {
+        table.set_of_blocked(ipv6, length);
+    }
     for (hook, share) in touched(spec) {
         let Some(share) = share else {
             table.only_strays(spec, diversion)?;
@@ -265,6 +268,7 @@ impl Document {
             self.jump_to_exempt(&chain, hook);
             self.rule(&chain, vec![mark_has(marks.inspected(), Operator::NEQ), Statement::Return(None)]);
         }
+        self.drop_blocked(&chain, hook, spec);
         self.rule(&chain, vec![known(), set_mark(!0, marks.known())]);
         self.note_translated(hook, spec);
         match diversion {
@@ -292,6 +296,37 @@ impl Document {
             }
         }
         Ok(())
+    }
+
+    fn set_of_blocked(&mut self, ipv6: bool, length: u8) {
+        let set_type = if ipv6 { SetType::Ipv6Addr } else { SetType::Ipv4Addr };
+        self.batch.add(NfListObject::Set(Box::new(Set {
+            family: NfFamily::INet,
+            table: NAME.into(),
+            name: blocked::set_name(ipv6, length).into(),
+            handle: None,
+            set_type: SetTypeValue::Single(set_type),
+            policy: None,
+            flags: Some(HashSet::from([SetFlag::Timeout])),
+            elem: None,
+            timeout: None,
+            gc_interval: None,
+            size: Some(blocked::MOST),
+            comment: None,
+        })));
+    }
+
+    /// What a blocked source sends is dropped, but for what is exempt: neighbours must
+    /// still find each other. What is sent from here has no blocked source.
+    fn drop_blocked(&mut self, chain: &str, hook: Hook, spec: &TableSpec) {
+        for (ipv6, length) in spec.blocked.each().filter(|_| hook != Hook::Output) {
+            let source = field(if ipv6 { "ip6" } else { "ip" }, "saddr");
+            let is_whole = length == if ipv6 { 128 } else { 32 };
+            let mask = Expression::String(blocked::mask(ipv6, length).to_string().into());
+            let source = if is_whole { source } else { and(source, mask) };
+            let set = Expression::String(format!("@{}", blocked::set_name(ipv6, length)).into());
+            self.rule(chain, vec![equals(source, set), counter(), Statement::Drop(None)]);
+        }
     }
 
     fn inspected(&mut self, hook: Hook, spec: &TableSpec, diversion: Diversion) {
@@ -514,6 +549,7 @@ mod tests {
             queue_base: 10,
             queue_count,
             challenge: false,
+            blocked: Default::default(),
         }
     }
 
@@ -576,6 +612,37 @@ mod tests {
                 text.lines().filter(other).map(str::to_owned).collect::<Vec<_>>()
             });
             assert_eq!(native, xtables);
+        }
+    }
+
+    /// A set for each length, and a rule for each on what comes from elsewhere, behind
+    /// what is exempt and before the queue.
+    #[test]
+    fn what_is_blocked_is_dropped_before_it_is_queued() {
+        let prefix = crate::conntrack::SourcePrefix { ipv4: 24, ipv6: 128 };
+        let blocked = blocked::Lengths::default().with(prefix);
+        for diversion in [Diversion::Native, Diversion::Xtables] {
+            let spec = TableSpec { blocked, ..spec(Fail::Closed, 2) };
+            let text = lines(&live(&spec, diversion, &Notes::default()).expect("in range"));
+            for set in ["blocked4_24", "blocked6_128"] {
+                let declared = format!(r#""name":"{set}""#);
+                assert_eq!(text.matches(&declared).count(), 1, "{text}");
+            }
+            let drops = |hook: &str| {
+                let of_chain = |line: &&str| line.contains(&format!(r#""chain":"divert_{hook}""#));
+                let chain: Vec<&str> = text.lines().filter(of_chain).collect();
+                let at = |word: &str| chain.iter().position(|line| line.contains(word));
+                let drops: Vec<usize> =
+                    (0..chain.len()).filter(|&at| chain[at].contains("@blocked")).collect();
+                if let Some(&last) = drops.last() {
+                    assert!(chain[last].contains("counter") && chain[last].contains("drop"), "{text}");
+                    assert!(Some(last) < at("established"), "{text}");
+                    assert!(at("jump") < drops.first().copied(), "{text}");
+                }
+                drops.len()
+            };
+            assert_eq!([drops("forward"), drops("input"), drops("output")], [2, 2, 0]);
+            assert!(text.contains("255.255.255.0"), "{text}");
         }
     }
 

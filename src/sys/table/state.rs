@@ -68,6 +68,8 @@ pub struct Counts {
     pub missed: u64,
     /// Packets that the kernel refused for us, with RST or ICMP.
     pub refused: u64,
+    /// Packets of blocked sources that the kernel dropped.
+    pub blocked: u64,
 }
 
 /// What of the live table somebody else took away. Installing again mends it.
@@ -138,10 +140,14 @@ fn counts(objects: &[Value]) -> Counts {
         let statements = rule.get("expr").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
         let packets = |statement: &Value| statement.get("counter")?.get("packets")?.as_u64();
         let packets: u64 = statements.iter().filter_map(packets).sum();
+        let drops = statements.iter().any(|statement| statement.get("drop").is_some());
+        if chain.starts_with("divert_") && drops {
+            counts.blocked += packets;
+        }
         if !chain.starts_with("inspected_") {
             continue;
         }
-        if statements.iter().any(|statement| statement.get("drop").is_some()) {
+        if drops {
             counts.missed += packets;
         } else if statements.iter().any(|statement| statement.get("reject").is_some()) {
             counts.refused += packets;

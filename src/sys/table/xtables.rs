@@ -353,6 +353,7 @@ mod tests {
             queue_base: 4,
             queue_count,
             challenge: false,
+            blocked: Default::default(),
         }
     }
 
