@@ -8,7 +8,7 @@ use std::time::Duration;
 use halfgate::{
     cli::replay::replay_bytes,
     conntrack::{Flow, Instant},
-    engine::{Engine, Existing, IfIndex, Meta, Renumbering, Verdict, Worker},
+    engine::{Engine, Existing, IfIndex, Meta, Renumbering, Transmit, Verdict, Worker},
     policy::{
         Action, Adaptive, FastOpen, Hook, Live, LiveTimer, OnExcess, OnExpire, PickupMode, Policy, Probe,
         Rule, RuleId, Settings,
@@ -124,6 +124,8 @@ struct Story {
     next: [[u32; 2]; 4],
     /// What is uncommon about the packet of this turn.
     odd: Odd,
+    /// The last challenge: to whom, and what it acknowledges.
+    challenge: Option<(FourTuple, SeqNum)>,
 }
 
 /// The uncommon parts of a segment.
@@ -156,7 +158,7 @@ impl Story {
         let now = Instant(u64::from(u32::MAX) * 10 - 50_000);
         let engine = Engine::new(policy, [3, 4], now);
         let odd = Odd::default();
-        Self { worker: engine.worker(), engine, now, next: [[100, u32::MAX - 100]; 4], odd }
+        Self { worker: engine.worker(), engine, now, next: [[100, u32::MAX - 100]; 4], odd, challenge: None }
     }
 
     /// A rule that takes every connection.
@@ -207,14 +209,15 @@ impl Story {
         match op >> 2 & 7 {
             0..=4 => self.segment(which, more),
             5 => self.advance(Duration::from_millis(u64::from(more()) * u64::from(more()) * 10)),
-            6 => match more() % 8 {
+            6 => match more() % 9 {
                 0 => self.raw(more),
                 1 => self.datagram(which, more() & 1 == 1),
                 2 => self.kill(which),
                 3 | 4 => self.opens(which, more),
                 5 => self.closes(which, more() & 1),
                 6 => self.error(which, more),
-                _ => self.rules(more()),
+                7 => self.rules(more()),
+                _ => self.prove(),
             },
             _ => self.tune(more()),
         }
@@ -342,6 +345,13 @@ impl Story {
         self.engine.install(policy, existing, &mut self.worker, self.now);
     }
 
+    /// Whoever was challenged last answers, as a host that knows nothing of it does.
+    fn prove(&mut self) {
+        let Some((tuple, ack)) = self.challenge.take() else { return };
+        let answer = SegmentBuilder::new(tuple.reversed()).seq(ack).flags(Flags::RST).build();
+        self.judge(&answer.bytes, answer.wire_len(), Checksums::Verify);
+    }
+
     fn raw(&mut self, more: &mut dyn FnMut() -> u8) {
         let bytes: Vec<u8> = (0..more() % 80).map(|_| more()).collect();
         let len = u32::try_from(bytes.len()).unwrap_or(0);
@@ -402,7 +412,11 @@ impl Story {
 
     fn check(&mut self) {
         while self.worker.poll_event().is_some() {}
-        while self.worker.poll_transmit().is_some() {}
+        while let Some(transmit) = self.worker.poll_transmit() {
+            if let Transmit::Challenge { tuple, ack, .. } = transmit {
+                self.challenge = Some((tuple, ack));
+            }
+        }
         let counters = self.counters();
         let by_phase: u64 = counters.phases.iter().map(|(_, count)| count).sum();
         assert_eq!(by_phase, counters.connections);
