@@ -22,6 +22,7 @@ pub(super) enum Passage {
 ///
 /// Data in a SYN are Fast Open's whether or not its option says so; a SYN-ACK may
 /// have some without (RFC 9293 §3.4), and is looked at for the cookie only.
+#[inline(always)]
 pub(super) fn passage(
     mode: impl FnOnce() -> FastOpen,
     kind: Kind,
@@ -33,9 +34,10 @@ pub(super) fn passage(
         Kind::Ack | Kind::Fin | Kind::Rst => false,
     };
     let mode = if tries { mode() } else { FastOpen::Allow };
-    if mode == FastOpen::Allow {
-        return (Passage::Whole, None);
-    }
+    if mode == FastOpen::Allow { (Passage::Whole, None) } else { bared(mode, kind, segment) }
+}
+
+fn bared(mode: FastOpen, kind: Kind, segment: &Segment) -> (Passage, Option<Segment>) {
     let options = TcpOptions { fast_open: false, ..segment.options };
     let bare = Segment { payload_len: 0, options, ..*segment };
     match (mode, kind) {

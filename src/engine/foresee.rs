@@ -1,7 +1,7 @@
 //! Reading ahead: who knows the next packets can have what they need fetched into
 //! the cache, all at once instead of one after the other. Changes nothing.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use parking_lot::MutexGuard;
 
@@ -9,14 +9,14 @@ use super::{
     SHARDS, Worker,
     shard::{Family, Shard},
 };
-use crate::conntrack::{Connection, Flow, Key, Slot};
+use crate::conntrack::{Flow, Key};
 
 /// Where a flow's connection would be.
 #[derive(Clone, Copy)]
 struct Place {
     shard: usize,
     hash: u64,
-    is_ipv6: bool,
+    flow: Flow,
 }
 
 impl Worker {
@@ -34,49 +34,54 @@ impl Worker {
             }
         }
         // In turns, so that no wait is for another.
-        let slots = places.map(|place| {
-            let place = place?;
-            let shard = guards.get_mut(place.shard)?.as_mut()?;
-            let slot = if place.is_ipv6 {
-                Ipv6Addr::table(shard).head(place.hash)
-            } else {
-                Ipv4Addr::table(shard).head(place.hash)
-            };
-            Some((place, slot?))
-        });
         let mut sum = 0_u64;
-        for (place, slot) in slots.into_iter().flatten() {
-            if let Some(shard) = guards.get_mut(place.shard).and_then(Option::as_mut) {
-                sum = sum.wrapping_add(touch(shard, place.is_ipv6, slot));
+        for look in [Look::First, Look::Whole] {
+            for place in places.iter().flatten() {
+                if let Some(shard) = guards.get_mut(place.shard).and_then(Option::as_mut) {
+                    let words = match place.flow.src {
+                        IpAddr::V4(_) => touch::<Ipv4Addr>(shard, place, look),
+                        IpAddr::V6(_) => touch::<Ipv6Addr>(shard, place, look),
+                    };
+                    sum = sum.wrapping_add(words.unwrap_or_default());
+                }
             }
         }
         std::hint::black_box(sum);
     }
 
     fn place(&self, flow: &Flow) -> Option<Place> {
-        let is_ipv6 = flow.src.is_ipv6();
-        let hash = if is_ipv6 {
-            Key::<Ipv6Addr>::of(flow)?.0.hash(self.engine.seed)
-        } else {
-            Key::<Ipv4Addr>::of(flow)?.0.hash(self.engine.seed)
+        let hash = match flow.src {
+            IpAddr::V4(_) => Key::<Ipv4Addr>::of(flow)?.0.hash(self.engine.seed),
+            IpAddr::V6(_) => Key::<Ipv6Addr>::of(flow)?.0.hash(self.engine.seed),
         };
         let (shard, _) = self.engine.shard_of(hash);
-        Some(Place { shard: usize::from(shard), hash, is_ipv6 })
+        Some(Place { shard: usize::from(shard), hash, flow: *flow })
     }
 }
 
-/// A word from either end of the connection in a slot.
-fn touch(shard: &mut Shard, is_ipv6: bool, slot: Slot) -> u64 {
-    let words = |connection: &Connection| {
-        std::hint::black_box(connection.reply_tally);
-        u64::from(connection.epoch)
+/// How much of a connection is looked at.
+#[derive(Clone, Copy)]
+enum Look {
+    /// Where its bucket begins.
+    First,
+    /// All of it.
+    Whole,
+}
+
+/// A word from each part of a connection.
+fn touch<A: Family>(shard: &mut Shard, place: &Place, look: Look) -> Option<u64> {
+    let table = A::table(shard);
+    let slot = match look {
+        Look::First => table.head(place.hash)?,
+        Look::Whole => table.find(&Key::<A>::of(&place.flow)?.0, place.hash)?,
     };
-    let touched = if is_ipv6 {
-        Ipv6Addr::table(shard).get(slot).map(|entry| words(&entry.connection))
-    } else {
-        Ipv4Addr::table(shard).get(slot).map(|entry| words(&entry.connection))
-    };
-    touched.unwrap_or_default()
+    let entry = table.get(slot)?;
+    std::hint::black_box(entry.key);
+    if matches!(look, Look::Whole) {
+        let connection = &entry.connection;
+        std::hint::black_box((connection.original.end, connection.reply.end, connection.reply_tally));
+    }
+    Some(u64::from(entry.connection.epoch))
 }
 
 #[cfg(test)]

@@ -149,7 +149,6 @@ pub fn parse(bytes: &[u8], wire_len: u32, checksums: Checksums) -> Result<Packet
 ///
 /// # Errors
 /// As [`parse`].
-#[inline]
 pub fn parse_where(
     bytes: &[u8],
     wire_len: u32,
@@ -166,7 +165,7 @@ pub fn parse_where(
 /// Reads what nearly every packet is, at a fraction of the cost: TCP in IPv4 without
 /// options, no fragment, no checksum to verify. `None`: it may be anything else, or
 /// something is wrong with it, and [`any`] tells what.
-#[inline]
+#[inline(always)]
 fn usual(bytes: &[u8], wire_len: u32, checksums: Checksums, loopback: Loopback) -> Option<Packet<'_>> {
     let (ip, body) = bytes.split_first_chunk::<{ ipv4::SHORTEST }>()?;
     let (tcp, rest) = body.split_first_chunk::<{ transport::TCP_SHORTEST }>()?;
@@ -264,7 +263,7 @@ fn transport<'a>(bytes: &'a [u8], header: &Header, verify: bool) -> Result<Trans
 ///
 /// Not refused: `0.0.0.0` as the source of UDP (DHCP), of router solicitations
 /// and address mask requests, and of IGMP; 240.0.0.0/4, which Linux routes.
-#[inline]
+#[inline(always)]
 fn check_v4(
     src: Ipv4Addr,
     dst: Ipv4Addr,

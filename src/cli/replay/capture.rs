@@ -15,8 +15,9 @@ use super::link::Link;
 
 mod ahead;
 
-/// Octets read at once.
-const BUFFER: usize = 1 << 20;
+/// Octets read at once: few enough that they don't push everything else out of the
+/// nearer caches.
+const BUFFER: usize = 1 << 17;
 
 /// Packets that are looked at ahead of their turn.
 const AHEAD: usize = 16;

@@ -315,9 +315,10 @@ impl Rows {
         }
         let mut sum = 0;
         for row in rows.into_iter().flatten().filter_map(|row| self.all.get(row)) {
-            // A word of every second line of the row.
+            // A word of each part of the row.
             let fate = &row.fates[0];
-            sum += row.original.packets + u64::from(row.flow.src_port) + row.last.0 + fate.accepted;
+            sum += row.original.packets + u64::from(row.flow.src_port) + row.last.0;
+            sum += fate.accepted + u64::from(fate.phase.is_some());
             if let Wire::Tcp(connection) = &row.wire {
                 sum += connection.touch();
             }

@@ -210,13 +210,10 @@ impl Connection {
 
     /// A word of each part that a packet needs.
     pub(super) fn touch(&self) -> u64 {
-        let [one, other] = &self.ends;
-        u64::from(one.start.0)
-            + u64::from(other.start.0)
-            + u64::from(one.again.next)
-            + self.life.touch()
-            + u64::from(self.noted[0])
-            + u64::from(other.again.next)
+        let ends = self.ends.iter().map(|end| {
+            u64::from(end.start.0) + u64::from(end.again.next) + end.state as u64 + end.stream.touch()
+        });
+        ends.sum::<u64>() + self.life.touch() + u64::from(self.noted[0])
     }
 
     pub(super) fn history(&self) -> &str {

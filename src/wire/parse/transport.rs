@@ -51,7 +51,7 @@ pub(super) fn tcp(body: &Body<'_>, pseudo: Option<(IpAddr, IpAddr)>) -> Result<S
 }
 
 /// What a TCP header says whose lengths are right.
-#[inline]
+#[inline(always)]
 pub(super) fn segment(fixed: &[u8; TCP_SHORTEST], options: &[u8], payload_len: u32) -> Segment {
     let flags = Flags(fixed[13]);
     Segment {
@@ -69,7 +69,7 @@ pub(super) fn segment(fixed: &[u8; TCP_SHORTEST], options: &[u8], payload_len: u
 /// Reads the options as Linux does: the rest of a broken option area is ignored,
 /// an option of the wrong length is skipped, of two alike the last one counts,
 /// and those that only a SYN may carry are not seen elsewhere.
-#[inline]
+#[inline(always)]
 fn options_of(area: &[u8], syn: bool) -> TcpOptions {
     match *area {
         [] => TcpOptions::default(),

@@ -27,6 +27,10 @@ impl Stream {
     pub(super) const NEW: Self =
         Self { complete: 1, acknowledged: 1, top: 1, has_given_up: false, pieces: Vec::new() };
 
+    pub(super) const fn touch(&self) -> u64 {
+        self.complete.cast_unsigned()
+    }
+
     pub(super) const fn has_given_up(&self) -> bool {
         self.has_given_up
     }
