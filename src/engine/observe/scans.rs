@@ -1,7 +1,7 @@
 //! Who scans: sources that met many different destinations and ports without an
 //! answer, within a window.
 //!
-//! A fixed table of [`SOURCES`] sources, in sets of [`WAYS`]: a new source takes the
+//! A fixed table of [`SOURCES`] sources, in sets of `WAYS`: a new source takes the
 //! place of one of its set that is over, else of the one that met the least. What
 //! each met is counted approximately ([`Distinct`]), in two halves of a window: what
 //! is told is what was met in the last half to whole window. A flood of forged
