@@ -276,6 +276,7 @@ pub fn successor(
 ) -> Option<Connection> {
     let syn = connection.stale_syn.filter(|syn| syn.is_acked_by(segment.ack))?;
     let mut next = open_late(&syn, opener, Stamp::of(now), now);
+    next.original = connection.sender(syn.from).begun_anew(next.original);
     answer(&mut next, segment, now);
     Some(next)
 }
@@ -433,7 +434,7 @@ fn be_crossed(connection: &mut Connection, direction: Direction, segment: &Segme
     connection.unverified_rst = None;
     let (sender, receiver) = connection.halves(direction);
     *sender = Half::at_syn(segment);
-    *receiver = Half::behind_syn_ack(segment);
+    *receiver = receiver.begun_anew(Half::behind_syn_ack(segment));
     sender.offered(u32::from(u16::MAX));
     settle(connection);
     connection.enter(Phase::SynReceived, now);
@@ -486,13 +487,15 @@ fn repeat(
     let phase = connection.phase;
     let receiver = connection.sender(direction.opposite());
     if kind == Kind::SynAck && !receiver.is_acked_by(segment.ack) {
-        let beyond = segment.ack.after(receiver.end);
+        let (beyond, receiver_is_unseen) = (segment.ack.after(receiver.end), receiver.elsewhere);
         if answers_stale_syn(connection, direction, segment) {
             return be_reborn(connection, direction, segment, now);
         }
-        if beyond {
+        if beyond && !receiver_is_unseen {
             return Outcome::Invalid(Invalid::BadAck);
         }
+        // A SYN that was never seen may have come later than the one that is known.
+        note_stale_syn(connection, direction, kind, segment);
         note_challenge(connection, direction, kind, segment);
         return Outcome::Stale;
     }

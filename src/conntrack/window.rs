@@ -227,10 +227,10 @@ impl StaleSyn {
         ack.after(self.iss) && ack.before_or_at(self.end())
     }
 
-    /// Whether this number may follow it.
+    /// Whether this number may follow it; a keepalive lies one below the first.
     #[must_use]
     pub fn is_continued_by(&self, seq: SeqNum) -> bool {
-        seq.after(self.iss) && seq.before_or_at(self.end().plus(REACH))
+        seq.after_or_at(self.iss) && seq.before_or_at(self.end().plus(REACH))
     }
 
     /// Whether this SYN-ACK is the same end's answer to the SYN that came before
@@ -303,6 +303,18 @@ impl Half {
     pub fn begun_after(&self, begun: Self) -> Self {
         let mut half = Self { challenge: self.challenge, ..begun };
         if self.seen.has(Seen::CHALLENGED) {
+            half.seen.add(Seen::CHALLENGED);
+        }
+        half
+    }
+
+    /// This end at its SYN (`begun`) on the next connection: a peer that has forgotten this
+    /// one may still deny what it said here.
+    #[must_use]
+    pub fn begun_anew(&self, begun: Self) -> Self {
+        let mut half = begun;
+        if self.seen.has(Seen::ACK) {
+            half.challenge = self.ack;
             half.seen.add(Seen::CHALLENGED);
         }
         half
@@ -527,6 +539,9 @@ pub fn check(sender: &Half, receiver: &Half, segment: &Segment) -> Result<(), Ou
     // One octet more: a keepalive probe of an idle connection lies one below. What was
     // sent beyond the window makes nothing in it older.
     let inside = if sender.end.after(latest) { latest } else { sender.end };
+    // Nor does what nobody may have taken.
+    let doubtful = sender.seen.has(Seen::UNTAKEN) && receiver.seen.has(Seen::ACK);
+    let inside = if doubtful && inside.after(receiver.ack) { receiver.ack } else { inside };
     let oldest = inside.minus(window).minus(1);
     // What was sent may end beyond the window; an ACK without data then begins there.
     let is_empty = segment.end() == segment.seq;

@@ -13,6 +13,7 @@ use crate::{
     conntrack::{
         Connection, Deadline, Direction, Flow, Instant, Key, Phase, Slot, Standing, Tally, Timer,
         embryonic::{EmbryoId, Whereabouts},
+        tcp,
         window::{Half, Seen},
     },
     policy::{Hook, Limit, OnExpire, RuleId},
@@ -219,7 +220,9 @@ impl Context<'_> {
         }
         let (client, server) = match reason {
             CloseReason::Expired { .. } => match connection.phase {
-                Phase::SynReceived => (false, true),
+                // Nobody knows whether an opener that is never seen has answered: if so, what
+                // its peer says next is picked up.
+                Phase::SynReceived => (false, !tcp::is_one_way(connection)),
                 Phase::Established | Phase::HalfClosed => {
                     let reset = self.ruling.on_expire(RuleId(connection.rule)) != OnExpire::Drop;
                     (reset, reset)

@@ -145,7 +145,9 @@ fn both_ends_forgot_and_open_crosswise() {
         }
         lab.pass(&syns);
         assert_eq!(lab.phase(), Some(Phase::Established));
-        lab.pass(&[client("S.", AGAIN).ack(700_001), server("S.", 700_000).ack(AGAIN + 1)]);
+        // What the server had said before, the client denies.
+        lab.pass(&[client("S.", AGAIN).ack(700_001), client("R", 1)]);
+        lab.pass(&[server("S.", 700_000).ack(AGAIN + 1)]);
         lab.pass(&[client("P.", AGAIN + 1).ack(700_001).len(10), server(".", 700_001).ack(AGAIN + 11)]);
         let phases = [lab.phase(), cells::opened_by_server(&lab)];
         assert!(phases.contains(&Some(Phase::Established)), "{phases:?}");

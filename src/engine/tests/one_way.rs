@@ -304,3 +304,39 @@ fn met_in_the_middle_of_much_that_is_under_way() {
         client(".", 1).ack(400_000_000 + 1000 * 60_000).window(65_535),
     ]);
 }
+
+/// A server that is seen alone may say nothing for long after its SYN-ACK: it has no RST
+/// coming, and what it says then is picked up.
+#[test]
+fn one_way_a_silent_server_is_not_reset() {
+    let mut lab = loose();
+    lab.pass(&[server("S.", 0).ack(1)]);
+    lab.seconds(31);
+    assert_eq!(lab.phase(), None);
+    assert!(lab.resets().is_empty());
+    lab.pass(&[server("P.", 1).ack(1).len(10)]);
+    assert_eq!(cells::opened_by_server(&lab), Some(Phase::Established));
+}
+
+/// The unseen end has tried again with another number, and is answered.
+#[test]
+fn one_way_a_syn_ack_to_another_syn_passes() {
+    let mut lab = loose();
+    lab.pass(&[server("S.", 0).ack(1)]);
+    lab.pass(&[server("S.", 900_000).ack(0x4000_0000), server("P.", 900_001).ack(0x4000_0000).len(10)]);
+    lab.seconds(31);
+    lab.pass(&[server("P.", 900_011).ack(0x4000_0000).len(10)]);
+    assert_eq!(cells::opened_by_server(&lab), Some(Phase::Established));
+}
+
+/// A keepalive right after a handshake that passed unseen over an old connection.
+#[test]
+fn one_way_a_keepalive_of_a_new_connection_passes() {
+    let mut lab = only_the_client();
+    lab.pass(&[
+        client("S", 0x4000_0000),
+        client(".", 0x4000_0001).ack(0x2000_0000),
+        client(".", 0x4000_0000).ack(0x2000_0000),
+    ]);
+    assert_eq!(lab.phase(), Some(Phase::Established));
+}

@@ -290,3 +290,30 @@ fn urgent_data_pass_as_they_are() {
     lab.pass(&[client("U.", 41).ack(1), client("FU.", 41).ack(1), server(".", 1).ack(42)]);
     assert_eq!(lab.phase(), Some(Phase::HalfClosed));
 }
+
+/// RFC 7323 §5.3, R1 (C7323-17): what is older than the last is a forger's, or its receiver
+/// takes it and says so. However far ahead it lies, the real FIN closes.
+#[test]
+fn what_paws_rejects_beyond_the_window_is_in_no_fins_way() {
+    let mut lab = Lab::new();
+    lab.pass(&[
+        client("S", 0).window(300).timestamp(1000),
+        server("S.", 0).ack(1).window(10).timestamp(1000),
+        client(".", 1).ack(1).window(300).timestamp(1001),
+        server("F.", 1).ack(1).window(1).timestamp(1001),
+        client(".", 1).ack(2).window(300).timestamp(1002),
+    ]);
+    assert_eq!(lab.phase(), Some(Phase::HalfClosed));
+    // As wide as the window is, which has shrunk, it lies ahead of much that is still to come.
+    for (seq, step) in (1..9).zip(1003..) {
+        lab.pass(&[
+            client("F.", 11 + seq).ack(2).window(300).timestamp(900),
+            client("P.", seq).ack(2).window(300).timestamp(step).len(1),
+            server(".", 2).ack(seq + 1).window(1).timestamp(step),
+        ]);
+    }
+    lab.pass(&[client("F.", 9).ack(2).window(300).timestamp(1012)]);
+    assert_eq!(lab.phase(), Some(Phase::Closing));
+    lab.pass(&[server(".", 2).ack(10).window(1).timestamp(1012)]);
+    assert_eq!(lab.phase(), Some(Phase::TimeWait));
+}
