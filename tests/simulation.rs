@@ -3,7 +3,8 @@
 //! Each seed is a whole story: how both ends behave, what the network loses,
 //! who crashes when. A failure prints its seed and every packet; the same by
 //! `cargo run --release --example simulate -- --seed N`, which also runs a
-//! million of them (`--seeds 1000000`).
+//! million of them (`--seeds 1000000`). In other stories the gateway starts anew and
+//! loses its table, or sees one direction only (`--story restart`, `--story one-way`).
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "a model, where the rest is the rest")]
 #![allow(clippy::nonminimal_bool, dead_code, unreachable_pub, missing_docs, reason = "shared with a command")]
@@ -11,12 +12,14 @@
 #[path = "simulation/model.rs"]
 mod model;
 
-use model::{simulate, world::Sum};
+use model::{simulate, story::Story, world::Sum};
 
 const SEEDS: u64 = 10_000;
 
-#[test]
-fn whatever_honest_ends_do_the_firewall_breaks_nothing() {
+/// Of the stories about the gateway itself.
+const FEWER: u64 = 2_000;
+
+fn tell(story: Story, seeds: u64) -> Sum {
     let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let mut total = Sum::default();
     std::thread::scope(|scope| {
@@ -24,8 +27,8 @@ fn whatever_honest_ends_do_the_firewall_breaks_nothing() {
             .map(|worker| {
                 scope.spawn(move || {
                     let mut sum = Sum::default();
-                    for seed in (worker..SEEDS).step_by(usize::try_from(threads).unwrap_or(1)) {
-                        match simulate(seed) {
+                    for seed in (worker..seeds).step_by(usize::try_from(threads).unwrap_or(1)) {
+                        match simulate(story, seed) {
                             Ok(one) => sum.add(one),
                             Err(failure) => return Err(failure),
                         }
@@ -38,11 +41,30 @@ fn whatever_honest_ends_do_the_firewall_breaks_nothing() {
             match worker.join().expect("a simulation does not panic") {
                 Ok(sum) => total.add(sum),
                 Err(failure) => {
-                    panic!("{}\nseed {}: {}", failure.trace.join("\n"), failure.seed, failure.law);
+                    let (trace, story) = (failure.trace.join("\n"), failure.story.name());
+                    panic!("{trace}\n{story} story, seed {}: {}", failure.seed, failure.law);
                 }
             }
         }
     });
     // A simulation in which nothing happens proves nothing.
-    assert!(total.opened > SEEDS && total.attacks > SEEDS && total.crashes > SEEDS / 10, "{total:?}");
+    assert!(total.opened > seeds && total.attacks > seeds && total.crashes > seeds / 10, "{total:?}");
+    total
+}
+
+#[test]
+fn whatever_honest_ends_do_the_firewall_breaks_nothing() {
+    tell(Story::Plain, SEEDS);
+}
+
+#[test]
+fn what_goes_on_while_the_gateway_starts_anew_is_picked_up_or_told_so() {
+    let total = tell(Story::Restart, FEWER);
+    assert!(total.restarts > FEWER && total.met > FEWER / 10, "{total:?}");
+}
+
+#[test]
+fn a_connection_that_is_seen_one_way_goes_on() {
+    let total = tell(Story::OneWay, FEWER);
+    assert!(total.unseen > FEWER * 10 && total.met > FEWER / 10, "{total:?}");
 }

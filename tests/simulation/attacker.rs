@@ -47,6 +47,8 @@ pub struct Known<'a> {
     pub phase: Phase,
     /// When all began.
     pub start: u64,
+    /// Whether it aims into windows: not where the gateway had to guess them.
+    pub aims: bool,
 }
 
 /// Numbers nearer to the truth than this are no miss.
@@ -120,7 +122,7 @@ pub fn attempt(rng: &mut Rng, hosts: &[Host; 2], known: Known<'_>) -> Option<Att
         Some(Attempt::Segment(Packet { from: side, origin: Origin::Attacker, segment: s }, Most::Pass))
     };
     let pair = paired(hosts);
-    match rng.range(0, 13) {
+    match rng.range(0, if known.aims { 13 } else { 6 }) {
         0 => blind(rng, Flags::RST, 0),
         1 => blind(rng, Flags::RST.with(Flags::ACK), 0),
         2 => blind(rng, syn_ack, 0),

@@ -17,6 +17,9 @@ use super::{
 /// TIME-WAIT (two minutes at most) and a few rounds of SYN retransmission.
 const OPENS_WITHIN: u64 = 600_000;
 
+/// How long a SYN waits for its answer.
+const SYN_SENT: u64 = 30_000;
+
 /// The firewall's clock ticks: a stamp is a hundredth of a second.
 const STAMP: u64 = 10;
 
@@ -27,6 +30,10 @@ pub struct Laws {
     excused: Option<bool>,
     honest_rsts: u64,
     rsts_at_open: u64,
+    last_rst: u64,
+    /// When the entry came about, and when TIME-WAIT last ended.
+    opened_at: u64,
+    finished_at: Option<u64>,
     /// When a packet that its receiver could use last passed; one that was no FIN;
     /// one with new data.
     useful: u64,
@@ -40,6 +47,16 @@ pub struct Laws {
     trying: Option<u64>,
     dropped: [u64; 2],
     seen_past: [usize; 2],
+    /// The table was lost, and until when what goes on is picked up.
+    lost: Option<u64>,
+    /// It was lost while the ends of this connection, or their attempt, lived.
+    restarted: bool,
+    /// The kernel's conntrack knows the connection.
+    kernel_knows: bool,
+    /// Only one direction has come by so far.
+    one_way: bool,
+    /// The connection was met after its handshake.
+    met: bool,
 }
 
 fn paired(a: &Tcb, b: &Tcb) -> bool {
@@ -64,8 +81,9 @@ fn some_pair(hosts: &[Host; 2], what: impl Fn(&Tcb, &Tcb) -> bool) -> bool {
 }
 
 impl Laws {
-    pub const fn honest_rst(&mut self) {
+    pub const fn honest_rst(&mut self, now: u64) {
         self.honest_rsts += 1;
+        self.last_rst = now;
     }
 
     pub const fn opened(&mut self) {
@@ -76,11 +94,51 @@ impl Laws {
         self.trying = None;
     }
 
+    /// The gateway has started anew.
+    pub const fn table_lost(&mut self, picked_up_until: u64) {
+        self.phase = None;
+        self.excused = None;
+        self.lost = Some(picked_up_until);
+        self.restarted = true;
+    }
+
+    /// What the gateway knows of the packet that comes.
+    pub const fn at_gateway(&mut self, kernel_knows: bool, one_way: bool) {
+        self.kernel_knows = kernel_knows;
+        self.one_way = one_way;
+    }
+
+    /// Law 5: after the table was lost, what goes on is picked up where it may be (the
+    /// kernel knows it, or within the grace), and the rest is told so and never left to
+    /// silence.
+    fn without_table(
+        &self,
+        until: u64,
+        packet: &Packet,
+        hosts: &[Host; 2],
+        verdict: Verdict,
+        now: u64,
+    ) -> Result<(), String> {
+        let flags = packet.segment.flags;
+        let may_be_met = !flags.intersects(Flags::SYN.with(Flags::RST)) && (now < until || self.kernel_knows);
+        if may_be_met && live_pair(hosts) {
+            return Err(format!("{packet} was not picked up but {verdict:?}"));
+        }
+        if !flags.contains(Flags::RST) && !matches!(verdict, Verdict::Reset(_)) {
+            return Err(format!("{packet} belongs to nothing, and nobody is told: {verdict:?}"));
+        }
+        Ok(())
+    }
+
     const fn begin(&mut self, phase: Phase, now: u64) {
+        // Without its SYN it is met in the middle, or by its answer.
+        self.met = !matches!(phase, Phase::SynSent);
+        self.lost = None;
         self.phase = Some(phase);
         self.excused = None;
         self.rsts_at_open = self.honest_rsts;
         self.since = now;
+        self.opened_at = now;
         self.useful = 0;
         self.useful_from = [0; 2];
         self.useful_no_fin = 0;
@@ -152,6 +210,19 @@ impl Laws {
         if !is_syn && excused.is_some_and(|by_rst| !(by_rst && live_pair(hosts))) {
             return Ok(());
         }
+        if let (Some(until), None) = (self.lost, self.phase) {
+            return self.without_table(until, packet, hosts, verdict, now);
+        }
+        // A late duplicate of its SYN, which comes after the restart, hides a connection
+        // that lives, for `syn_sent`; and what the last table knew of crossing SYNs is lost.
+        let in_handshake = packet.segment.flags.contains(Flags::SYN) || live_pair(hosts);
+        if self.restarted && self.phase == Some(Phase::SynSent) && in_handshake {
+            return Ok(());
+        }
+        // How far an end has come that is never seen, the number of an RST does not tell.
+        if self.one_way && packet.segment.flags.contains(Flags::RST) {
+            return Ok(());
+        }
         self.dropped[packet.from as usize] = now;
         // A new SYN has overtaken what its own sender said last on a connection that it
         // has given up: the challenge that the SYN draws is answered with an RST.
@@ -201,6 +272,7 @@ impl Laws {
                     return Err("a live connection was replaced".into());
                 }
                 self.begin(phase.unwrap_or(Phase::SynSent), now);
+                sum.met += u64::from(self.met);
                 Ok(())
             }
             Event::Phase { from, to, .. } => {
@@ -217,10 +289,16 @@ impl Laws {
                 }
                 self.phase = Some(*to);
                 self.since = now;
-                self.truth(*to, hosts)
+                let needs_both = matches!(to, Phase::HalfClosed | Phase::Closing | Phase::TimeWait);
+                if self.one_way && needs_both {
+                    return Err(format!("{to} by one direction alone"));
+                }
+                // That the unseen end has answered is what the seen one's next segment says.
+                if self.one_way && *to == Phase::Established { Ok(()) } else { self.truth(*to, hosts) }
             }
             Event::Closed(closed) => {
                 let phase = self.phase.take();
+                let restarted = std::mem::take(&mut self.restarted);
                 if phase != Some(closed.phase) {
                     return Err(format!("closed in {} but was in {phase:?}", closed.phase));
                 }
@@ -229,16 +307,22 @@ impl Laws {
                 {
                     return Err(format!("time_wait ended {} ms after a FIN", now - self.last_fin));
                 }
+                if closed.reason == CloseReason::Finished {
+                    self.finished_at = Some(now);
+                }
                 // What both ends forgot goes before the new connection is asked for.
                 self.excused = match closed.reason {
                     CloseReason::Expired { .. } | CloseReason::Replaced => Some(false),
                     // An end whose RST was lost says more, and is told again, by the gateway.
-                    CloseReason::Rst(_) => Some(true),
+                    CloseReason::Rst(_) | CloseReason::Forgotten(_) => Some(true),
                     _ => None,
                 };
                 if live_pair(hosts) && !(phase == Some(Phase::TimeWait) && both_have_all(hosts)) {
                     sum.excused += 1;
-                    return self.ended_alive(closed.reason, now);
+                    self.restarted = restarted;
+                    let law = self.ended_alive(closed.reason, now);
+                    self.restarted = false;
+                    return law;
                 }
                 Ok(())
             }
@@ -263,6 +347,9 @@ impl Laws {
             Timer::FinWait => self.useful_no_fin.max(self.since),
             Timer::HalfClosed => self.useful_data.max(self.since),
             Timer::Closing => self.useful_repair.max(self.since),
+            // Nobody is told, and what goes on is met again.
+            Timer::SynSent if self.restarted => self.since,
+            Timer::SynReceived if self.one_way => self.since,
             _ => return Err(format!("a live connection was ended by {timer}")),
         };
         if now + STAMP < from + after {
@@ -283,7 +370,12 @@ impl Laws {
             Phase::TimeWait => {
                 some_pair(hosts, |a, b| a.fin_sent && b.fin_received && b.fin_sent && a.fin_received)
             }
-            Phase::Reset => self.honest_rsts > self.rsts_at_open,
+            // A SYN may have opened it that went by before, while TIME-WAIT lasted.
+            Phase::Reset => {
+                let taken_up = self.finished_at == Some(self.opened_at);
+                self.honest_rsts > self.rsts_at_open
+                    || ((taken_up || self.restarted) && self.last_rst + SYN_SENT >= self.opened_at)
+            }
             _ => true,
         };
         if phase == Phase::Reset && live_pair(hosts) {
@@ -317,7 +409,7 @@ impl Laws {
                 let over = [None, Some(Phase::TimeWait), Some(Phase::SynSent), Some(Phase::SynReceived)];
                 let finished = past.tcb.state == State::LastAck
                     && peer.tcb.as_ref().is_some_and(|t| t.state == State::TimeWait && paired(&past.tcb, t));
-                if finished && !over.contains(&self.phase) {
+                if finished && !self.met && !self.one_way && !over.contains(&self.phase) {
                     return Err(format!("both ends have closed, the firewall is in {:?}", self.phase));
                 }
                 Ok(())
@@ -372,7 +464,7 @@ impl Laws {
 
     /// Law 2: nothing is left but the firewall's entry; it must be one that waits for a timer.
     pub fn lingering(&self, hosts: &[Host; 2], now: u64) -> Result<(), String> {
-        let Some(phase) = self.phase else { return Ok(()) };
+        let Some(phase) = self.phase.filter(|_| !self.met && !self.one_way) else { return Ok(()) };
         let clean = hosts.iter().all(|h| h.past.last().is_some_and(|past| past.end == End::Clean));
         let last = hosts.iter().filter_map(|h| h.past.last()).map(|past| past.at).max().unwrap_or(now);
         if clean && hosts.iter().all(|h| h.tcb.is_none()) && now - last > 200_000 {

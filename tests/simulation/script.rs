@@ -27,6 +27,8 @@ pub struct Script {
     pub close_with_peer: [bool; 2],
     left: u32,
     done: bool,
+    /// Nobody crashes, and no SYNs cross.
+    pub calm: bool,
 }
 
 impl Script {
@@ -39,6 +41,7 @@ impl Script {
             close_with_peer: [true; 2],
             left: rng.pick(&[0, 0, 1, 2, 3]) as u32,
             done: false,
+            calm: false,
         };
         script.roll(rng);
         script
@@ -46,7 +49,7 @@ impl Script {
 
     fn roll(&mut self, rng: &mut Rng) {
         self.opener = if rng.percent(85) { Side::A } else { Side::B };
-        self.simultaneous = rng.percent(10);
+        self.simultaneous = rng.percent(10) && !self.calm;
         self.simultaneous_delay = rng.range(0, 60);
         self.close_with_peer = [rng.percent(60), rng.percent(60)];
     }
@@ -102,7 +105,7 @@ impl Script {
                 at(&mut plan, from + pause, Act::Write(side.other(), 2_000));
             }
         }
-        if rng.percent(25) {
+        if rng.percent(25) && !self.calm {
             let side = rng.pick(&Side::BOTH);
             let when = rng.range(0, span * 2);
             at(&mut plan, when, Act::Crash(side));

@@ -1,6 +1,9 @@
 //! Many seeds, or one with its trace.
 //!
-//!     cargo run --release --example simulate -- [--seeds N] [--from N] [--seed N]
+//!     cargo run --release --example simulate -- [--story S] [--seeds N] [--from N] [--seed N]
+//!
+//! The stories are `plain` (the default), `restart` (the gateway loses its table) and
+//! `one-way` (it sees one direction).
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "a model, where the rest is the rest")]
 #![allow(clippy::print_stdout, clippy::nonminimal_bool, reason = "a command for tests")]
@@ -16,25 +19,34 @@ use std::{
     thread,
 };
 
-use model::world::{Sum, run};
+use model::{
+    story::Story,
+    world::{Sum, run},
+};
 
 fn main() -> ExitCode {
     let (mut seeds, mut from, mut only) = (10_000_u64, 0_u64, None);
+    let mut story = Story::Plain;
     let mut args = std::env::args().skip(1);
     while let Some(name) = args.next() {
-        let value = args.next().and_then(|value| value.parse::<u64>().ok());
-        match (name.as_str(), value) {
+        let text = args.next().unwrap_or_default();
+        if let ("--story", Some(told)) = (name.as_str(), Story::ALL.iter().find(|story| story.name() == text))
+        {
+            story = *told;
+            continue;
+        }
+        match (name.as_str(), text.parse::<u64>().ok()) {
             ("--seeds", Some(value)) => seeds = value,
             ("--from", Some(value)) => from = value,
             ("--seed", Some(value)) => only = Some(value),
             _ => {
-                println!("usage: simulate [--seeds N] [--from N] [--seed N]");
+                println!("usage: simulate [--story plain|restart|one-way] [--seeds N] [--from N] [--seed N]");
                 return ExitCode::from(2);
             }
         }
     }
     if let Some(seed) = only {
-        return one(seed);
+        return one(story, seed);
     }
     let next = AtomicU64::new(from);
     let total = Mutex::new((Sum::default(), Vec::new()));
@@ -49,7 +61,7 @@ fn main() -> ExitCode {
                     if seed >= from + seeds || failed.len() > 500 {
                         break;
                     }
-                    match run(seed, false) {
+                    match run(story, seed, false) {
                         Ok(one) => sum.add(one),
                         Err(failure) => failed.push((failure.seed, failure.law)),
                     }
@@ -65,12 +77,12 @@ fn main() -> ExitCode {
     for (seed, law) in failed.iter().take(40) {
         println!("seed {seed}: {law}");
     }
-    println!("{seeds} seeds from {from}, {} failed; {sum:?}", failed.len());
+    println!("{} stories, {seeds} seeds from {from}, {} failed; {sum:?}", story.name(), failed.len());
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn one(seed: u64) -> ExitCode {
-    match run(seed, true) {
+fn one(story: Story, seed: u64) -> ExitCode {
+    match run(story, seed, true) {
         Ok(sum) => {
             println!("seed {seed}: every law held; {sum:?}");
             ExitCode::SUCCESS

@@ -1,11 +1,11 @@
 //! The two ends, the network, the firewall between them, and time.
 
-use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc, time::Duration};
+use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
 
 use halfgate::{
     conntrack::Instant,
     engine::{self, Engine, IfIndex, Meta, Transmit, Verdict, View, Worker},
-    policy::{Action, Hook, Policy, Settings},
+    policy::Hook,
     wire::{Checksums, Flags, SeqNum},
 };
 
@@ -17,6 +17,7 @@ use super::{
     packet::{Origin, Packet, Side, answer_rst, segment},
     rng::Rng,
     script::{Act, Script},
+    story::{Gateway, Story},
 };
 
 #[derive(Clone, Debug)]
@@ -27,6 +28,8 @@ enum Event {
     Act(Act),
     Attack,
     Tick,
+    /// The gateway starts anew, and nobody answers for so long.
+    Restart(u64),
 }
 
 struct Later {
@@ -66,6 +69,9 @@ pub struct Sum {
     pub reset: u64,
     pub crashes: u64,
     pub excused: u64,
+    pub restarts: u64,
+    pub met: u64,
+    pub unseen: u64,
 }
 
 impl Sum {
@@ -78,12 +84,16 @@ impl Sum {
         self.reset += other.reset;
         self.crashes += other.crashes;
         self.excused += other.excused;
+        self.restarts += other.restarts;
+        self.met += other.met;
+        self.unseen += other.unseen;
     }
 }
 
 /// A law that did not hold.
 #[derive(Clone, Debug)]
 pub struct Failure {
+    pub story: Story,
     pub seed: u64,
     pub law: String,
     pub trace: Vec<String>,
@@ -98,12 +108,14 @@ pub struct World {
     hosts: [Host; 2],
     timers: [Option<u64>; 2],
     network: Network,
+    gateway: Gateway,
     engine: Arc<Engine>,
     worker: Worker,
     laws: Laws,
     script: Script,
     attacker: bool,
     attacks_until: u64,
+    rng_of_engine: Rng,
     known: Vec<SeqNum>,
     sum: Sum,
     trace: Option<Vec<String>>,
@@ -113,29 +125,36 @@ pub struct World {
 const MOST_EVENTS: u32 = 400_000;
 
 /// One run. With `traced` a failure carries every packet.
-pub fn run(seed: u64, traced: bool) -> Result<Sum, Box<Failure>> {
-    let mut world = World::new(seed, traced);
+pub fn run(story: Story, seed: u64, traced: bool) -> Result<Sum, Box<Failure>> {
+    let mut world = World::new(story, seed, traced);
     match world.go() {
         Ok(()) => Ok(world.sum),
-        Err(law) => Err(Box::new(Failure { seed, law, trace: world.trace.unwrap_or_default() })),
+        Err(law) => Err(Box::new(Failure { story, seed, law, trace: world.trace.unwrap_or_default() })),
     }
 }
 
 impl World {
-    fn new(seed: u64, traced: bool) -> Self {
+    fn new(story: Story, seed: u64, traced: bool) -> Self {
         let mut rng = Rng::new(seed);
         let start = rng.range(10_000, 4_000_000_000);
         let now = Instant(start);
-        let mut settings = Settings { default: Action::Accept, max_connections: 4096, ..Settings::default() };
-        settings.pickup.grace = Duration::ZERO;
-        let policy = Policy::new(settings, Vec::new(), Vec::new(), vec!["default".into()]);
-        let engine = Engine::new(policy, [rng.next(), rng.next()], now);
+        let gateway = Gateway::of(story, seed);
+        let engine = Engine::new(gateway.policy(), [rng.next(), rng.next()], now);
         let mut hosts = [Host::new(Side::A, &mut rng), Host::new(Side::B, &mut rng)];
         hosts[1].listening = true;
         hosts[0].listening = rng.percent(20);
         let network = Network::of(&mut rng);
-        let script = Script::of(&mut rng);
-        let attacker = rng.percent(50);
+        let mut script = Script::of(&mut rng);
+        let mut attacker = rng.percent(50);
+        match story {
+            Story::Plain => {}
+            // That data in a SYN were taken, a table that has seen them no more can't know.
+            Story::Restart => hosts.iter_mut().for_each(|host| host.style.fast_open = false),
+            // What the unseen end has or has forgotten can't be known.
+            Story::OneWay => {
+                (script.calm, script.simultaneous, attacker) = (true, false, false);
+            }
+        }
         Self {
             start,
             now: start,
@@ -144,12 +163,14 @@ impl World {
             hosts,
             timers: [None; 2],
             network,
+            gateway,
             worker: engine.worker(),
             engine,
             laws: Laws::default(),
             script,
             attacker,
             attacks_until: 0,
+            rng_of_engine: Rng::new(seed),
             known: Vec::new(),
             sum: Sum::default(),
             trace: traced.then(Vec::new),
@@ -174,6 +195,9 @@ impl World {
         self.later(1000, Event::Tick);
         if self.attacker {
             self.later(500, Event::Attack);
+        }
+        for (at, down) in self.gateway.restarts.clone() {
+            self.later(at, Event::Restart(down));
         }
         for _ in 0..MOST_EVENTS {
             let Some(Reverse(next)) = self.queue.pop() else {
@@ -205,6 +229,7 @@ impl World {
                 Event::Act(act) => self.act(act)?,
                 Event::Attack => self.attack()?,
                 Event::Tick => self.tick()?,
+                Event::Restart(down) => self.restart(down),
             }
         }
         Err(format!("no end after {MOST_EVENTS} events"))
@@ -215,7 +240,7 @@ impl World {
         let leg = self.network.leg_of(side);
         for s in std::mem::take(&mut self.hosts[side as usize].out) {
             if s.flags.contains(Flags::RST) {
-                self.laws.honest_rst();
+                self.laws.honest_rst(self.now);
             }
             if !self.known.contains(&s.seq) && s.flags.contains(Flags::SYN) {
                 self.known.push(s.seq);
@@ -360,13 +385,33 @@ impl World {
         }
     }
 
+    /// The gateway's table is lost, and whatever it waited to tell.
+    fn restart(&mut self, down: u64) {
+        self.say(|| format!("        the gateway starts anew, and is down for {down} ms"));
+        self.sum.restarts += 1;
+        let until = self.gateway.start_anew(self.now, down);
+        let up = Instant(self.gateway.down_until);
+        self.engine = Engine::new(self.gateway.policy(), [self.rng_of_engine.next(), 0], up);
+        self.worker = self.engine.worker();
+        self.laws.table_lost(until);
+    }
+
     fn at_firewall(&mut self, packet: Packet) -> Result<(), String> {
+        if !self.gateway.sees(packet.from) {
+            self.sum.unseen += 1;
+            self.say(|| format!("{packet}  -- by another path"));
+            self.deliver(packet);
+            return Ok(());
+        }
+        if self.now < self.gateway.down_until {
+            self.say(|| format!("{packet}  -- lost, nobody answers"));
+            return Ok(());
+        }
         let raw = packet.build();
-        let verdict = self.worker.handle_packet(
-            &Self::meta(packet.from, raw.wire_len()),
-            &raw.bytes,
-            Instant(self.now),
-        );
+        let mut meta = Self::meta(packet.from, raw.wire_len());
+        meta.kernel_knows = self.gateway.kernel_knows;
+        self.laws.at_gateway(meta.kernel_knows, self.gateway.is_one_way());
+        let verdict = self.worker.handle_packet(&meta, &raw.bytes, Instant(self.now));
         self.sum.packets += 1;
         self.say(|| match verdict {
             Verdict::Accept => packet.to_string(),
@@ -387,7 +432,7 @@ impl World {
         if matches!(verdict, Verdict::Reset(_)) {
             let from = packet.from.other();
             let rst = answer_rst(&packet.segment, from);
-            self.laws.honest_rst();
+            self.laws.honest_rst(self.now);
             self.deliver(Packet { from, origin: Origin::Gateway, segment: rst });
         }
         self.transmits();
@@ -414,7 +459,7 @@ impl World {
             let from = if tuple == Side::A.tuple() { Side::A } else { Side::B };
             let flags = if ack.is_some() { Flags::RST.with(Flags::ACK) } else { Flags::RST };
             let s = segment(from, flags, seq, ack.unwrap_or(SeqNum(0)), 0, 0);
-            self.laws.honest_rst();
+            self.laws.honest_rst(self.now);
             self.deliver(Packet { from, origin: Origin::Gateway, segment: s });
         }
     }
@@ -429,6 +474,7 @@ impl World {
                 Some(engine::Event::Phase { from, .. }) => Some(*from),
                 _ => self.view().map(|view| view.phase),
             };
+            self.gateway.learn(&event, phase);
             self.laws.event(&event, phase, &self.hosts, self.now, &mut self.sum)?;
             match next {
                 Some(next) => event = next,
@@ -476,6 +522,9 @@ impl World {
         let delay = self.rng.range(20, 4000) * if self.script.opening { 1 } else { 4 };
         self.later(delay, Event::Attack);
         let Some(before) = self.view() else { return Ok(()) };
+        if self.now < self.gateway.down_until {
+            return Ok(());
+        }
         let mut known = self.known.clone();
         for tcb in self.hosts.iter().filter_map(|h| h.tcb.as_ref()) {
             known.extend([tcb.nxt, tcb.una, tcb.rcv]);
@@ -483,7 +532,8 @@ impl World {
         for past in self.hosts.iter().flat_map(|h| &h.past) {
             known.extend([past.tcb.nxt, past.tcb.rcv]);
         }
-        let known = Known { numbers: &known, phase: before.phase, start: self.start };
+        let plain = self.gateway.story == Story::Plain;
+        let known = Known { numbers: &known, phase: before.phase, start: self.start, aims: plain };
         let Some(attempt) = attacker::attempt(&mut self.rng, &self.hosts, known) else { return Ok(()) };
         self.sum.attacks += 1;
         match attempt {
