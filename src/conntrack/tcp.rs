@@ -415,7 +415,7 @@ fn be_reborn(connection: &mut Connection, direction: Direction, segment: &Segmen
         return Outcome::Over;
     }
     let Some(syn) = connection.stale_syn.take() else { return Outcome::Stale };
-    connection.original = Half::at_stale(&syn);
+    connection.original = connection.original.begun_anew(Half::at_stale(&syn));
     connection.unverified_rst = None;
     // Also where it was in `syn_received`: it is another handshake.
     connection.refresh(now);

@@ -15,7 +15,10 @@ fn both_ends_forgot_and_begin_anew() {
         // Older than the last one, so that time-wait does not simply end.
         lab.pass(&[client("S", AGAIN).scale(3)]);
         assert_eq!(lab.phase(), Some(phase), "a SYN alone changes nothing");
+        let acked = lab.numbers().unwrap()[0].ack.0.wrapping_sub(SERVER_ISS);
         lab.pass(&[server("S.", 700_000).ack(AGAIN + 1).scale(5)]);
+        // What the client had said before, the server denies: it may live, and the SYN be forged.
+        lab.pass(&[server("R", acked)]);
         assert_eq!(lab.phase(), Some(Phase::SynReceived), "from {phase}");
         assert_eq!(lab.engine.counters().embryonic, 1);
         assert_eq!(lab.view().unwrap().expires_in, Duration::from_secs(30));
