@@ -48,19 +48,21 @@ fn tell(story: Story, seeds: u64) -> Sum {
         }
     });
     // A simulation in which nothing happens proves nothing.
-    assert!(total.opened > seeds && total.attacks > seeds && total.crashes > seeds / 10, "{total:?}");
+    assert!(total.opened > seeds, "{total:?}");
     total
 }
 
 #[test]
 fn whatever_honest_ends_do_the_firewall_breaks_nothing() {
-    tell(Story::Plain, SEEDS);
+    let total = tell(Story::Plain, SEEDS);
+    assert!(total.attacks > SEEDS && total.crashes > SEEDS / 10, "{total:?}");
 }
 
 #[test]
 fn what_goes_on_while_the_gateway_starts_anew_is_picked_up_or_told_so() {
     let total = tell(Story::Restart, FEWER);
     assert!(total.restarts > FEWER && total.met > FEWER / 10, "{total:?}");
+    assert!(total.attacks > FEWER && total.crashes > FEWER / 10, "{total:?}");
 }
 
 #[test]

@@ -14,6 +14,7 @@ pub use tap::{Captured, Tap};
 pub use three::{Family, Three};
 
 use std::{
+    collections::HashSet,
     ffi::OsStr,
     fs::{self, File},
     io::{self, Write as _},
@@ -277,14 +278,17 @@ impl Namespace {
     /// The kernel's word.
     pub fn tcp_sockets(&self, state: u8, local_port: u16) -> Result<usize, NetnsError> {
         let tables = [self.proc_net("tcp")?, self.proc_net("tcp6")?];
-        let matches = |line: &str| {
+        let ends = |line: &str| {
             let mut fields = line.split_whitespace();
-            let local = fields.nth(1).and_then(|local| local.rsplit(':').next());
-            let port = local.and_then(|port| u16::from_str_radix(port, 16).ok());
-            let found = fields.nth(1).and_then(|state| u8::from_str_radix(state, 16).ok());
-            port == Some(local_port) && found == Some(state)
+            let (local, remote) = (fields.nth(1)?.to_owned(), fields.next()?.to_owned());
+            let port = u16::from_str_radix(local.rsplit(':').next()?, 16).ok()?;
+            let found = u8::from_str_radix(fields.next()?, 16).ok()?;
+            (port == local_port && found == state).then_some((local, remote))
         };
-        Ok(tables.iter().flat_map(|table| table.lines().skip(1)).filter(|line| matches(line)).count())
+        // A list that changes while it is read may show the same socket twice.
+        let all: HashSet<_> =
+            tables.iter().flat_map(|table| table.lines().skip(1)).filter_map(ends).collect();
+        Ok(all.len())
     }
 
     /// Moves the calling thread into the namespace.

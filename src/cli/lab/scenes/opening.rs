@@ -121,7 +121,12 @@ pub(super) fn stalled(stage: &Stage) -> anyhow::Result<()> {
         let phase = ground.poll(Duration::from_secs(1), || {
             Ok(ground.connection(from)?.map(|shown| shown.phase).filter(|phase| phase == "syn_received"))
         })?;
-        let waiting = ground.server.tcp_sockets(SYN_RECV, QUIET)?;
+        // The kernel's list, read while it changes, may miss one.
+        let mut waiting = 0;
+        ground.poll(Duration::from_secs(1), || {
+            waiting = ground.server.tcp_sockets(SYN_RECV, QUIET)?;
+            Ok((waiting == 1).then_some(()))
+        })?;
         let phase = phase.unwrap_or_else(|| "not syn_received".to_owned());
         stage.say(format!("a SYN from {from}, then silence; firewall: {phase}; server's backlog: {waiting}"));
         let freed = ground.poll(SYN_RECEIVED * 4, || {
