@@ -451,8 +451,21 @@ pub(crate) fn run(command: &mut Command) -> Done {
     }
 }
 
+/// A listener. The last one on that port may be open yet in a process that another
+/// test has started, until that process execs.
+#[track_caller]
 pub(crate) fn listen(at: &Namespace, address: SocketAddr) -> TcpListener {
-    at.enter(|| TcpListener::bind(address)).unwrap().expect("listen")
+    let clock = Clock::start();
+    loop {
+        match at.enter(|| TcpListener::bind(address)).unwrap() {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse && clock.now().since(Instant(0)) < SOON =>
+            {
+                thread::sleep(Duration::from_millis(10));
+            }
+            listener => return listener.expect("listen"),
+        }
+    }
 }
 
 pub(crate) fn connect(from: &Namespace, to: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
