@@ -195,7 +195,7 @@ impl Drop for Attacker {
 
 fn mute(ground: &Ground) -> anyhow::Result<()> {
     let rules = "table ip mute { chain out { type filter hook output priority 0; \
-                 ip saddr 198.18.0.0/16 tcp flags & (rst | ack) != 0 drop; } }";
+                 ip saddr 198.18.0.0/16 tcp flags & (rst | ack) != 0 drop\n}\n}";
     let status = ground.three.client.command("nft").arg(rules).status().context("run nft")?;
     anyhow::ensure!(status.success(), "nft: {status}");
     Ok(())
