@@ -60,7 +60,10 @@ impl Context<'_> {
         }
     }
 
-    /// A SYN or SYN-ACK of a connection that does not count. `None`: judge it as a new one.
+    /// A SYN or SYN-ACK of a connection that does not count.
+    ///
+    /// # Errors
+    /// It opens a new one in its place.
     pub(super) fn judge_uncounted<A: Family>(
         &mut self,
         held: &mut Held<'_>,
