@@ -16,6 +16,7 @@ pub mod events;
 pub mod explain;
 pub mod exposure;
 pub mod filter;
+pub mod forgetter;
 pub mod governor;
 pub mod half_open;
 pub mod kernel;

@@ -22,7 +22,7 @@ use halfgate::{
         queue::{Answer, Queue, QueueSettings},
         raw::RawSender,
     },
-    wire::{FourTuple, Protocol, RawPacket},
+    wire::{Flags, FourTuple, Protocol, RawPacket, SeqNum, build},
 };
 use net::{CLIENT, GATEWAY_IN, GATEWAY_OUT, Net, SERVER, eventually, inside, run};
 
@@ -257,6 +257,58 @@ fn a_new_connection_with_both_nats_is_found_while_others_are_known() {
         far.send_to(b"y", from).unwrap();
         near.recv(&mut [0; 8]).unwrap();
         assert!(conntrack.entry(&shown).unwrap().unwrap().established());
+    }
+}
+
+/// As after a flood: more than fit into one message, through each kind of NAT.
+#[test]
+fn many_entries_are_forgotten_at_once() {
+    for (family, snat, dnat) in [(0, false, false), (1, false, true), (0, true, false), (1, true, true)] {
+        let net = Net::new();
+        let server = SocketAddr::new(ip(SERVER[family]), 700);
+        let iptables = iptables(family);
+        if snat {
+            let rule = "-t nat -A POSTROUTING -o g1 -p tcp -j MASQUERADE";
+            run(&net.gateway, &format!("{iptables} {rule}"));
+        }
+        if dnat {
+            let rule =
+                format!("-t nat -A PREROUTING -i g0 -p tcp --dport 80 -j DNAT --to-destination {server}");
+            run(&net.gateway, &format!("{iptables} {rule}"));
+        }
+        run(&net.gateway, &format!("{iptables} -A FORWARD -m conntrack --ctstate INVALID -j DROP"));
+        // So that no packet waits for a neighbour. Then nobody answers.
+        run(&net.client, &format!("ping -c 1 {}", SERVER[family]));
+        run(&net.server, &format!("{iptables} -A INPUT -p tcp -j DROP"));
+        let to = if dnat { SocketAddr::new(ip(GATEWAY_IN[family]), 80) } else { server };
+        let sender = inside(&net.client, || RawSender::open(0).unwrap());
+        let mut conntrack = inside(&net.gateway, || Ctnetlink::open().unwrap());
+        let shown = |port| flow(Protocol::TCP, (ip(CLIENT[family]), port), (server.ip(), server.port()));
+        let ports = 5000..5300;
+        for port in ports.clone() {
+            let (src, dst) = (ip(CLIENT[family]), to.ip());
+            let tuple = FourTuple { src, src_port: port, dst, dst_port: to.port() };
+            let syn = build::tcp(tuple, SeqNum(1), None, Flags::SYN, 1000);
+            eventually("it has room", || sender.send(&syn).ok());
+        }
+        // One that stays, and one of which there is none.
+        let stays = shown(5299);
+        eventually("all of them are there", || conntrack.lookup(&stays).unwrap());
+        let unknown = shown(4999);
+        let mut flows: Vec<Flow> = ports.map(shown).filter(|flow| *flow != stays).collect();
+        flows.push(unknown);
+        let mut missing = Vec::new();
+        // Entries with both kinds of NAT are looked for in a list that may not be made anew
+        // at any time.
+        eventually("all are forgotten", || {
+            let wanted = std::mem::take(&mut flows);
+            missing.clear();
+            conntrack.forget_all(&wanted, &mut missing).unwrap();
+            flows.clone_from(&missing);
+            (missing == [unknown]).then_some(())
+        });
+        assert!(conntrack.lookup(&stays).unwrap().is_some());
+        assert_eq!(conntrack.lookup(&shown(5000)).unwrap(), None);
     }
 }
 

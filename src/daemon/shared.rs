@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::{blocks::Blocks, events::Ring, observer::Observer};
 use crate::{
+    conntrack::Flow,
     engine::{Engine, Event, Transmit, Worker},
     policy::Marks,
     sys::clock::Clock,
@@ -17,6 +18,10 @@ use crate::{
 
 /// How many transmits may wait for the sender.
 pub const TRANSMITS_WAITING: usize = 8192;
+
+/// How many ended connections may wait until the kernel's conntrack forgets them: more
+/// than end within the longest time that the sender may be waited for.
+pub const FORGETS_WAITING: usize = 1 << 17;
 
 /// How many events may wait for the recorder.
 pub const EVENTS_WAITING: usize = 16384;
@@ -28,6 +33,12 @@ pub struct Tally {
     pub events_lost: AtomicU64,
     /// Transmits given up because the sender was behind.
     pub transmits_lost: AtomicU64,
+    /// Transmits handed to the sender.
+    pub transmits_passed: AtomicU64,
+    /// Those of them that it has sent, or given up.
+    pub transmits_done: AtomicU64,
+    /// Ended connections that the kernel was not told of, because the forgetter was behind.
+    pub forgets_lost: AtomicU64,
     /// RSTs sent.
     pub rst_sent: AtomicU64,
     /// Keepalives sent.
@@ -116,6 +127,8 @@ pub struct Outbox {
     transmits: SyncSender<Transmit>,
     /// Apart, so that a flood of them takes no RST's place.
     challenges: SyncSender<Transmit>,
+    /// Apart, so that those of a flood's that were evicted take no RST's place either.
+    forgets: SyncSender<Flow>,
 }
 
 impl Outbox {
@@ -125,17 +138,26 @@ impl Outbox {
         events: SyncSender<Event>,
         transmits: SyncSender<Transmit>,
         challenges: SyncSender<Transmit>,
+        forgets: SyncSender<Flow>,
     ) -> Self {
-        Self { events, transmits, challenges }
+        Self { events, transmits, challenges, forgets }
     }
 
     /// Takes everything out of the worker. What finds no room is counted.
     pub fn drain(&self, worker: &mut Worker, tally: &Tally) {
         while let Some(transmit) = worker.poll_transmit() {
             match transmit {
-                Transmit::Challenge { .. } => pass(&self.challenges, transmit, &tally.challenges_lost),
-                Transmit::Reset { .. } | Transmit::Keepalive { .. } | Transmit::Forget { .. } => {
-                    pass(&self.transmits, transmit, &tally.transmits_lost);
+                Transmit::Challenge { .. } => {
+                    pass(&self.challenges, transmit, &tally.challenges_lost);
+                }
+                Transmit::Reset { .. } | Transmit::Keepalive { .. } => {
+                    if pass(&self.transmits, transmit, &tally.transmits_lost) {
+                        tally.transmits_passed.fetch_add(1, Ordering::Release);
+                    }
+                }
+                // Behind the RSTs of its connection, which came before it.
+                Transmit::Forget { flow } => {
+                    pass(&self.forgets, flow, &tally.forgets_lost);
                 }
             }
         }
@@ -145,11 +167,15 @@ impl Outbox {
     }
 }
 
-fn pass<T>(channel: &SyncSender<T>, thing: T, lost: &AtomicU64) {
+/// `false`: it found no room, and is counted.
+fn pass<T>(channel: &SyncSender<T>, thing: T, lost: &AtomicU64) -> bool {
     match channel.try_send(thing) {
-        Ok(()) => {}
+        Ok(()) => true,
         // Without a reader the daemon is ending, and says so itself.
-        Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Tally::count(lost),
+        Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+            Tally::count(lost);
+            false
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::{
     blocks::{self, Blocks},
     control::{self, Ears, Ending},
-    events,
+    events, forgetter,
     kernel::{self, KernelSettings},
     log,
     observer::Observer,
@@ -24,7 +24,7 @@ use super::{
     rules::{self, LoadError, Source},
     saved::Saved,
     sender::{self, RealKernel},
-    shared::{EVENTS_WAITING, Outbox, Pulse, Shared, TRANSMITS_WAITING, Tally},
+    shared::{EVENTS_WAITING, FORGETS_WAITING, Outbox, Pulse, Shared, TRANSMITS_WAITING, Tally},
     state::{Daemon, Order, Parts, State},
     status, threads,
     threads::Death,
@@ -36,6 +36,7 @@ use crate::{
     sys::{
         clock::Clock,
         control::{ControlSocket, Lock, lock_namespace, missing_capabilities},
+        ctnetlink::Ctnetlink,
         interfaces,
         queue::{self, Queue, QueueSettings},
         random,
@@ -99,7 +100,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         RealKernel::open(policy.settings.marks.own())
             .context("can't open the raw and ctnetlink sockets (they need CAP_NET_RAW and CAP_NET_ADMIN)")
     };
-    let kernels = [open()?, open()?];
+    let kernels = ([open()?, open()?], Ctnetlink::open().context("can't open the ctnetlink socket")?);
     let seed = random::seed().context("no random numbers")?;
     let shared = share(policy, seed, &live)?;
     let mut crew = Crew::new();
@@ -315,16 +316,20 @@ impl Crew {
         shared: &Arc<Shared>,
         queues: Vec<Queue>,
         watch: interfaces::Watch,
-        [mut kernel, mut challenging]: [RealKernel; 2],
+        ([mut kernel, mut challenging], mut conntrack): ([RealKernel; 2], Ctnetlink),
     ) -> Result<(Outbox, Orders)> {
         let (events, inbox): (_, mpsc::Receiver<Event>) = mpsc::sync_channel(EVENTS_WAITING);
         let (transmits, sender): (_, mpsc::Receiver<Transmit>) = mpsc::sync_channel(TRANSMITS_WAITING);
         let (challenges, challenger): (_, mpsc::Receiver<Transmit>) = mpsc::sync_channel(TRANSMITS_WAITING);
-        let outbox = Outbox::new(events, transmits, challenges);
+        let (forgets, forgetter) = mpsc::sync_channel(FORGETS_WAITING);
+        let outbox = Outbox::new(events, transmits, challenges, forgets);
         self.hire("recorder", shared, move |shared, pulse| recorder::run(shared, &inbox, pulse))?;
         self.hire("sender", shared, move |shared, pulse| sender::run(shared, &sender, &mut kernel, pulse))?;
         self.hire("challenger", shared, move |shared, pulse| {
             sender::run(shared, &challenger, &mut challenging, pulse)
+        })?;
+        self.hire("forgetter", shared, move |shared, pulse| {
+            forgetter::run(shared, &forgetter, &mut conntrack, pulse)
         })?;
         self.hire("blocker", shared, blocks::run)?;
         self.hire("interfaces", shared, move |shared, pulse| {

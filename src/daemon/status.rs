@@ -57,6 +57,13 @@ impl Daemon {
             warnings
                 .push(format!("the kernel refused to send {} RSTs or keepalives", load(&tally.send_failed)));
         }
+        if load(&tally.forgets_lost) > 0 {
+            warnings.push(format!(
+                "{} connections that ended stay in the kernel's conntrack until its own timers end them: more \
+                 ended at once than it could be told of",
+                load(&tally.forgets_lost)
+            ));
+        }
         let proven = engine.proven(self.now());
         let (scans, scanning) = self.scans();
         let (blocked, blocked_ever) = self.shared.blocks.counts(self.now());

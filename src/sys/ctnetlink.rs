@@ -22,6 +22,10 @@ const DUMP_SHARE: u64 = 4;
 /// Nor more often than this, in milliseconds.
 const DUMP_INTERVAL: u64 = 100;
 
+/// Entries that are deleted by one system call: the acknowledgements of those that are not
+/// there fit into a socket's ordinary buffer.
+const AT_ONCE: usize = 64;
+
 /// Both tuples of a connection as the kernel has them. Without NAT `reply` is
 /// `original` reversed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -290,6 +294,53 @@ impl Ctnetlink {
     pub fn forget(&mut self, flow: &Flow) -> io::Result<bool> {
         let Some(entry) = self.entry(flow)? else { return Ok(false) };
         found(self.socket.request(message::delete(&entry), |_| {}))
+    }
+
+    /// Deletes the entries of many connections in few system calls, by the addresses that
+    /// they have in one of their directions: those with both kinds of NAT only one by one.
+    /// Adds to `missing` of which there was none. An entry that has got the same addresses
+    /// in the meantime goes as well.
+    ///
+    /// # Errors
+    /// The kernel's word, if it is not "no such entry".
+    pub fn forget_all(&mut self, flows: &[Flow], missing: &mut Vec<Flow>) -> io::Result<()> {
+        for flows in flows.chunks(AT_ONCE) {
+            let unknown = self.delete_all(flows, |flow| flow)?;
+            let unknown = self.delete_all(&unknown, |flow| flow.reversed())?;
+            for flow in unknown {
+                let is_twice = |way| self.translated_twice.contains_key(way);
+                let known = is_twice(&flow) || is_twice(&flow.reversed()) || self.may_dump();
+                if !known || !self.forget_translated_twice(&flow)? {
+                    missing.push(flow);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes those that have this tuple; which of them there was none for.
+    fn delete_all(&mut self, flows: &[Flow], tuple: impl Fn(Flow) -> Flow) -> io::Result<Vec<Flow>> {
+        let mut unknown = Vec::new();
+        let mut failed = None;
+        let requests = flows.iter().map(|flow| message::delete_by(&tuple(*flow)));
+        self.socket.requests(requests, |place, error| {
+            if error == libc::ENOENT {
+                unknown.extend(flows.get(place).copied());
+            } else {
+                failed = Some(io::Error::from_raw_os_error(error));
+            }
+        })?;
+        failed.map_or(Ok(unknown), Err)
+    }
+
+    fn forget_translated_twice(&mut self, flow: &Flow) -> io::Result<bool> {
+        let Some(entry) = self.ask_translated_twice(flow)? else { return Ok(false) };
+        found(self.socket.request(message::delete(&entry), |_| {}))
+    }
+
+    /// Whether the whole table may be walked again now.
+    fn may_dump(&self) -> bool {
+        self.clock.now() >= self.dump_from
     }
 
     fn ask(&mut self, tuple: &Flow) -> io::Result<Option<Entry>> {

@@ -223,6 +223,47 @@ impl Socket {
         }
     }
 
+    /// Sends many requests at once, and tells of each that the kernel refused: which one
+    /// it was, and its error number. The requests must not ask for an acknowledgement;
+    /// this asks for that of the last.
+    ///
+    /// # Errors
+    /// If they can't be sent, or the answers not be read.
+    pub(crate) fn requests(
+        &mut self,
+        requests: impl Iterator<Item = Writer>,
+        mut refused: impl FnMut(usize, i32),
+    ) -> io::Result<()> {
+        let first = self.seq.wrapping_add(1);
+        let mut bytes = Vec::new();
+        let mut last = None;
+        for request in requests {
+            self.seq = self.seq.wrapping_add(1);
+            last = Some(bytes.len());
+            bytes.extend_from_slice(&request.finish(self.seq));
+        }
+        let Some(last) = last else { return Ok(()) };
+        if let Some(flags) = bytes.get_mut(last..).and_then(|message| message.get_mut(6..8)) {
+            let asked = libc::NLM_F_REQUEST | libc::NLM_F_ACK;
+            flags.copy_from_slice(&u16::try_from(asked).unwrap_or_default().to_ne_bytes());
+        }
+        send(self.fd.as_raw_fd(), &bytes)?;
+        let count = self.seq.wrapping_sub(first);
+        loop {
+            let length = receive(self.fd.as_raw_fd(), &mut self.buffer, 0)?;
+            for message in messages(self.buffer.get(..length).unwrap_or_default()) {
+                let place = message.seq.wrapping_sub(first);
+                let Some(error) = message.error().filter(|_| place <= count) else { continue };
+                if error != 0 {
+                    refused(place as usize, error);
+                }
+                if place == count {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
     /// Waits up to `timeout` for multicast messages and throws them away;
     /// `true` if there were any, or if some were lost.
     pub(crate) fn anything(&self, timeout: Duration) -> io::Result<bool> {

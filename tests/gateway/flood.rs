@@ -1,17 +1,21 @@
 //! A SYN flood of forged sources, and honest clients beside it.
 
 use std::{
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
     thread,
 };
 
-use halfgate::sys::netns::Family;
+use halfgate::{sys::netns::Family, wire::Flags};
 
-use crate::harness::{Gateway, SOON, accept, rules, s, say};
+use crate::{
+    harness::{Gateway, SOON, accept, rules, s, say},
+    nat,
+};
 
 both_families! {
     honest_clients_connect_amid_a_flood_and_the_limit_holds
+    what_a_flood_evicts_is_forgotten_by_the_kernel_too
 }
 
 /// Half-open connections that there may be.
@@ -84,4 +88,30 @@ fn honest_clients_connect_amid_a_flood_and_the_limit_holds(family: Family) {
         thread::sleep(s(1) / 10);
     }
     panic!("{ours} half-open in the firewall and {theirs} on the server are left of {sent} SYNs");
+}
+
+/// Thousands at once, and through a port forward, where only the kernel knows from where
+/// an RST must come.
+fn what_a_flood_evicts_is_forgotten_by_the_kernel_too(family: Family) {
+    const SYNS: u16 = 16_000;
+    let rest = format!(
+        "timers: {{ syn_sent: 60s, syn_received: 60s }}\n\
+         limits: {{ embryonic: {{ total: {LIMIT}, on_excess: evict }} }}\n\
+         rules: [{{ name: web, from: outside, to: inside, service: tcp/8080, action: accept }}]"
+    );
+    let gateway = nat::gateway(&rules(&rest), false);
+    gateway.three.server.sysctls(&[("ipv4/tcp_syncookies", "0")]).unwrap();
+    let _listener = gateway.listen(family, 8080);
+    let dialled = SocketAddr::new(family.outside(), 80);
+    let forger = gateway.forger();
+    for number in 0..SYNS {
+        let from = SocketAddr::new(family.forged(number % 4000), 4000 + number / 4000);
+        forger.send(from, dialled, 1000, None, Flags::SYN);
+    }
+    gateway.settles("what is not half-open any more is forgotten", s(1), || {
+        let entries = gateway.tool("conntrack", &["-C"], "").trim().parse::<u64>().expect("a number");
+        half_open(&gateway) == LIMIT && entries <= LIMIT
+    });
+    let status = &gateway.json(&["status"])[0];
+    assert!(status["sent"]["forgotten"].as_u64() > Some(u64::from(SYNS) / 2), "{status}");
 }

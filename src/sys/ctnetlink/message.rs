@@ -95,6 +95,14 @@ pub(super) fn delete(entry: &Entry) -> Writer {
     request
 }
 
+/// Deletes the entry of which one of the two tuples is this, whichever it is by now. Asks
+/// for no acknowledgement.
+pub(super) fn delete_by(tuple: &Flow) -> Writer {
+    let mut request = Writer::message(DELETE, 0, &family_header(family_of(tuple)));
+    write_tuple(&mut request, tuple);
+    request
+}
+
 fn write_tuple(request: &mut Writer, flow: &Flow) {
     request.nested(TUPLE_ORIG, |tuple| {
         tuple.nested(TUPLE_IP, |ip| {
