@@ -491,6 +491,9 @@ fn repeat(
         if answers_stale_syn(connection, direction, segment) {
             return be_reborn(connection, direction, segment, now);
         }
+        if answers_crosswise(connection, direction, segment) {
+            return be_crossed(connection, direction, segment, now);
+        }
         if beyond && !receiver_is_unseen {
             return Outcome::Invalid(Invalid::BadAck);
         }
@@ -557,12 +560,16 @@ fn abort(connection: &mut Connection, segment: &Segment, now: Instant) -> Outcom
 
 /// TIME-WAIT may be left only by a SYN that is newer (RFC 9293 §3.6.1): in time, where
 /// both connections tell it, else in sequence (RFC 6191 §2, its cases in order). What
-/// was reset may be opened by any.
+/// was reset may be opened by any. Whoever has acknowledged the answer does not send the
+/// SYN again by which it has begun: that one is a late duplicate.
 fn reopen(connection: &Connection, direction: Direction, segment: &Segment) -> Outcome {
+    let sender = connection.sender(direction);
+    if sender.seen.has(Seen::SYN) && sender.seen.has(Seen::ACK) && segment.seq == sender.iss {
+        return Outcome::Stale;
+    }
     if connection.phase == Phase::Reset {
         return Outcome::Reopen;
     }
-    let sender = connection.sender(direction);
     // The last number that was used is the FIN's.
     let newer_number = segment.seq.after_or_at(sender.end);
     let recent = SeqNum(sender.ts_recent);
@@ -615,7 +622,7 @@ fn reset(connection: &mut Connection, direction: Direction, segment: &Segment, n
     if matches!(phase, Phase::TimeWait | Phase::Reset) {
         // It changes nothing. An end that is gone answers everything that was still
         // under way to it, with numbers that may be a window old.
-        let oldest = sender.end.minus(receiver.max_win).minus(1);
+        let oldest = expected.minus(receiver.max_win).minus(1);
         let known = segment.seq.after_or_at(oldest) && segment.seq.before_or_at(sender.max_end);
         return if known { Outcome::Pass } else { outside };
     }

@@ -158,6 +158,25 @@ fn both_ends_forgot_and_open_crosswise() {
     }
 }
 
+/// The same while the first handshake still waits for its last ACK.
+#[test]
+fn both_ends_forgot_a_handshake_and_open_crosswise() {
+    let mut lab = Lab::in_phase(Phase::SynReceived);
+    lab.pass(&[client("S", AGAIN), server("S", 700_000)]);
+    lab.pass(&[server("S.", 700_000).ack(AGAIN + 1), client("S.", AGAIN).ack(700_001)]);
+    assert_eq!(lab.phase(), Some(Phase::Established));
+    lab.pass(&[client("P.", AGAIN + 1).ack(700_001).len(10), server(".", 700_001).ack(AGAIN + 11)]);
+    assert_eq!(lab.engine.counters().embryonic, 0);
+    // Any other SYN-ACK is an old one.
+    for syns in [&[client("S", AGAIN), server("S", 700_001)][..], &[server("S", 700_000)]] {
+        let mut lab = Lab::in_phase(Phase::SynReceived);
+        lab.pass(syns);
+        lab.pass(&[server("S.", 700_000).ack(AGAIN + 1)]);
+        lab.dropped(client(".", AGAIN + 1).ack(700_001), DropReason::BadAck);
+        assert_eq!(lab.phase(), Some(Phase::SynReceived));
+    }
+}
+
 /// The same out of TIME-WAIT: the first SYN is older and stale there, the second opens a
 /// connection in its place. Whichever SYN-ACK comes first, both belong to that one.
 #[test]

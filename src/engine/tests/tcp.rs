@@ -362,6 +362,31 @@ fn time_wait_is_left_by_a_newer_syn_only() {
     assert_eq!(lab.phase(), Some(Phase::SynSent), "a newer timestamp (RFC 6191)");
 }
 
+/// A late duplicate of the SYN that began what is over: timestamps offered in it and
+/// not taken, or an RST, make it no newer.
+#[test]
+fn the_syn_that_began_a_connection_begins_no_other() {
+    let mut lab = Lab::new();
+    lab.pass(&[client("S", 0).timestamp(10), server("S.", 0).ack(1), client(".", 1).ack(1)]);
+    lab.pass(&[client("F.", 1).ack(1), server("F.", 1).ack(2), client(".", 2).ack(2)]);
+    lab.pass(&[client("S", 0).timestamp(10)]);
+    assert_eq!(lab.phase(), Some(Phase::TimeWait));
+    lab.pass(&[client(".", 2).ack(2)]);
+
+    let mut lab = Lab::in_phase(Phase::Established);
+    lab.pass(&[client("P.", 1).ack(1).len(10), server("R", 1), client("S", 0), server("R", 1)]);
+    assert_eq!(lab.phase(), Some(Phase::Reset));
+    lab.pass(&[client("S", 1)]);
+    assert_eq!(lab.phase(), Some(Phase::SynSent), "any other one does");
+
+    // Refused, and sent again before the refusal arrives: that is no duplicate.
+    let mut lab = Lab::in_phase(Phase::SynSent);
+    lab.pass(&[server("R.", 0).ack(1), client("S", 0)]);
+    assert_eq!(lab.phase(), Some(Phase::SynSent));
+    lab.pass(&[server("S.", 0).ack(1), client(".", 1).ack(1)]);
+    assert_eq!(lab.phase(), Some(Phase::Established));
+}
+
 #[test]
 fn an_rst_does_not_end_time_wait() {
     let mut lab = Lab::in_phase(Phase::TimeWait);
