@@ -29,7 +29,7 @@ mod alone;
 
 pub use alone::{expect_one_way, is_one_way, pick_up_answer};
 
-use alone::{alone, begins_alone, goes_on_alone};
+use alone::{alone, begins_alone, goes_on_alone, was_one_way};
 
 use super::{
     Connection, Direction, Instant, Phase, Stamp,
@@ -740,8 +740,9 @@ fn data(
 /// The phase that the FINs and their acknowledgements make.
 fn next_phase(connection: &Connection) -> Phase {
     match connection.phase {
-        // An end whose peer is never seen goes on only when it was acknowledged.
-        Phase::SynReceived if !is_complete(connection) && !is_one_way(connection) => {
+        // An end whose peer is never seen goes on only when it was acknowledged, and so
+        // does its peer, which is seen after all.
+        Phase::SynReceived if !is_complete(connection) && !was_one_way(connection) => {
             return Phase::SynReceived;
         }
         Phase::TimeWait | Phase::Reset => return connection.phase,

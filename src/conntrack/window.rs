@@ -475,7 +475,7 @@ impl Half {
     pub const fn last_start(&self, receiver: &Self) -> SeqNum {
         let ahead = self.end.plus(REACH);
         let far = receiver.is_guessed() && self.max_end.after(ahead);
-        if far || receiver.elsewhere { ahead } else { self.max_end }
+        if far || self.elsewhere || receiver.elsewhere { ahead } else { self.max_end }
     }
 
     /// Notes that this end is seen after all.

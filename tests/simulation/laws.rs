@@ -55,6 +55,10 @@ pub struct Laws {
     kernel_knows: bool,
     /// Only one direction has come by so far.
     one_way: bool,
+    /// An end has begun anew, as the firewall says.
+    stale: bool,
+    /// The other direction comes by as well by now.
+    both_ways: bool,
     /// The connection was met after its handshake.
     met: bool,
 }
@@ -103,9 +107,10 @@ impl Laws {
     }
 
     /// What the gateway knows of the packet that comes.
-    pub const fn at_gateway(&mut self, kernel_knows: bool, one_way: bool) {
+    pub const fn at_gateway(&mut self, kernel_knows: bool, one_way: bool, both_ways: bool) {
         self.kernel_knows = kernel_knows;
         self.one_way = one_way;
+        self.both_ways = both_ways;
     }
 
     /// Law 5: after the table was lost, what goes on is picked up where it may be (the
@@ -145,6 +150,7 @@ impl Laws {
         self.useful_data = 0;
         self.useful_repair = 0;
         self.last_fin = 0;
+        self.stale = false;
     }
 
     /// Law 3: what crashed comes back.
@@ -290,11 +296,13 @@ impl Laws {
                 self.phase = Some(*to);
                 self.since = now;
                 let needs_both = matches!(to, Phase::HalfClosed | Phase::Closing | Phase::TimeWait);
-                if self.one_way && needs_both {
+                if self.one_way && !self.both_ways && needs_both {
                     return Err(format!("{to} by one direction alone"));
                 }
-                // That the unseen end has answered is what the seen one's next segment says.
-                if self.one_way && *to == Phase::Established { Ok(()) } else { self.truth(*to, hosts) }
+                // That the unseen end has answered is what the seen one's next segment says;
+                // an RST may be older than what the firewall has met.
+                let told = matches!(to, Phase::Established | Phase::Reset);
+                if self.one_way && told { Ok(()) } else { self.truth(*to, hosts) }
             }
             Event::Closed(closed) => {
                 let phase = self.phase.take();
@@ -326,8 +334,11 @@ impl Laws {
                 }
                 Ok(())
             }
-            Event::Stale { .. }
-            | Event::Logged { .. }
+            Event::Stale { by, .. } => {
+                self.stale = by.is_some();
+                Ok(())
+            }
+            Event::Logged { .. }
             | Event::Proven { .. }
             | Event::LimitPassed { .. }
             | Event::Refused { .. } => Ok(()),
@@ -340,6 +351,10 @@ impl Laws {
             return Err(format!("a live connection was ended: {reason:?}"));
         };
         let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        if self.one_way && self.stale && timer == Timer::Established {
+            // Of two ends that have begun anew the firewall has seen one.
+            return Ok(());
+        }
         let from = match timer {
             Timer::Established | Timer::Unacknowledged => self.useful,
             // The end that the RST went to vouches for itself, its peer does not.

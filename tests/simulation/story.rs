@@ -1,5 +1,5 @@
 //! What happens to the gateway itself: it starts anew without its table, or only one
-//! direction comes by.
+//! direction comes by, for good or at first.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub enum Story {
     Plain,
     /// It starts anew, once or more, and its table is lost.
     Restart,
-    /// It sees one direction.
+    /// It sees one direction; in some stories both from some time on.
     OneWay,
 }
 
@@ -48,6 +48,8 @@ pub struct Gateway {
     pub kernel_knows: bool,
     /// The only side whose packets come by.
     one_way: Option<Side>,
+    /// The other's come by as well from then on.
+    both_from: u64,
     /// No packet comes by before then.
     pub down_until: u64,
 }
@@ -63,6 +65,7 @@ impl Gateway {
             kernel_stays: true,
             kernel_knows: false,
             one_way: None,
+            both_from: u64::MAX,
             down_until: 0,
         };
         match story {
@@ -78,6 +81,10 @@ impl Gateway {
             }
             Story::OneWay => {
                 gateway.one_way = Some(rng.pick(&Side::BOTH));
+                if rng.percent(30) {
+                    let span = rng.pick(&[1_000, 10_000, 60_000]);
+                    gateway.both_from = rng.range(0, span);
+                }
             }
         }
         gateway
@@ -93,8 +100,8 @@ impl Gateway {
     }
 
     /// Whether a side's packets come by.
-    pub fn sees(&self, from: Side) -> bool {
-        self.one_way.is_none_or(|side| side == from)
+    pub fn sees(&self, from: Side, now: u64) -> bool {
+        now >= self.both_from || self.one_way.is_none_or(|side| side == from)
     }
 
     /// Whether one side's packets alone come by.

@@ -397,7 +397,7 @@ impl World {
     }
 
     fn at_firewall(&mut self, packet: Packet) -> Result<(), String> {
-        if !self.gateway.sees(packet.from) {
+        if !self.gateway.sees(packet.from, self.now - self.start) {
             self.sum.unseen += 1;
             self.say(|| format!("{packet}  -- by another path"));
             self.deliver(packet);
@@ -410,7 +410,8 @@ impl World {
         let raw = packet.build();
         let mut meta = Self::meta(packet.from, raw.wire_len());
         meta.kernel_knows = self.gateway.kernel_knows;
-        self.laws.at_gateway(meta.kernel_knows, self.gateway.is_one_way());
+        let both = Side::BOTH.into_iter().all(|side| self.gateway.sees(side, self.now - self.start));
+        self.laws.at_gateway(meta.kernel_knows, self.gateway.is_one_way(), both);
         let verdict = self.worker.handle_packet(&meta, &raw.bytes, Instant(self.now));
         self.sum.packets += 1;
         self.say(|| match verdict {

@@ -80,3 +80,10 @@ pub(super) fn goes_on_alone(connection: &Connection, direction: Direction, segme
 pub fn is_one_way(connection: &Connection) -> bool {
     connection.original.elsewhere || connection.reply.elsewhere
 }
+
+/// Whether nothing of one end was seen before this segment: in a handshake nobody else is
+/// met mid-stream.
+pub(super) fn was_one_way(connection: &Connection) -> bool {
+    let met = connection.original.seen.has(Seen::MET) || connection.reply.seen.has(Seen::MET);
+    is_one_way(connection) || met
+}

@@ -340,3 +340,21 @@ fn one_way_a_keepalive_of_a_new_connection_passes() {
     ]);
     assert_eq!(lab.phase(), Some(Phase::Established));
 }
+
+/// The client's path changes while its handshake waits for what has gone another way.
+#[test]
+fn who_is_seen_after_all_in_the_handshake_goes_on() {
+    for first in [client(".", 1).ack(1), client("P.", 100_001).ack(1).len(100)] {
+        let mut lab = loose();
+        lab.pass(&[server("S.", 0).ack(1).scale(7).window(500), first, first]);
+        assert_eq!((lab.phase(), lab.engine.counters().embryonic), (Some(Phase::Established), 0));
+        lab.pass(&[server("P.", 1).ack(100_101).len(100), client("F.", 100_101).ack(101)]);
+        lab.pass(&[server("F.", 101).ack(100_102), client(".", 100_102).ack(102)]);
+        assert_eq!(lab.phase(), Some(Phase::TimeWait));
+    }
+    // It has to acknowledge the SYN-ACK all the same.
+    let mut lab = loose();
+    lab.pass(&[server("S.", 0).ack(1)]);
+    lab.dropped(client(".", 1).ack(2), DropReason::BadAck);
+    assert_eq!(lab.phase(), Some(Phase::SynReceived));
+}
