@@ -42,6 +42,7 @@ mod unreachable;
 pub mod view;
 
 pub use event::{CloseReason, Closed, Event, Peer};
+pub use foresee::Foreseen;
 pub use meta::{DropReason, IfIndex, Meta, Renumbering, Transmit, Verdict};
 pub use open::Block;
 pub use passed::{Passed, Passes};

@@ -1,6 +1,6 @@
 //! The only place with system calls: NFQUEUE, nftables, raw socket, ctnetlink,
 //! interfaces, listeners, sysctls, clock, random numbers, network namespaces, control
-//! socket.
+//! socket, memory and the processor's caches.
 //!
 //! Types of `nfq` and `nftables` never leave this room.
 #![allow(unsafe_code)]
@@ -10,8 +10,10 @@ pub mod control;
 pub mod ctnetlink;
 pub mod interfaces;
 pub mod listeners;
+pub mod memory;
 mod netlink;
 pub mod netns;
+pub mod prefetch;
 pub mod queue;
 pub mod random;
 pub mod raw;

@@ -28,7 +28,7 @@ use anyhow::Result;
 
 use self::{
     capture::{Broken, Frame, Place, Takes},
-    foreseen::{Foreseen, Look},
+    foreseen::{AHEAD, Look},
     fragments::{Fragments, Taken},
     progress::Progress,
     rows::{Judged, Rows},
@@ -43,6 +43,7 @@ use crate::{
     },
     engine::{DropReason, Event, Verdict},
     policy::{Action, Adaptive, Policy, Settings},
+    sys::memory::LargePages,
     wire::Checksums,
 };
 
@@ -128,8 +129,7 @@ pub fn replay_bytes(capture: &[u8], policies: &[Policy], checksums: Checksums) -
     let paths = Paths::default();
     let mut replay = Replay::new(policies, &paths, checksums);
     let result = capture::read_from(Path::new("-"), capture, &mut replay);
-    let rows = replay.rows.all().iter();
-    let connections = rows.map(|row| {
+    let connections = replay.rows.all().map(|row| {
         let (original, reply) = (row.original, row.reply);
         (original.packets + reply.packets, original.bytes + reply.bytes)
     });
@@ -149,7 +149,8 @@ struct Replay<'a> {
     rows: Rows,
     totals: Totals,
     fragments: Fragments,
-    foreseen: Foreseen,
+    /// What was seen of the packets at hand, ahead of their turn.
+    looks: Vec<Option<Look>>,
     /// A packet whose options were cut off.
     padded: Vec<u8>,
     /// Used anew for every packet.
@@ -168,17 +169,15 @@ impl<'a> Replay<'a> {
             rows: Rows::default(),
             totals: Totals::default(),
             fragments: Fragments::default(),
-            foreseen: Foreseen::default(),
+            looks: Vec::new(),
             padded: Vec::new(),
             verdicts: Vec::new(),
             events: vec![Vec::new(); policies.len()],
         }
     }
 
-    /// A packet that is whole, or a fragment that stays one; `look` is what was seen of it
-    /// ahead of its turn.
-    fn judge(&mut self, place: Place, whole: &[u8], wire_len: u32, now: Instant, look: Option<Look>) {
-        let look = look.or_else(|| Some(self.rows.look(headers::look(whole, wire_len)?)));
+    /// A packet that is whole, or a fragment that stays one; `look` is what was seen of it.
+    fn judge(&mut self, number: u64, whole: &[u8], wire_len: u32, now: Instant, look: Option<Look>) {
         let seen = look.map(|look| look.seen);
         let ends = seen.map(|seen| (seen.flow.src, seen.flow.dst));
         let mut meta = world::meta(self.paths, ends, wire_len, self.checksums);
@@ -211,7 +210,7 @@ impl<'a> Replay<'a> {
             Some(look) => self.rows.packet(&Judged {
                 seen: &look.seen,
                 hash: look.hash,
-                number: place.packets,
+                number,
                 now,
                 bad_checksum: self.verdicts.iter().any(is_bad_checksum),
                 verdicts: &self.verdicts,
@@ -229,25 +228,8 @@ impl<'a> Replay<'a> {
     }
 }
 
-impl Takes for Replay<'_> {
-    fn ahead(&mut self, packets: &[&[u8]]) {
-        self.foreseen.clear();
-        for bytes in packets {
-            // Of unknown length, which the few that need it are looked at again for.
-            let look = headers::look(bytes, 0).map(|seen| self.rows.look(seen));
-            self.foreseen.add(bytes, look);
-        }
-        if self.foreseen.is_empty() {
-            return;
-        }
-        self.rows.foresee(self.foreseen.looks());
-        let flows = self.foreseen.flows();
-        for side in &self.sides {
-            side.foresee(&flows);
-        }
-    }
-
-    fn frame(&mut self, place: Place, frame: &Frame<'_>) {
+impl Replay<'_> {
+    fn frame(&mut self, frame: &Frame<'_>, look: Option<Look>) {
         let now = self.clock.at(frame.at);
         for (number, side) in self.sides.iter_mut().enumerate() {
             if side.advance(now) {
@@ -256,29 +238,48 @@ impl Takes for Replay<'_> {
                 }
             }
         }
-        let look = self.foreseen.turn_of(frame.bytes);
         self.totals.packets += 1;
         if frame.bytes.is_empty() {
             self.totals.not_ip += 1;
             return;
         }
         if !fragments::may_be(frame.bytes) {
-            return self.judge(place, frame.bytes, frame.wire_len, now, look);
+            return self.judge(frame.number, frame.bytes, frame.wire_len, now, look);
         }
         let mut fragments = std::mem::take(&mut self.fragments);
         match fragments.take(frame.bytes, now) {
-            Taken::Alone => self.judge(place, frame.bytes, frame.wire_len, now, look),
+            Taken::Alone => self.judge(frame.number, frame.bytes, frame.wire_len, now, look),
             Taken::Whole(bytes) => {
-                self.judge(place, bytes, u32::try_from(bytes.len()).unwrap_or(u32::MAX), now, None);
+                let wire_len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                let look = self.look(bytes, wire_len);
+                self.judge(frame.number, bytes, wire_len, now, look);
             }
             Taken::Held => {
                 self.totals.fragments += 1;
-                if let Some(seen) = headers::look(frame.bytes, frame.wire_len) {
-                    self.rows.notes(&seen, now);
+                if let Some(look) = look {
+                    self.rows.notes(&look.seen, now);
                 }
             }
         }
         self.fragments = fragments;
+    }
+}
+
+impl Takes for Replay<'_> {
+    fn frames(&mut self, frames: &[Frame<'_>], _: Place) {
+        self.looks.clear();
+        for at in 0..frames.len() + 2 * AHEAD {
+            if let Some(frame) = frames.get(at) {
+                self.looks.push(self.foresee(frame));
+            }
+            let is_due = |steps: usize| at.checked_sub(steps * AHEAD).filter(|at| *at < frames.len());
+            if let Some(look) = is_due(1).and_then(|at| self.looks[at].as_ref()) {
+                self.fetch(look);
+            }
+            if let Some(at) = is_due(2) {
+                self.frame(&frames[at], self.looks[at]);
+            }
+        }
     }
 }
 
@@ -293,6 +294,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         policies.push(policy(Some(other), args, &paths)?);
     }
     let checksums = if args.verify_checksums { Checksums::Verify } else { Checksums::Trust };
+    let mut pages = LargePages::begin();
     let mut output = Output::open();
     let mut code = ExitCode::SUCCESS;
     let groups: Vec<&[PathBuf]> =
@@ -300,7 +302,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     for group in groups {
         let mut replay = Replay::new(&policies, &paths, checksums);
         for path in group {
-            if let Err(broken) = feed(&mut replay, path) {
+            if let Err(broken) = feed(&mut replay, path, &mut pages) {
                 let _ = writeln!(io::stderr().lock(), "halfgate: {broken}");
                 code = ExitCode::FAILURE;
             }
@@ -312,24 +314,22 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     Ok(code)
 }
 
-fn feed(replay: &mut Replay<'_>, path: &Path) -> Result<Place, Broken> {
-    capture::read(path, &mut Shown { replay, progress: Progress::new(path) })
+fn feed(replay: &mut Replay<'_>, path: &Path, pages: &mut LargePages) -> Result<Place, Broken> {
+    capture::read(path, &mut Shown { replay, progress: Progress::new(path), pages })
 }
 
 /// A replay whose progress is shown.
 struct Shown<'r, 'a> {
     replay: &'r mut Replay<'a>,
     progress: Progress,
+    pages: &'r mut LargePages,
 }
 
 impl Takes for Shown<'_, '_> {
-    fn frame(&mut self, place: Place, frame: &Frame<'_>) {
-        self.replay.frame(place, frame);
+    fn frames(&mut self, frames: &[Frame<'_>], place: Place) {
+        self.replay.frames(frames, place);
         self.progress.at(place.packets, place.offset);
-    }
-
-    fn ahead(&mut self, packets: &[&[u8]]) {
-        self.replay.ahead(packets);
+        self.pages.ask();
     }
 }
 

@@ -1,5 +1,7 @@
 //! Entries in pieces that never move: growing copies nothing.
 
+use super::fetch::Fetch;
+
 /// A slot's number; never [`NONE`].
 pub type Index = u32;
 
@@ -57,6 +59,13 @@ impl<T> Slab<T> {
 
     fn place_mut(&mut self, index: Index) -> Option<&mut Place<T>> {
         self.pieces.get_mut(index as usize / PIECE)?.get_mut(index as usize % PIECE)
+    }
+
+    /// Asks for a slot without reading it.
+    pub fn fetch(&self, index: Index, with: &impl Fetch) {
+        if let Some(place) = self.place(index) {
+            with.fetch(place);
+        }
     }
 
     /// The entry in a slot.

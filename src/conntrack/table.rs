@@ -4,6 +4,7 @@
 
 use super::{
     Connection, Instant,
+    fetch::Fetch,
     key::{Address, Key},
     line::{Line, Lined, Neighbours},
     slab::{Index, NONE, Slab},
@@ -112,13 +113,22 @@ impl<A: Address> Table<A> {
         None
     }
 
-    /// The first slot of a bucket: where [`Self::find`] begins.
-    #[must_use]
-    pub fn head(&self, hash: u64) -> Option<Slot> {
+    /// Asks for the bucket where [`Self::find`] begins.
+    pub fn fetch_bucket(&self, hash: u64, with: &impl Fetch) {
         let mask = self.buckets.len().wrapping_sub(1);
         #[expect(clippy::cast_possible_truncation, reason = "masked to the number of buckets")]
-        let first = self.buckets.get(hash as usize & mask)?;
-        first.checked_sub(1)
+        if let Some(bucket) = self.buckets.get(hash as usize & mask) {
+            with.fetch(bucket);
+        }
+    }
+
+    /// Asks for the first connection in the bucket, the newest one; reads only the bucket.
+    pub fn fetch_first(&self, hash: u64, with: &impl Fetch) {
+        let mask = self.buckets.len().wrapping_sub(1);
+        #[expect(clippy::cast_possible_truncation, reason = "masked to the number of buckets")]
+        if let Some(first) = self.buckets.get(hash as usize & mask) {
+            self.entries.fetch(first.wrapping_sub(1), with);
+        }
     }
 
     /// The entry in a slot.

@@ -1,98 +1,79 @@
 //! Reading ahead: who knows the next packets can have what they need fetched into
-//! the cache, all at once instead of one after the other. Changes nothing.
+//! the cache while others are judged. Changes nothing.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use parking_lot::MutexGuard;
+use super::Worker;
+use crate::conntrack::{Fetch, Flow, Key};
 
-use super::{
-    SHARDS, Worker,
-    shard::{Family, Shard},
-};
-use crate::conntrack::{Flow, Key};
-
-/// Where a flow's connection would be.
-#[derive(Clone, Copy)]
-struct Place {
-    shard: usize,
+/// Where the connection of a flow lies, if there is one.
+#[derive(Clone, Copy, Debug)]
+pub struct Foreseen {
+    is_ipv6: bool,
     hash: u64,
-    flow: Flow,
 }
 
 impl Worker {
-    /// Fetches what packets of these flows will need. Only useful to a caller that
-    /// has many packets at hand; it holds several shards' locks at once, so no other
-    /// worker may do the same.
-    pub fn foresee<const N: usize>(&self, flows: &[Option<Flow>; N]) {
-        let places = flows.map(|flow| self.place(&flow?));
-        let mut guards: [Option<MutexGuard<'_, Shard>>; SHARDS] = [const { None }; SHARDS];
-        for place in places.iter().flatten() {
-            if let (Some(guard), Some(shard)) =
-                (guards.get_mut(place.shard), self.engine.shards.get(place.shard))
-            {
-                guard.get_or_insert_with(|| shard.lock());
-            }
-        }
-        // In turns, so that no wait is for another.
-        let mut sum = 0_u64;
-        for look in [Look::First, Look::Whole] {
-            for place in places.iter().flatten() {
-                if let Some(shard) = guards.get_mut(place.shard).and_then(Option::as_mut) {
-                    let words = match place.flow.src {
-                        IpAddr::V4(_) => touch::<Ipv4Addr>(shard, place, look),
-                        IpAddr::V6(_) => touch::<Ipv6Addr>(shard, place, look),
-                    };
-                    sum = sum.wrapping_add(words.unwrap_or_default());
-                }
-            }
-        }
-        std::hint::black_box(sum);
-    }
-
-    fn place(&self, flow: &Flow) -> Option<Place> {
+    /// Works out where a flow's connection is looked for. `None`: nowhere. The same in all
+    /// engines that have the same seed.
+    #[must_use]
+    pub fn foresee(&self, flow: &Flow) -> Option<Foreseen> {
+        let seed = self.engine.seed;
         let hash = match flow.src {
-            IpAddr::V4(_) => Key::<Ipv4Addr>::of(flow)?.0.hash(self.engine.seed),
-            IpAddr::V6(_) => Key::<Ipv6Addr>::of(flow)?.0.hash(self.engine.seed),
+            IpAddr::V4(_) => Key::<Ipv4Addr>::of(flow)?.0.hash(seed),
+            IpAddr::V6(_) => Key::<Ipv6Addr>::of(flow)?.0.hash(seed),
         };
-        let (shard, _) = self.engine.shard_of(hash);
-        Some(Place { shard: usize::from(shard), hash, flow: *flow })
+        Some(Foreseen { is_ipv6: flow.src.is_ipv6(), hash })
     }
-}
 
-/// How much of a connection is looked at.
-#[derive(Clone, Copy)]
-enum Look {
-    /// Where its bucket begins.
-    First,
-    /// All of it.
-    Whole,
-}
-
-/// A word from each part of a connection.
-fn touch<A: Family>(shard: &mut Shard, place: &Place, look: Look) -> Option<u64> {
-    let table = A::table(shard);
-    let slot = match look {
-        Look::First => table.head(place.hash)?,
-        Look::Whole => table.find(&Key::<A>::of(&place.flow)?.0, place.hash)?,
-    };
-    let entry = table.get(slot)?;
-    std::hint::black_box(entry.key);
-    if matches!(look, Look::Whole) {
-        let connection = &entry.connection;
-        std::hint::black_box((connection.original.end, connection.reply.end, connection.reply_tally));
+    /// Fetches what finding the connection begins with.
+    pub fn fetch_place(&self, foreseen: &Foreseen, with: &impl Fetch) {
+        let shard = self.engine.shard_of(foreseen.hash).1.lock();
+        match foreseen.is_ipv6 {
+            false => shard.ipv4.fetch_bucket(foreseen.hash, with),
+            true => shard.ipv6.fetch_bucket(foreseen.hash, with),
+        }
     }
-    Some(u64::from(entry.connection.epoch))
+
+    /// Fetches the connection, some time after [`Self::fetch_place`]: what most likely is it.
+    pub fn fetch(&self, foreseen: &Foreseen, with: &impl Fetch) {
+        let shard = self.engine.shard_of(foreseen.hash).1.lock();
+        match foreseen.is_ipv6 {
+            false => shard.ipv4.fetch_first(foreseen.hash, with),
+            true => shard.ipv6.fetch_first(foreseen.hash, with),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::{
-        conntrack::Instant,
+        conntrack::{Connection, Instant},
         engine::{Engine, IfIndex, Meta, Verdict},
         policy::{Action, Hook, Policy, Settings},
         wire::{Checksums, Flags, FourTuple, SegmentBuilder},
     };
+
+    /// Counts the octets that are asked for.
+    #[derive(Default)]
+    struct Counting(Cell<usize>);
+
+    impl Fetch for Counting {
+        fn fetch<T>(&self, what: &T) {
+            self.0.set(self.0.get() + size_of_val(what));
+        }
+    }
+
+    fn look(worker: &Worker, flow: &Flow) -> usize {
+        let counting = Counting::default();
+        let foreseen = worker.foresee(flow).unwrap();
+        worker.fetch_place(&foreseen, &counting);
+        worker.fetch(&foreseen, &counting);
+        counting.0.get()
+    }
 
     #[test]
     fn a_look_changes_nothing_and_leaves_no_lock() {
@@ -110,9 +91,13 @@ mod tests {
                 FourTuple { src, src_port: 1000 + number, dst, dst_port: 80 }
             })
             .collect();
-        let flows: [Option<Flow>; 40] = std::array::from_fn(|at| {
-            let FourTuple { src, src_port, dst, dst_port } = *tuples.get(at)?;
-            Some(Flow { protocol: crate::wire::Protocol::TCP, src, src_port, dst, dst_port })
+        let protocol = crate::wire::Protocol::TCP;
+        let flows = tuples.iter().map(|&FourTuple { src, src_port, dst, dst_port }| Flow {
+            protocol,
+            src,
+            src_port,
+            dst,
+            dst_port,
         });
         let mut meta = Meta {
             hook: Hook::Forward,
@@ -125,14 +110,18 @@ mod tests {
             parent: None,
         };
         for tuple in tuples.iter().step_by(3) {
-            worker.foresee(&flows);
+            for flow in flows.clone() {
+                look(&worker, &flow);
+            }
             let syn = SegmentBuilder::new(*tuple).flags(Flags::SYN).build();
             meta.wire_len = syn.wire_len();
             assert_eq!(worker.handle_packet(&meta, &syn.bytes, Instant(1_000_000)), Verdict::Accept);
         }
         let before = engine.counters();
-        worker.foresee(&flows);
-        worker.foresee(&[None; 16]);
+        let is_found = |flow: &Flow| look(&worker, flow) > size_of::<Connection>();
+        for flow in flows.step_by(3) {
+            assert!(is_found(&flow) && is_found(&flow.reversed()), "{flow:?}");
+        }
         assert_eq!(engine.counters(), before);
         assert_eq!(before.connections, 14);
     }

@@ -6,21 +6,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use pcap_parser::{
-    Block, Linktype, PcapBlockOwned, PcapError, PcapHeader, create_reader, traits::PcapNGPacketBlock as _,
-};
+use pcap_parser::{Block, Linktype, PcapBlockOwned, PcapError, PcapHeader, create_reader};
 
-use self::ahead::Records;
+use self::records::Records;
 use super::link::Link;
 
-mod ahead;
+mod records;
 
 /// Octets read at once: few enough that they don't push everything else out of the
 /// nearer caches.
 const BUFFER: usize = 1 << 17;
 
-/// Packets that are looked at ahead of their turn.
-const AHEAD: usize = 16;
+/// Packets that are given at once, at most.
+const AT_ONCE: usize = 64;
 
 /// The longest record that is believed; the format's own tools stop there too.
 const LONGEST: usize = 16 << 20;
@@ -28,6 +26,8 @@ const LONGEST: usize = 16 << 20;
 /// A frame of a capture, from its IP header on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Frame<'a> {
+    /// Its number in the capture, from 1.
+    pub(super) number: u64,
     /// Milliseconds since 1970; `None`: the capture does not say.
     pub(super) at: Option<u64>,
     /// The IP packet as far as it was recorded. Empty: it is no IP packet.
@@ -38,12 +38,8 @@ pub(super) struct Frame<'a> {
 
 /// Who is given frames.
 pub(super) trait Takes {
-    /// A frame, and where it ends.
-    fn frame(&mut self, place: Place, frame: &Frame<'_>);
-
-    /// IP packets that will come soon, most likely: each as the very same octets in the
-    /// same place, which nobody writes to before the next call.
-    fn ahead(&mut self, _packets: &[&[u8]]) {}
+    /// Frames that follow each other in the file, and where the last one ends.
+    fn frames(&mut self, frames: &[Frame<'_>], place: Place);
 }
 
 /// Where reading has come to.
@@ -167,25 +163,18 @@ impl Reading<'_> {
         Broken::NoCapture { path: self.path.to_owned(), why }
     }
 
-    /// The frame in a record, if the record is one.
-    fn frame<'b>(&mut self, block: &'b PcapBlockOwned<'_>) -> Result<Option<Frame<'b>>, Broken> {
+    /// Takes what a record says of those behind it.
+    fn describe(&mut self, block: &PcapBlockOwned<'_>) -> Result<(), Broken> {
         match block {
             PcapBlockOwned::LegacyHeader(header) => {
                 self.records = Records::Pcap { is_big_endian: header.is_bigendian() };
                 self.interfaces = vec![legacy(header)];
-                self.check_link(0)?;
-                Ok(None)
-            }
-            PcapBlockOwned::Legacy(record) => {
-                let clock = self.interface(0)?.clock;
-                let seconds = u64::from(record.ts_sec).saturating_mul(1000);
-                let rest = u64::from(record.ts_usec).saturating_mul(1000) / clock.per_second;
-                self.unwrapped(0, Some(seconds.saturating_add(rest)), record.data, record.origlen)
+                self.check_link(0)
             }
             PcapBlockOwned::NG(Block::SectionHeader(section)) => {
                 self.records = Records::PcapNg { is_big_endian: section.big_endian() };
                 self.interfaces.clear();
-                Ok(None)
+                Ok(())
             }
             PcapBlockOwned::NG(Block::InterfaceDescription(about)) => {
                 let Some(clock) = Clock::new(about.if_tsresol, about.if_tsoffset) else {
@@ -200,35 +189,65 @@ impl Reading<'_> {
                     snap_len: about.snaplen,
                     clock,
                 });
-                Ok(None)
+                Ok(())
             }
-            PcapBlockOwned::NG(Block::EnhancedPacket(packet)) => {
-                let number = packet.if_id;
-                self.check_link(number)?;
-                let units = u64::from(packet.ts_high) << 32 | u64::from(packet.ts_low);
-                let at = self.interface(number)?.clock.milliseconds(units);
-                if packet.caplen as usize > packet.data.len() {
-                    return Err(self.broken("more octets are announced than the block holds"));
-                }
-                self.unwrapped(number, Some(at), packet.packet_data(), packet.origlen)
-            }
-            PcapBlockOwned::NG(Block::SimplePacket(packet)) => {
-                self.check_link(0)?;
-                let snap_len = self.interface(0)?.snap_len;
-                let data = packet.packet_data();
-                let copied = if snap_len == 0 { data.len() } else { data.len().min(snap_len as usize) };
-                self.unwrapped(0, None, &data[..copied], packet.origlen)
-            }
-            PcapBlockOwned::NG(
-                Block::NameResolution(_)
+            PcapBlockOwned::Legacy(_)
+            | PcapBlockOwned::NG(
+                Block::EnhancedPacket(_)
+                | Block::SimplePacket(_)
+                | Block::NameResolution(_)
                 | Block::InterfaceStatistics(_)
                 | Block::SystemdJournalExport(_)
                 | Block::DecryptionSecrets(_)
                 | Block::ProcessInformation(_)
                 | Block::Custom(_)
                 | Block::Unknown(_),
-            ) => Ok(None),
+            ) => Ok(()),
         }
+    }
+
+    /// The frame in a record, if the record is one.
+    fn frame<'b>(&self, block: &PcapBlockOwned<'b>) -> Result<Option<Frame<'b>>, Broken> {
+        match block {
+            PcapBlockOwned::Legacy(record) => {
+                let clock = self.interface(0)?.clock;
+                let seconds = u64::from(record.ts_sec).saturating_mul(1000);
+                let rest = u64::from(record.ts_usec).saturating_mul(1000) / clock.per_second;
+                self.unwrapped(0, Some(seconds.saturating_add(rest)), record.data, record.origlen).map(Some)
+            }
+            PcapBlockOwned::NG(Block::EnhancedPacket(packet)) => {
+                let number = packet.if_id;
+                self.check_link(number)?;
+                let units = u64::from(packet.ts_high) << 32 | u64::from(packet.ts_low);
+                let at = self.interface(number)?.clock.milliseconds(units);
+                let Some(data) = packet.data.get(..packet.caplen as usize) else {
+                    return Err(self.broken("more octets are announced than the block holds"));
+                };
+                self.unwrapped(number, Some(at), data, packet.origlen).map(Some)
+            }
+            PcapBlockOwned::NG(Block::SimplePacket(packet)) => {
+                self.check_link(0)?;
+                let snap_len = self.interface(0)?.snap_len;
+                let recorded = (packet.origlen as usize).min(packet.data.len());
+                let copied = if snap_len == 0 { recorded } else { recorded.min(snap_len as usize) };
+                self.unwrapped(0, None, &packet.data[..copied], packet.origlen).map(Some)
+            }
+            PcapBlockOwned::LegacyHeader(_) | PcapBlockOwned::NG(_) => Ok(None),
+        }
+    }
+
+    /// The frames that `data` begins with, up to the first record that holds none or is
+    /// not whole or not sound. Returns their octets.
+    fn frames<'d>(&mut self, data: &'d [u8], into: &mut Vec<Frame<'d>>) -> usize {
+        let mut rest = data;
+        while into.len() < AT_ONCE && !self.interfaces.is_empty() {
+            let Some((behind, block)) = self.records.first(rest) else { break };
+            let Ok(Some(frame)) = self.frame(&block) else { break };
+            into.push(frame);
+            self.place.packets += 1;
+            rest = behind;
+        }
+        data.len() - rest.len()
     }
 
     fn interface(&self, number: u32) -> Result<&Interface, Broken> {
@@ -254,18 +273,20 @@ impl Reading<'_> {
         at: Option<u64>,
         data: &'b [u8],
         len: u32,
-    ) -> Result<Option<Frame<'b>>, Broken> {
+    ) -> Result<Frame<'b>, Broken> {
         let offset = self.interface(number)?.link.and_then(|link| link.ip_offset(data));
         // A record that says less than it holds is one of a broken writer.
         let len = len.max(u32::try_from(data.len()).unwrap_or(u32::MAX));
-        Ok(Some(match offset {
+        let number = self.place.packets + 1;
+        Ok(match offset {
             Some(offset) => Frame {
+                number,
                 at,
                 bytes: &data[offset..],
                 wire_len: len.saturating_sub(u32::try_from(offset).unwrap_or(0)),
             },
-            None => Frame { at, bytes: &[], wire_len: 0 },
-        }))
+            None => Frame { number, at, bytes: &[], wire_len: 0 },
+        })
     }
 }
 
@@ -359,30 +380,27 @@ pub(super) fn read_from(
         | PcapError::OwnedNomError(..) => reading.no_capture("its own header makes no sense"),
     })?;
     let mut capacity = BUFFER;
-    let mut known_ahead = 0;
     loop {
-        if known_ahead == 0 && !reading.interfaces.is_empty() {
-            let mut packets = [&[][..]; AHEAD];
-            let found = ahead::packets(reading.records, &reading.interfaces, reader.data(), &mut packets);
-            each.ahead(&packets[..found]);
-            known_ahead = found.max(1);
+        let mut frames = Vec::with_capacity(AT_ONCE);
+        let octets = reading.frames(reader.data(), &mut frames);
+        if octets > 0 {
+            reading.place.offset += octets as u64;
+            each.frames(&frames, reading.place);
+            // Moving the rest to the front can wait until more is read.
+            reader.consume_noshift(octets);
+            continue;
         }
         let trouble = match reader.next() {
             Ok((len, block)) => {
-                if let Some(frame) = reading.frame(&block)? {
-                    reading.place.packets += 1;
-                    each.frame(reading.place, &frame);
-                    known_ahead = known_ahead.saturating_sub(1);
-                }
+                reading.describe(&block)?;
+                // Sound packets were among the frames.
+                reading.frame(&block)?;
                 reading.place.offset += len as u64;
                 reader.consume(len);
                 continue;
             }
             Err(trouble) => Trouble::of(&trouble),
         };
-        // What was read ahead may move.
-        each.ahead(&[]);
-        known_ahead = 0;
         match trouble {
             Trouble::End => return Ok(reading.place),
             Trouble::CutOff => {

@@ -6,14 +6,14 @@ use std::{
     net::IpAddr,
 };
 
-use crate::conntrack::Flow;
+use crate::conntrack::{Fetch, Flow};
 
 /// Places at the beginning.
 const FIRST: usize = 1 << 13;
 
-/// What is indexed.
+/// What is indexed: rows by number.
 pub(super) trait Indexed {
-    fn flow(&self) -> &Flow;
+    fn flow(&self, row: u32) -> Option<&Flow>;
 }
 
 /// A row by its hash.
@@ -26,8 +26,8 @@ struct Place {
 impl Place {
     const EMPTY: Self = Self { hash: 0, row: u32::MAX };
 
-    fn row(self) -> Option<usize> {
-        (self.row != u32::MAX).then_some(self.row as usize)
+    fn row(self) -> Option<u32> {
+        (self.row != u32::MAX).then_some(self.row)
     }
 }
 
@@ -83,35 +83,41 @@ impl Index {
         (hash as usize..).map(move |at| at & mask).map(|at| (at, self.places[at]))
     }
 
+    /// Asks for the place where a hash most likely lies.
+    pub(super) fn fetch_place(&self, hash: u32, with: &impl Fetch) {
+        let mask = self.places.len() - 1;
+        with.fetch(&self.places[hash as usize & mask]);
+    }
+
     /// The newest row with this hash, most likely that of its tuple.
-    pub(super) fn likely(&self, hash: u32) -> Option<usize> {
+    pub(super) fn likely(&self, hash: u32) -> Option<u32> {
         let (_, place) = self.probe(hash).find(|(_, place)| place.row().is_none() || place.hash == hash)?;
         place.row()
     }
 
     /// Where the newest row of a tuple lies, or would. Half of the places are empty, so
     /// there is one.
-    fn place<R: Indexed>(&self, rows: &[R], hash: u32, flow: &Flow) -> Option<(usize, Place)> {
+    fn place(&self, rows: &impl Indexed, hash: u32, flow: &Flow) -> Option<(usize, Place)> {
         self.probe(hash).find(|(_, place)| match place.row() {
             None => true,
-            Some(row) => place.hash == hash && rows.get(row).is_some_and(|row| is_same(row.flow(), flow)),
+            Some(row) => place.hash == hash && rows.flow(row).is_some_and(|known| is_same(known, flow)),
         })
     }
 
     /// The newest row of a tuple.
-    pub(super) fn find<R: Indexed>(&self, rows: &[R], hash: u32, flow: &Flow) -> Option<usize> {
+    pub(super) fn find(&self, rows: &impl Indexed, hash: u32, flow: &Flow) -> Option<u32> {
         self.place(rows, hash, flow)?.1.row()
     }
 
-    /// Takes in the last of the rows, in place of an older one of its tuple.
-    pub(super) fn insert<R: Indexed>(&mut self, rows: &[R], hash: u32) {
-        let Some((last, older)) = rows.split_last() else { return };
+    /// Takes in a row, in place of an older one of its tuple.
+    pub(super) fn insert(&mut self, rows: &impl Indexed, hash: u32, row: u32) {
+        let Some(flow) = rows.flow(row) else { return };
         if (self.used + 1) * 2 > self.places.len() {
             self.grow();
         }
-        let Some((at, known)) = self.place(older, hash, last.flow()) else { return };
+        let Some((at, known)) = self.place(rows, hash, flow) else { return };
         self.used += usize::from(known.row().is_none());
-        self.places[at] = Place { hash, row: u32::try_from(older.len()).unwrap_or(u32::MAX) };
+        self.places[at] = Place { hash, row };
     }
 
     fn grow(&mut self) {
@@ -144,11 +150,9 @@ mod tests {
     use super::*;
     use crate::wire::Protocol;
 
-    struct Row(Flow);
-
-    impl Indexed for Row {
-        fn flow(&self) -> &Flow {
-            &self.0
+    impl Indexed for Vec<Flow> {
+        fn flow(&self, row: u32) -> Option<&Flow> {
+            self.get(row as usize)
         }
     }
 
@@ -176,10 +180,11 @@ mod tests {
                 let (flow, hash) = (flow(number), hashes[number as usize]);
                 assert_eq!(index.hash(&flow.reversed()), hash);
                 let known = index.find(&rows, hash, &flow);
-                assert_eq!(known, (round == 1).then_some(number as usize));
-                rows.push(Row(flow));
-                index.insert(&rows, hash);
-                assert_eq!(index.find(&rows, hash, &flow.reversed()), Some(rows.len() - 1));
+                assert_eq!(known, (round == 1).then_some(number));
+                let row = rows.len() as u32;
+                rows.push(flow);
+                index.insert(&rows, hash, row);
+                assert_eq!(index.find(&rows, hash, &flow.reversed()), Some(row));
                 assert!(index.likely(hash).is_some());
             }
         }
@@ -197,11 +202,11 @@ mod tests {
         let (mut index, mut rows) = (Index::default(), Vec::new());
         for number in 0..100 {
             assert_eq!(index.find(&rows, 7, &flow(number)), None);
-            rows.push(Row(flow(number)));
-            index.insert(&rows, 7);
+            rows.push(flow(number));
+            index.insert(&rows, 7, number);
         }
         for number in 0..100 {
-            assert_eq!(index.find(&rows, 7, &flow(number)), Some(number as usize));
+            assert_eq!(index.find(&rows, 7, &flow(number)), Some(number));
         }
     }
 }

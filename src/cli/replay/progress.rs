@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-/// Packets between two looks.
+/// Packets between two pictures, at least.
 const EVERY: u64 = 1 << 16;
 
 const WIDTH: u64 = 30;
@@ -16,6 +16,8 @@ pub(super) struct Progress {
     is_shown: bool,
     name: String,
     octets: u64,
+    /// At so many packets it is drawn again.
+    next: u64,
     is_drawn: bool,
 }
 
@@ -25,13 +27,15 @@ impl Progress {
             is_shown: io::stderr().is_terminal(),
             name: path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
             octets: fs::metadata(path).map_or(0, |about| about.len()),
+            next: EVERY,
             is_drawn: false,
         }
     }
 
-    /// Called with every packet; cheap.
+    /// Called again and again; cheap.
     pub(super) fn at(&mut self, packets: u64, offset: u64) {
-        if packets.is_multiple_of(EVERY) && self.is_shown {
+        if packets >= self.next && self.is_shown {
+            self.next = packets + EVERY;
             let _ = write!(io::stderr().lock(), "\r{}\x1b[K", bar(&self.name, packets, offset, self.octets));
             self.is_drawn = true;
         }

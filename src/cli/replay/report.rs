@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
 use serde::Serialize;
@@ -19,7 +19,7 @@ use crate::{
     cli::output::{Align, Dress, Output, Table},
     conntrack::{Flow, Phase},
     daemon::{events::close_reason, protocol::Counts, text},
-    engine::{self, DropReason, Verdict},
+    engine::{self, DropReason, Peer, Verdict},
     policy::Policy,
     wire::Protocol,
 };
@@ -86,13 +86,15 @@ fn counts(counts: engine::Counts) -> Counts {
 }
 
 fn outcome<'a>(row: &Row, number: usize, policy: &'a Policy) -> Option<Outcome<'a>> {
-    let fate: &Fate = row.fates.get(number)?;
+    let judgement = &row.judgement;
+    let fate: &Fate = judgement.fates.get(number)?;
+    let reset_by = judgement.reset_by.get(number)?.unwrap_or(Peer::Client);
     Some(Outcome {
         phase: fate.phase.map(Phase::name),
-        close_reason: fate.close_reason(*row.reset_by.get(number)?).as_ref().map(close_reason),
+        close_reason: fate.close_reason(reset_by).as_ref().map(close_reason),
         rule: fate.rule.map(|rule| policy.name(rule)),
         opened: fate.opened,
-        verdicts: Verdicts { accept: fate.accepted, drop: fate.dropped, reset: fate.reset },
+        verdicts: Verdicts { accept: row.accepted(fate), drop: fate.dropped, reset: fate.reset },
         drop_reasons: fate.reasons.iter().map(|(reason, count)| (reason.name(), *count)).collect(),
     })
 }
@@ -104,7 +106,7 @@ fn differs(one: &Outcome<'_>, other: &Outcome<'_>) -> bool {
 
 /// Where two rule files part.
 fn why(row: &Row, one: &Outcome<'_>, other: &Outcome<'_>, sides: &[Side], paths: &Paths) -> String {
-    let Some((packet, [first, second])) = row.differs else {
+    let Some((packet, [first, second])) = row.judgement.differs else {
         let reason =
             |outcome: &Outcome<'_>| outcome.close_reason.clone().unwrap_or_else(|| "still open".to_owned());
         return format!("the same verdicts, but {} instead of {}", reason(other), reason(one));
@@ -150,14 +152,14 @@ pub(super) fn write(output: &mut Output, args: &Args, name: &str, replay: &Repla
     if args.json {
         return Ok(());
     }
-    output.line(&summary(&replay.totals, replay.rows.all().len()))?;
+    output.line(&summary(&replay.totals, replay.rows.len()))?;
     if args.compare.is_some() {
         output.line(&format!("{differing} would have ended otherwise"))?;
     }
     Ok(())
 }
 
-fn summary(totals: &Totals, connections: usize) -> String {
+fn summary(totals: &Totals, connections: u32) -> String {
     let Totals { packets, not_ip, fragments, without_tuple, accepted, dropped, reset } = *totals;
     let mut text = format!(
         "{connections} connections, {packets} packets: {accepted} accepted, {dropped} dropped, {reset} reset"
@@ -201,10 +203,35 @@ fn object<'a>(
 }
 
 fn end(protocol: Protocol, address: IpAddr, port: u16) -> String {
-    match protocol {
-        Protocol::TCP | Protocol::UDP => SocketAddr::new(address, port).to_string(),
-        _ => address.to_string(),
+    let has_port = matches!(protocol, Protocol::TCP | Protocol::UDP);
+    match address {
+        IpAddr::V4(address) => dotted(address, has_port.then_some(port)),
+        IpAddr::V6(_) if has_port => SocketAddr::new(address, port).to_string(),
+        IpAddr::V6(_) => address.to_string(),
     }
+}
+
+/// An address as [`Ipv4Addr`] itself writes it. There are two a line, and it is slow.
+fn dotted(address: Ipv4Addr, port: Option<u16>) -> String {
+    let mut text = String::with_capacity("255.255.255.255:65535".len());
+    for octet in address.octets() {
+        if !text.is_empty() {
+            text.push('.');
+        }
+        push_number(&mut text, octet.into());
+    }
+    if let Some(port) = port {
+        text.push(':');
+        push_number(&mut text, port);
+    }
+    text
+}
+
+fn push_number(text: &mut String, number: u16) {
+    if number >= 10 {
+        push_number(text, number / 10);
+    }
+    text.push(char::from(b'0' + (number % 10) as u8));
 }
 
 fn verdict_words(verdicts: Verdicts) -> String {
@@ -263,4 +290,21 @@ fn compared(
     output.line(&format!("  {}: {}", name(&args.rules), told(one)))?;
     output.line(&format!("  {}: {}", name(&args.compare), told(other)))?;
     output.line(&format!("  {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_written_as_addresses_write_themselves() {
+        for text in ["0.0.0.0:0", "10.0.100.255:9", "192.168.1.20:443", "255.255.255.255:65535"] {
+            let address: SocketAddr = text.parse().unwrap();
+            assert_eq!(end(Protocol::TCP, address.ip(), address.port()), text);
+            assert_eq!(end(Protocol::ICMP, address.ip(), address.port()), address.ip().to_string());
+        }
+        let v6 = "2001:db8::1".parse().unwrap();
+        assert_eq!(end(Protocol::UDP, v6, 53), "[2001:db8::1]:53");
+        assert_eq!(end(Protocol::ICMPV6, v6, 0), "2001:db8::1");
+    }
 }

@@ -4,20 +4,16 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::{
-    foreseen::Look,
     headers::{Content, Seen},
     index::{self, Index, Indexed},
     zeek,
 };
 use crate::{
-    conntrack::{Flow, Instant, Phase},
+    conntrack::{Fetch, Flow, Instant, Phase, slab::Slab},
     engine::{CloseReason, Closed, Counts, DropReason, Event, Peer, Verdict},
     policy::RuleId,
     wire::Flags,
 };
-
-/// Packets that are foreseen at a time.
-pub(super) const AHEAD: usize = 16;
 
 /// What became of a connection under one rule set.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -32,7 +28,7 @@ pub(super) struct Fate {
     pub(super) forgotten_by: Option<Peer>,
     /// Times it was opened: a tuple may be, again and again, by the same SYN.
     pub(super) opened: u32,
-    pub(super) accepted: u64,
+    /// Verdicts on its packets; all others were accepted.
     pub(super) dropped: u64,
     pub(super) reset: u64,
     pub(super) reasons: Vec<(DropReason, u64)>,
@@ -53,10 +49,7 @@ impl Fate {
 
     fn count(&mut self, verdict: Verdict) {
         let reason = match verdict {
-            Verdict::Accept => {
-                self.accepted += 1;
-                return;
-            }
+            Verdict::Accept => return,
             Verdict::Drop(reason) => {
                 self.dropped += 1;
                 reason
@@ -75,16 +68,12 @@ impl Fate {
 
 /// What its packets say.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "most are TCP, and a box would be one more cache miss a packet"
-)]
 enum Wire {
     Tcp(zeek::Connection),
-    Other { is_udp: bool, history: String, bad_sums: [zeek::Scaled; 2] },
+    Other { is_udp: bool, history: String, bad_sums: [zeek::Scaled; 2], last: Instant },
 }
 
-/// One connection.
+/// One connection: what each of its packets needs, in as few cache lines as it takes.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
     /// From its originator, as far as packets tell.
@@ -92,11 +81,16 @@ pub(super) struct Row {
     pub(super) original: Counts,
     pub(super) reply: Counts,
     wire: Wire,
-    last: Instant,
+    pub(super) judgement: Box<Judgement>,
+}
+
+/// What became of a connection.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Judgement {
     /// One for each rule set; without a second one its fate stays empty.
     pub(super) fates: [Fate; 2],
-    /// Who sent the RST that was believed, by rule set.
-    pub(super) reset_by: [Peer; 2],
+    /// Who sent the RST that was believed, by rule set; `None`: the opener.
+    pub(super) reset_by: [Option<Peer>; 2],
     /// The first packet that two rule sets judged differently, and both verdicts.
     pub(super) differs: Option<(u64, [Verdict; 2])>,
 }
@@ -118,6 +112,7 @@ impl Row {
                 is_udp: seen.content == Content::Udp,
                 history: if turned { "^".to_owned() } else { String::new() },
                 bad_sums: [zeek::Scaled::NEW; 2],
+                last: Instant(0),
             },
         };
         Self {
@@ -125,10 +120,19 @@ impl Row {
             original: Counts::default(),
             reply: Counts::default(),
             wire,
-            last: Instant(0),
-            fates: [Fate::default(), Fate::default()],
-            reset_by: [Peer::Client; 2],
-            differs: None,
+            judgement: Box::default(),
+        }
+    }
+
+    /// How many of its packets a rule set accepted.
+    pub(super) fn accepted(&self, fate: &Fate) -> u64 {
+        (self.original.packets + self.reply.packets).saturating_sub(fate.dropped + fate.reset)
+    }
+
+    /// It was heard of.
+    fn lives(&mut self, now: Instant) {
+        if let Wire::Other { last, .. } = &mut self.wire {
+            *last = now;
         }
     }
 
@@ -184,16 +188,16 @@ impl Row {
     fn is_forgotten(&self, now: Instant) -> Option<zeek::Forgotten> {
         match &self.wire {
             Wire::Tcp(connection) => connection.is_forgotten(now, self.flow.dst_port),
-            Wire::Other { .. } => {
-                (now.since(self.last) >= zeek::DATAGRAM_SILENCE).then_some(zeek::Forgotten::Silent)
+            Wire::Other { last, .. } => {
+                (now.since(*last) >= zeek::DATAGRAM_SILENCE).then_some(zeek::Forgotten::Silent)
             }
         }
     }
 }
 
-impl Indexed for Row {
-    fn flow(&self) -> &Flow {
-        &self.flow
+impl Indexed for Slab<Row> {
+    fn flow(&self, row: u32) -> Option<&Flow> {
+        self.get(row).map(|row| &row.flow)
     }
 }
 
@@ -215,13 +219,17 @@ pub(super) struct Judged<'a> {
 /// All connections, in the order of their first packets.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
-    all: Vec<Row>,
+    all: Slab<Row>,
     index: Index,
 }
 
 impl Rows {
-    pub(super) fn all(&self) -> &[Row] {
-        &self.all
+    pub(super) fn all(&self) -> impl Iterator<Item = &Row> {
+        (0..self.all.bound()).filter_map(|at| self.all.get(at))
+    }
+
+    pub(super) fn len(&self) -> u32 {
+        self.all.len()
     }
 
     /// A packet, its verdicts, and what happened with them.
@@ -236,7 +244,11 @@ impl Rows {
             Some((at, row)) if !Self::begins_anew(row, judged, judged.events.first().is_some_and(&opens)) => {
                 at
             }
-            _ => self.add(hash, seen, known, &judged.events.iter().map(opens).collect::<Vec<_>>()),
+            _ => {
+                let opens: Vec<bool> = judged.events.iter().map(opens).collect();
+                let Some(at) = self.add(hash, seen, known, &opens) else { return };
+                at
+            }
         };
         for (side, events) in judged.events.iter().enumerate() {
             // What ended for this packet is the connection before it.
@@ -246,23 +258,27 @@ impl Rows {
                 match known {
                     _ if !mine(event) => self.event(side, event),
                     Some(known) if !is_new && matches!(event, Event::Closed(_)) => {
-                        apply(&mut self.all[known], side, event, None);
+                        self.apply(known, side, event, None);
                     }
-                    _ => apply(&mut self.all[at], side, event, Some(seen)),
+                    _ => self.apply(at, side, event, Some(seen)),
                 }
             }
         }
-        let row = &mut self.all[at];
-        row.last = judged.now;
+        let Some(row) = self.all.get_mut(at) else { return };
+        row.lives(judged.now);
         row.take(seen, judged.bad_checksum, judged.now);
-        for (fate, verdict) in row.fates.iter_mut().zip(judged.verdicts) {
+        if judged.verdicts.iter().all(|verdict| *verdict == Verdict::Accept) {
+            return;
+        }
+        let judgement = &mut row.judgement;
+        for (fate, verdict) in judgement.fates.iter_mut().zip(judged.verdicts) {
             fate.count(*verdict);
         }
         if let [one, other] = judged.verdicts
             && std::mem::discriminant(one) != std::mem::discriminant(other)
-            && row.differs.is_none()
+            && judgement.differs.is_none()
         {
-            row.differs = Some((judged.number, [*one, *other]));
+            judgement.differs = Some((judged.number, [*one, *other]));
         }
     }
 
@@ -271,7 +287,10 @@ impl Rows {
     fn begins_anew(row: &Row, judged: &Judged<'_>, opens: bool) -> bool {
         let is_reused = row.is_reused_by(judged.seen);
         let forgotten = row.is_forgotten(judged.now);
-        let fate = row.fates.first();
+        if !is_reused && forgotten.is_none() {
+            return false;
+        }
+        let fate = row.judgement.fates.first();
         let Some(phase) = fate.and_then(|fate| fate.phase) else {
             return is_reused || forgotten.is_some();
         };
@@ -286,19 +305,20 @@ impl Rows {
     }
 
     /// A new row. A rule set that goes on with the connection of the row before takes it along.
-    fn add(&mut self, hash: u32, seen: &Seen, before: Option<usize>, opens: &[bool]) -> usize {
+    /// `None`: there are too many.
+    fn add(&mut self, hash: u32, seen: &Seen, before: Option<u32>, opens: &[bool]) -> Option<u32> {
         let mut row = Row::new(seen);
         if let Some(before) = before.and_then(|at| self.all.get(at)) {
-            for ((fate, old), opens) in row.fates.iter_mut().zip(&before.fates).zip(opens) {
+            for ((fate, old), opens) in row.judgement.fates.iter_mut().zip(&before.judgement.fates).zip(opens)
+            {
                 if !opens && old.close.is_none() {
                     (fate.phase, fate.rule) = (old.phase, old.rule);
                 }
             }
         }
-        let at = self.all.len();
-        self.all.push(row);
-        self.index.insert(&self.all, hash);
-        at
+        let at = self.all.insert(row)?;
+        self.index.insert(&self.all, hash, at);
+        Some(at)
     }
 
     /// The hash by which a tuple is found.
@@ -306,24 +326,16 @@ impl Rows {
         self.index.hash(flow)
     }
 
-    /// Reads what packets to come will need, so that the waits for it fall into one.
-    pub(super) fn foresee<'a>(&self, looks: impl Iterator<Item = &'a Look>) {
-        // In turns, so that no wait is for another.
-        let mut rows = [None; AHEAD];
-        for (row, look) in rows.iter_mut().zip(looks) {
-            *row = self.index.likely(look.hash);
+    /// Asks for the place where a hash is looked up.
+    pub(super) fn fetch_place(&self, hash: u32, with: &impl Fetch) {
+        self.index.fetch_place(hash, with);
+    }
+
+    /// Asks for the row that has this hash, most likely.
+    pub(super) fn fetch(&self, hash: u32, with: &impl Fetch) {
+        if let Some(at) = self.index.likely(hash) {
+            self.all.fetch(at, with);
         }
-        let mut sum = 0;
-        for row in rows.into_iter().flatten().filter_map(|row| self.all.get(row)) {
-            // A word of each part of the row.
-            let fate = &row.fates[0];
-            sum += row.original.packets + u64::from(row.flow.src_port) + row.last.0;
-            sum += fate.accepted + u64::from(fate.phase.is_some());
-            if let Wire::Tcp(connection) = &row.wire {
-                sum += connection.touch();
-            }
-        }
-        std::hint::black_box(sum);
     }
 
     /// A tuple that was seen, in a packet that may never be whole.
@@ -331,7 +343,9 @@ impl Rows {
         let hash = self.index.hash(&seen.flow);
         if self.index.find(&self.all, hash, &seen.flow).is_none() {
             let at = self.add(hash, seen, None, &[]);
-            self.all[at].last = now;
+            if let Some(row) = at.and_then(|at| self.all.get_mut(at)) {
+                row.lives(now);
+            }
         }
     }
 
@@ -339,8 +353,14 @@ impl Rows {
     pub(super) fn event(&mut self, side: usize, event: &Event) {
         let Some(flow) = flow_of(event) else { return };
         let at = self.index.find(&self.all, self.index.hash(flow), flow);
-        if let Some(row) = at.and_then(|at| self.all.get_mut(at)) {
-            apply(row, side, event, None);
+        if let Some(at) = at {
+            self.apply(at, side, event, None);
+        }
+    }
+
+    fn apply(&mut self, at: u32, side: usize, event: &Event, packet: Option<&Seen>) {
+        if let Some(row) = self.all.get_mut(at) {
+            apply(row, side, event, packet);
         }
     }
 }
@@ -358,7 +378,8 @@ const fn flow_of(event: &Event) -> Option<&Flow> {
 }
 
 fn apply(row: &mut Row, side: usize, event: &Event, packet: Option<&Seen>) {
-    let Some(fate) = row.fates.get_mut(side) else { return };
+    let Judgement { fates, reset_by, .. } = &mut *row.judgement;
+    let Some(fate) = fates.get_mut(side) else { return };
     match event {
         Event::Opened { rule, .. } => {
             fate.phase = packet.map(first_phase);
@@ -371,7 +392,7 @@ fn apply(row: &mut Row, side: usize, event: &Event, packet: Option<&Seen>) {
             fate.phase = Some(*to);
             if let Some(seen) = packet.filter(|_| *to == Phase::Reset) {
                 let by_client = (flow.src, flow.src_port) == (seen.flow.src, seen.flow.src_port);
-                row.reset_by[side] = if by_client { Peer::Client } else { Peer::Server };
+                reset_by[side] = Some(if by_client { Peer::Client } else { Peer::Server });
             }
         }
         Event::Stale { by, .. } => fate.forgotten_by = *by,

@@ -6,8 +6,8 @@ use std::{net::IpAddr, str::FromStr, sync::Arc, time::Duration};
 use ipnet::IpNet;
 
 use crate::{
-    conntrack::{Flow, Instant, Timer},
-    engine::{Engine, Event, Existing, IfIndex, Meta, Verdict, Worker},
+    conntrack::{Fetch, Flow, Instant, Timer},
+    engine::{Engine, Event, Existing, Foreseen, IfIndex, Meta, Verdict, Worker},
     policy::{Hook, NewFlow, Policy, RuleId},
     wire::Checksums,
 };
@@ -22,7 +22,7 @@ const SEED: [u64; 2] = [0x6861_6c66, 0x6761_7465];
 const SHORTEST_TIMER: Duration = Duration::from_secs(1);
 
 /// For so many connections the table is made.
-const BUCKETS: u32 = 1 << 18;
+const BUCKETS: u32 = 1 << 19;
 
 /// Beyond the longest timer and this much more, a pause changes nothing any more.
 const SLACK: Duration = Duration::from_secs(60);
@@ -192,9 +192,17 @@ impl Side {
         verdict
     }
 
-    /// Fetches what packets of these flows will need.
-    pub(super) fn foresee<const N: usize>(&self, flows: &[Option<Flow>; N]) {
-        self.worker.foresee(flows);
+    /// Where a flow's connection is looked for: in the same place of every rule set's table.
+    pub(super) fn foresee(&self, flow: &Flow) -> Option<Foreseen> {
+        self.worker.foresee(flow)
+    }
+
+    pub(super) fn fetch_place(&self, foreseen: &Foreseen, with: &impl Fetch) {
+        self.worker.fetch_place(foreseen, with);
+    }
+
+    pub(super) fn fetch(&self, foreseen: &Foreseen, with: &impl Fetch) {
+        self.worker.fetch(foreseen, with);
     }
 
     pub(super) fn event(&mut self) -> Option<Event> {

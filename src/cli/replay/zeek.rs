@@ -28,6 +28,9 @@ use crate::{
 /// A jump of an RST's or SYN's number that is not believed.
 const TOO_FAR: i64 = 1 << 20;
 
+/// Letters that most connections have room for.
+const USUAL_HISTORY: usize = 16;
+
 /// What one end has done, by its own packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
@@ -89,13 +92,7 @@ struct End {
     /// It has sent a FIN or an RST, and perhaps not all before it was seen.
     closes: bool,
     is_closed: bool,
-    last_syn: i64,
-    last_fin: i64,
-    last_rst: i64,
-    again: Scaled,
     gaps: Scaled,
-    no_window: Scaled,
-    bad_sums: Scaled,
     stream: Stream,
 }
 
@@ -109,13 +106,7 @@ impl End {
         fin: None,
         closes: false,
         is_closed: false,
-        last_syn: 0,
-        last_fin: 0,
-        last_rst: 0,
-        again: Scaled::NEW,
         gaps: Scaled::NEW,
-        no_window: Scaled::NEW,
-        bad_sums: Scaled::NEW,
         stream: Stream::NEW,
     };
 
@@ -164,7 +155,37 @@ impl End {
     }
 }
 
-/// A TCP connection as its packets show it.
+/// What few packets of an end ask for.
+#[derive(Clone, Debug)]
+struct Marks {
+    last_syn: i64,
+    last_fin: i64,
+    last_rst: i64,
+    again: Scaled,
+    no_window: Scaled,
+    bad_sums: Scaled,
+}
+
+impl Marks {
+    const NEW: Self = Self {
+        last_syn: 0,
+        last_fin: 0,
+        last_rst: 0,
+        again: Scaled::NEW,
+        no_window: Scaled::NEW,
+        bad_sums: Scaled::NEW,
+    };
+}
+
+/// What has been told of a connection.
+#[derive(Clone, Debug)]
+struct Story {
+    history: String,
+    /// Of the ends, in their order.
+    marks: [Marks; 2],
+}
+
+/// A TCP connection as its packets show it. The usual packet needs only what lies here.
 #[derive(Clone, Debug)]
 pub(super) struct Connection {
     /// The originator, the responder.
@@ -173,8 +194,10 @@ pub(super) struct Connection {
     first_seen: [bool; 2],
     /// Bits of [`Once`], by side: they stay where they are when ends change places.
     noted: [u8; 2],
-    history: String,
+    /// Nothing but the SYN-ACK of an originator was seen.
+    may_be_scan: bool,
     life: Life,
+    story: Box<Story>,
 }
 
 /// `conn_state` and `history` of a flow that is not TCP.
@@ -194,7 +217,7 @@ pub(super) fn datagrams(is_udp: bool, history: &str) -> (&'static str, &str) {
 impl Connection {
     /// A connection that nothing was seen of; `turned`: its first packet is a reply.
     pub(super) fn new(turned: bool) -> Self {
-        let mut history = String::new();
+        let mut history = String::with_capacity(USUAL_HISTORY);
         if turned {
             history.push('^');
         }
@@ -203,21 +226,14 @@ impl Connection {
             is_partial: false,
             first_seen: [false; 2],
             noted: [0; 2],
-            history,
-            life: Life::default(),
+            may_be_scan: false,
+            life: Life::NEW,
+            story: Box::new(Story { history, marks: [Marks::NEW; 2] }),
         }
     }
 
-    /// A word of each part that a packet needs.
-    pub(super) fn touch(&self) -> u64 {
-        let ends = self.ends.iter().map(|end| {
-            u64::from(end.start.0) + u64::from(end.again.next) + end.state as u64 + end.stream.touch()
-        });
-        ends.sum::<u64>() + self.life.touch() + u64::from(self.noted[0])
-    }
-
     pub(super) fn history(&self) -> &str {
-        &self.history
+        &self.story.history
     }
 
     /// Both ends have closed.
@@ -247,13 +263,15 @@ impl Connection {
     /// A packet whose checksum is wrong: it counts for nothing else.
     pub(super) fn bad_checksum(&mut self, from_originator: bool) {
         let end = usize::from(!from_originator);
-        if self.ends[end].bad_sums.happens() {
+        if self.story.marks[end].bad_sums.happens() {
             self.letter(end, 'C');
         }
     }
 
     fn letter(&mut self, end: usize, letter: char) {
-        self.history.push(if end == 0 { letter } else { letter.to_ascii_lowercase() });
+        let history = &mut self.story.history;
+        self.may_be_scan = history.is_empty() && end == 0 && letter == 'H';
+        history.push(if end == 0 { letter } else { letter.to_ascii_lowercase() });
     }
 
     /// Takes one packet. `true`: the ends have changed places.
@@ -269,18 +287,18 @@ impl Connection {
         let end = if was_scan { 1 - end } else { end };
         self.note(end, tcp, rel_seq);
         let (sender, peer) = self.pair(end);
-        if tcp.window == 0 && !is(Flags::RST) && peer.state != State::Closed && sender.state != State::Reset {
-            let shows = sender.no_window.happens();
-            if shows {
-                self.letter(end, 'W');
-            }
+        let is_shut = tcp.window == 0 && !is(Flags::RST);
+        let counts = is_shut && peer.state != State::Closed && sender.state != State::Reset;
+        if counts && self.story.marks[end].no_window.happens() {
+            self.letter(end, 'W');
         }
         let (sender, peer) = self.pair(end);
         if is(Flags::FIN) {
             sender.fin = Some(rel_seq + i64::from(seg_len));
         }
         let rel_ack = is(Flags::ACK).then(|| acknowledge(peer, tcp));
-        if update_last(sender, tcp, seg_len) {
+        let is_again = update_last(sender, tcp, seg_len);
+        if is_again && self.story.marks[end].again.happens() {
             self.letter(end, 'T');
         }
         let is_attempt = is(Flags::SYN) && end == 0 && self.ends[0].state == State::Inactive;
@@ -305,19 +323,21 @@ impl Connection {
     fn turns_from_scan(&mut self, tcp: &Tcp) -> bool {
         let others = Flags::SYN.with(Flags::FIN).with(Flags::RST);
         let goes_on = !tcp.flags.intersects(others) && (tcp.payload > 0 || tcp.flags.contains(Flags::ACK));
-        if self.history != "H" || !goes_on {
+        if !self.may_be_scan || !goes_on {
             return false;
         }
         self.turn();
         self.first_seen[0] = true;
-        self.history.clear();
-        self.history.push_str("^h");
+        self.may_be_scan = false;
+        self.story.history.clear();
+        self.story.history.push_str("^h");
         true
     }
 
     fn turn(&mut self) {
         self.is_partial = false;
         self.ends.swap(0, 1);
+        self.story.marks.swap(0, 1);
         self.first_seen.swap(0, 1);
     }
 
@@ -383,25 +403,25 @@ impl Connection {
             *noted |= what as u8;
             !known
         };
-        let end = &mut self.ends[at];
+        let marks = &mut self.story.marks[at];
         let letter = match u8::from(syn) + u8::from(fin) + u8::from(rst) {
             0 if tcp.payload > 0 => is_new(Once::Data).then_some('D'),
             0 if is(Flags::ACK) => is_new(Once::Ack).then_some('A'),
             0 => None,
             1 if syn => {
-                let shows = is_new(Once::Syn) || rel_seq != end.last_syn;
-                end.last_syn = rel_seq;
+                let shows = is_new(Once::Syn) || rel_seq != marks.last_syn;
+                marks.last_syn = rel_seq;
                 shows.then_some(if is(Flags::ACK) { 'H' } else { 'S' })
             }
             1 if fin => {
                 let number = rel_seq + i64::from(tcp.payload);
-                let shows = is_new(Once::Fin) || number != end.last_fin;
-                end.last_fin = number;
+                let shows = is_new(Once::Fin) || number != marks.last_fin;
+                marks.last_fin = number;
                 shows.then_some('F')
             }
             1 => {
-                let shows = is_new(Once::Rst) || rel_seq != end.last_rst;
-                end.last_rst = rel_seq;
+                let shows = is_new(Once::Rst) || rel_seq != marks.last_rst;
+                marks.last_rst = rel_seq;
                 shows.then_some('R')
             }
             _ if fin && rst => is_new(Once::FinRst).then_some('I'),
@@ -495,7 +515,8 @@ impl Connection {
             // The SYN and its answer were recorded the wrong way round.
             self.turn();
             self.first_seen[0] = true;
-            self.history.push('^');
+            self.may_be_scan = false;
+            self.story.history.push('^');
         }
         turned
     }
@@ -512,7 +533,7 @@ impl Connection {
             return;
         }
         let holes = end.stream.acknowledged(up_to);
-        if !(end.is_clean() && peer.is_clean()) {
+        if holes == 0 || !(end.is_clean() && peer.is_clean()) {
             return;
         }
         let letters = (0..holes).filter(|_| end.gaps.happens()).count();
@@ -535,7 +556,7 @@ impl Connection {
             }
             (_, State::Reset) if idle(o) => "RSTRH",
             (_, State::Reset) => "RSTR",
-            (State::Reset, _) if idle(r) && is_syn_then_rst(&self.history) => "RSTOS0",
+            (State::Reset, _) if idle(r) && is_syn_then_rst(&self.story.history) => "RSTOS0",
             (State::Reset, _) if idle(r) => "OTH",
             (State::Reset, _) => "RSTO",
             (State::Closed, State::Closed) => "SF",
@@ -567,7 +588,7 @@ fn acknowledge(peer: &mut End, tcp: &Tcp) -> i64 {
     rel_ack
 }
 
-/// Notes how far an end has sent. `true`: it sent data again, and that shows.
+/// Notes how far an end has sent. `true`: it sent data again.
 fn update_last(end: &mut End, tcp: &Tcp, seg_len: u32) -> bool {
     let past = end.relative(tcp.seq.plus(seg_len), end.last);
     let further = past - end.last;
@@ -587,7 +608,7 @@ fn update_last(end: &mut End, tcp: &Tcp, seg_len: u32) -> bool {
         end.last = past;
         return false;
     }
-    tcp.payload > 0 && end.again.happens()
+    tcp.payload > 0
 }
 
 /// A SYN and then an RST, with nothing between that shows an answer.

@@ -35,17 +35,20 @@ pub(in crate::cli::replay) enum Forgotten {
     Silent,
 }
 
-/// Times in the life of a connection.
-#[derive(Clone, Copy, Debug, Default)]
+/// No time at all: later than any.
+const NEVER: Instant = Instant(u64::MAX);
+
+/// Times in the life of a connection, [`NEVER`] as long as they are not known.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Life {
-    born: Option<Instant>,
+    born: Instant,
     last: Instant,
     /// When the originator's SYN will not have been answered.
-    attempt: Option<Instant>,
+    attempt: Instant,
     /// From when on one looks whether the other end has closed too.
-    closing: Option<Instant>,
+    closing: Instant,
     /// When what has closed is put away.
-    over: Option<Instant>,
+    over: Instant,
     is_beyond_handshake: bool,
 }
 
@@ -64,18 +67,24 @@ fn look_after(first: Instant, than: Instant) -> Instant {
 }
 
 impl Life {
-    pub(super) const fn touch(&self) -> u64 {
-        self.last.0
-    }
+    /// Before its first packet.
+    pub(super) const NEW: Self = Self {
+        born: NEVER,
+        last: Instant(0),
+        attempt: NEVER,
+        closing: NEVER,
+        over: NEVER,
+        is_beyond_handshake: false,
+    };
 
     /// A packet: the originator's first SYN if `is_attempt`.
     pub(super) fn lives(&mut self, now: Instant, is_attempt: bool, are_both_closed: bool) {
-        self.born.get_or_insert(now);
+        self.born = self.born.min(now);
         if !are_both_closed {
             self.last = now;
         }
-        if is_attempt && self.attempt.is_none() {
-            self.attempt = Some(now.after(DELAY));
+        if is_attempt && self.attempt == NEVER {
+            self.attempt = now.after(DELAY);
         }
     }
 
@@ -87,9 +96,9 @@ impl Life {
     /// One end has closed; `complete`: nothing more is expected of the other.
     pub(super) fn closes(&mut self, complete: bool) {
         if complete {
-            self.over = Some(self.last.after(DELAY));
-        } else {
-            self.closing.get_or_insert(self.last.after(LOOK));
+            self.over = self.last.after(DELAY);
+        } else if self.closing == NEVER {
+            self.closing = self.last.after(LOOK);
         }
     }
 }
@@ -98,14 +107,16 @@ impl Connection {
     /// Whether Zeek has forgotten it by `now`; `port`: its server's.
     pub(in crate::cli::replay) fn is_forgotten(&self, now: Instant, port: u16) -> Option<Forgotten> {
         let life = &self.life;
-        let born = life.born?;
-        if let Some(over) = life.over {
-            return (over <= now).then_some(Forgotten::Over);
+        if life.born == NEVER {
+            return None;
+        }
+        if life.over != NEVER {
+            return (life.over <= now).then_some(Forgotten::Over);
         }
         let [o, r] = self.ends.each_ref().map(|end| end.state);
         let is_attempt = matches!(o, State::SynSent | State::SynAckSent) && r == State::Inactive;
         // Looked at once, when it is due.
-        if is_attempt && life.attempt.is_some_and(|at| at <= now && at > life.last) {
+        if is_attempt && life.attempt <= now && life.attempt > life.last {
             return Some(Forgotten::Over);
         }
         let [one, other] = self.ends.each_ref().map(|end| end.is_closed);
@@ -113,8 +124,8 @@ impl Connection {
         let may_be_over = (one || other) && ((one && other) || is(State::Reset) || is(State::Inactive));
         if may_be_over || (o == State::Inactive && r == State::Inactive) {
             let lingers = life.last.after(DELAY);
-            let looks = [Some(born.after(DELAY)), life.closing].into_iter().flatten();
-            if looks.map(|first| look_after(first, lingers)).any(|look| look <= now) {
+            let looks = [life.born.after(DELAY), life.closing];
+            if looks.iter().any(|first| look_after(*first, lingers) <= now) {
                 return Some(Forgotten::Over);
             }
         }

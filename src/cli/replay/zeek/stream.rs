@@ -19,17 +19,14 @@ pub(super) struct Stream {
     /// Behind the last octet that was seen.
     top: i64,
     has_given_up: bool,
-    /// Pieces beyond, in order, not touching.
-    pieces: Vec<(i64, i64)>,
+    /// Pieces beyond, in order, not touching; `None`: there is none.
+    #[expect(clippy::box_collection, reason = "every packet brings all of this into the cache")]
+    pieces: Option<Box<Vec<(i64, i64)>>>,
 }
 
 impl Stream {
     pub(super) const NEW: Self =
-        Self { complete: 1, acknowledged: 1, top: 1, has_given_up: false, pieces: Vec::new() };
-
-    pub(super) const fn touch(&self) -> u64 {
-        self.complete.cast_unsigned()
-    }
+        Self { complete: 1, acknowledged: 1, top: 1, has_given_up: false, pieces: None };
 
     pub(super) const fn has_given_up(&self) -> bool {
         self.has_given_up
@@ -59,23 +56,24 @@ impl Stream {
         }
         self.insert(from, to);
         if acked <= 1 && self.top - self.complete > MAX_UNANSWERED {
-            self.pieces = Vec::new();
+            self.pieces = None;
             self.top = self.acknowledged;
             self.has_given_up = true;
         }
     }
 
     fn insert(&mut self, from: i64, to: i64) {
-        let place = self.pieces.partition_point(|(_, end)| *end < from);
+        let pieces = self.pieces.get_or_insert_default();
+        let place = pieces.partition_point(|(_, end)| *end < from);
         let (mut from, mut to) = (from, to);
-        while let Some(&(start, end)) = self.pieces.get(place).filter(|(start, _)| *start <= to) {
+        while let Some(&(start, end)) = pieces.get(place).filter(|(start, _)| *start <= to) {
             (from, to) = (from.min(start), to.max(end));
-            self.pieces.remove(place);
+            pieces.remove(place);
         }
-        self.pieces.insert(place, (from, to));
-        if self.pieces.len() > MAX_PIECES {
-            let (_, end) = self.pieces.remove(1);
-            self.pieces[0].1 = end;
+        pieces.insert(place, (from, to));
+        if pieces.len() > MAX_PIECES {
+            let (_, end) = pieces.remove(1);
+            pieces[0].1 = end;
         }
     }
 
@@ -85,7 +83,7 @@ impl Stream {
         let mut holes = 0;
         while self.complete < up_to {
             holes += 1;
-            self.complete = match self.pieces.first() {
+            self.complete = match self.pieces.as_ref().and_then(|pieces| pieces.first()) {
                 Some(&(start, _)) if start < up_to => start,
                 _ => up_to,
             };
@@ -95,9 +93,13 @@ impl Stream {
     }
 
     fn close_up(&mut self) {
-        let met = self.pieces.iter().take_while(|(start, _)| *start <= self.complete).count();
-        for (_, end) in self.pieces.drain(..met) {
+        let Some(pieces) = &mut self.pieces else { return };
+        let met = pieces.iter().take_while(|(start, _)| *start <= self.complete).count();
+        for (_, end) in pieces.drain(..met) {
             self.complete = self.complete.max(end);
+        }
+        if pieces.is_empty() {
+            self.pieces = None;
         }
     }
 }
@@ -148,7 +150,7 @@ mod tests {
         for n in 0..10_000 {
             stream.sent(10 + 20 * n, 10, 2);
         }
-        assert!(stream.pieces.len() <= MAX_PIECES);
+        assert!(stream.pieces.as_ref().is_some_and(|pieces| pieces.len() <= MAX_PIECES));
         assert!(stream.acknowledged(300_000) > 1);
     }
 }
