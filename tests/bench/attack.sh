@@ -16,7 +16,7 @@ if ! command -v suricata >/dev/null; then
     release=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
     if [ "$release" = bookworm ] && ! apt-cache policy suricata | grep -q backports; then
         mirror=$(sed -n 's/^URIs: *\([^ ]*\/debian\/\{0,1\}\)$/\1/p; s/^deb \([^ ]*\/debian\/\{0,1\}\) .*/\1/p' \
-            /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -n1)
+            /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -n1) || true
         printf 'deb %s bookworm-backports main\n' "${mirror:-http://deb.debian.org/debian}" \
             >/etc/apt/sources.list.d/halfgate-bench-backports.list
         update_lists
