@@ -46,6 +46,9 @@ const UNKNOWN_SCALE: u8 = 14;
 /// Stands for a shift that is not known, and is taken for the largest.
 const GUESSED_SCALE: u8 = UNKNOWN_SCALE + 1;
 
+/// Beside a shift: the other end offers none.
+const NOT_IN_FORCE: u8 = 1 << 7;
+
 /// The largest window that is legal, for one that was not seen.
 const UNKNOWN_WINDOW: u32 = (u16::MAX as u32) << UNKNOWN_SCALE;
 
@@ -82,8 +85,9 @@ pub struct Half {
     /// highest TSval of this end in a segment that was not ahead of what its peer had
     /// acknowledged.
     pub ts_recent: u32,
-    /// Window scale shift of this end, 0 unless both offered one; one more than the
-    /// largest where its handshake was not seen, and so neither its window.
+    /// Window scale shift that this end offers, 0 if none, with a bit beside it
+    /// ([`NOT_IN_FORCE`]) while not both offer one; one more than the largest where its
+    /// handshake was not seen, and so neither its window.
     pub scale: u8,
     /// What this end has done so far.
     pub seen: Seen,
@@ -208,7 +212,7 @@ impl StaleSyn {
     /// The SYN of an opener that has sent nothing else.
     #[must_use]
     pub fn of_half(half: &Half) -> Self {
-        let scale = half.seen.has(Seen::SCALE).then_some(half.scale);
+        let scale = half.seen.has(Seen::SCALE).then_some(half.scale & !NOT_IN_FORCE);
         let window = u16::try_from(half.max_win).unwrap_or(u16::MAX);
         let len = u16::try_from(half.end.since(half.iss.plus(1))).unwrap_or(u16::MAX);
         let (crossed, other) = (false, SeqNum(0));
@@ -517,8 +521,8 @@ impl Half {
 
 /// The window that a segment offers, in octets.
 pub(super) fn offered_window(sender: &Half, segment: &Segment) -> u32 {
-    let scale = if segment.flags.contains(Flags::SYN) { 0 } else { sender.scale };
-    u32::from(segment.window) << scale.min(UNKNOWN_SCALE)
+    let is_scaled = !segment.flags.contains(Flags::SYN) && sender.scale & NOT_IN_FORCE == 0;
+    u32::from(segment.window) << if is_scaled { sender.scale.min(UNKNOWN_SCALE) } else { 0 }
 }
 
 /// The four inequalities.
@@ -659,11 +663,12 @@ pub fn learn(sender: &mut Half, receiver: &mut Half, segment: &Segment) {
     }
 }
 
-/// After both SYNs: scaling holds only if both offered it (RFC 7323 §2.2).
+/// After both SYNs: scaling holds only if both offered it (RFC 7323 §2.2). What each has
+/// offered stays known, because another SYN may count after all.
 pub fn settle_scaling(one: &mut Half, other: &mut Half) {
-    if !(one.seen.has(Seen::SCALE) && other.seen.has(Seen::SCALE)) {
-        one.scale = 0;
-        other.scale = 0;
+    let both = one.seen.has(Seen::SCALE) && other.seen.has(Seen::SCALE);
+    for half in [one, other] {
+        half.scale = half.scale & !NOT_IN_FORCE | if both { 0 } else { NOT_IN_FORCE };
     }
 }
 

@@ -211,6 +211,21 @@ fn syns_cross_out_of_time_wait() {
     assert_eq!(cells::opened_by_server(&lab), Some(Phase::Established));
 }
 
+/// An old SYN that outlives TIME-WAIT offers no scaling; the handshake that counts does.
+#[test]
+fn windows_scale_as_the_handshake_that_counts_has_it() {
+    let mut lab = Lab::in_phase(Phase::TimeWait);
+    lab.seconds(45);
+    lab.pass(&[server("S", 0_u32.wrapping_sub(5000))]);
+    lab.seconds(16);
+    assert_eq!(cells::opened_by_server(&lab), Some(Phase::SynSent));
+    let answer = server("S.", 700_000).ack(AGAIN + 1).scale(0).window(500);
+    lab.pass(&[client("S", AGAIN).scale(7).window(500), answer]);
+    lab.pass(&[client(".", AGAIN + 1).ack(700_001).window(500)]);
+    assert_eq!(cells::opened_by_server(&lab), Some(Phase::Established));
+    lab.pass(&[server(".", 750_001).ack(AGAIN + 1).len(3000).window(500)]);
+}
+
 /// A SYN passes as stale just before TIME-WAIT ends: its answer must find a connection.
 #[test]
 fn a_syn_outlives_the_connection_that_it_met() {
