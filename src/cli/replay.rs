@@ -9,6 +9,7 @@ mod link;
 mod progress;
 mod report;
 mod rows;
+mod shelves;
 mod world;
 mod zeek;
 
@@ -129,7 +130,7 @@ pub fn replay_bytes(capture: &[u8], policies: &[Policy], checksums: Checksums) -
     let paths = Paths::default();
     let mut replay = Replay::new(policies, &paths, checksums);
     let result = capture::read_from(Path::new("-"), capture, &mut replay);
-    let connections = replay.rows.all().map(|row| {
+    let connections = replay.rows.all().iter().map(|row| {
         let (original, reply) = (row.original, row.reply);
         (original.packets + reply.packets, original.bytes + reply.bytes)
     });
@@ -166,7 +167,7 @@ impl<'a> Replay<'a> {
             checksums,
             clock: Clock::new(&sides),
             sides,
-            rows: Rows::default(),
+            rows: Rows::new(policies.len()),
             totals: Totals::default(),
             fragments: Fragments::default(),
             looks: Vec::new(),

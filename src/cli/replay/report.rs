@@ -19,7 +19,7 @@ use crate::{
     cli::output::{Align, Dress, Output, Table},
     conntrack::{Flow, Phase},
     daemon::{events::close_reason, protocol::Counts, text},
-    engine::{self, DropReason, Peer, Verdict},
+    engine::{self, DropReason, Verdict},
     policy::Policy,
     wire::Protocol,
 };
@@ -86,12 +86,10 @@ fn counts(counts: engine::Counts) -> Counts {
 }
 
 fn outcome<'a>(row: &Row, number: usize, policy: &'a Policy) -> Option<Outcome<'a>> {
-    let judgement = &row.judgement;
-    let fate: &Fate = judgement.fates.get(number)?;
-    let reset_by = judgement.reset_by.get(number)?.unwrap_or(Peer::Client);
+    let fate: &Fate = row.fates.get(number)?;
     Some(Outcome {
         phase: fate.phase.map(Phase::name),
-        close_reason: fate.close_reason(reset_by).as_ref().map(close_reason),
+        close_reason: fate.close_reason().as_ref().map(close_reason),
         rule: fate.rule.map(|rule| policy.name(rule)),
         opened: fate.opened,
         verdicts: Verdicts { accept: row.accepted(fate), drop: fate.dropped, reset: fate.reset },
@@ -106,7 +104,7 @@ fn differs(one: &Outcome<'_>, other: &Outcome<'_>) -> bool {
 
 /// Where two rule files part.
 fn why(row: &Row, one: &Outcome<'_>, other: &Outcome<'_>, sides: &[Side], paths: &Paths) -> String {
-    let Some((packet, [first, second])) = row.judgement.differs else {
+    let Some((packet, [first, second])) = row.differs.as_deref().copied() else {
         let reason =
             |outcome: &Outcome<'_>| outcome.close_reason.clone().unwrap_or_else(|| "still open".to_owned());
         return format!("the same verdicts, but {} instead of {}", reason(other), reason(one));
@@ -131,7 +129,7 @@ pub(super) fn write(output: &mut Output, args: &Args, name: &str, replay: &Repla
         let heading = output.dressed(Dress::Heading, name);
         output.line(&heading)?;
     }
-    for row in replay.rows.all() {
+    for row in replay.rows.all().iter() {
         let outcome = |number: usize| outcome(row, number, policies.get(number)?);
         let Some(one) = outcome(0) else { continue };
         let other = outcome(1).filter(|other| differs(&one, other));
@@ -152,14 +150,14 @@ pub(super) fn write(output: &mut Output, args: &Args, name: &str, replay: &Repla
     if args.json {
         return Ok(());
     }
-    output.line(&summary(&replay.totals, replay.rows.len()))?;
+    output.line(&summary(&replay.totals, replay.rows.all().len()))?;
     if args.compare.is_some() {
         output.line(&format!("{differing} would have ended otherwise"))?;
     }
     Ok(())
 }
 
-fn summary(totals: &Totals, connections: u32) -> String {
+fn summary(totals: &Totals, connections: usize) -> String {
     let Totals { packets, not_ip, fragments, without_tuple, accepted, dropped, reset } = *totals;
     let mut text = format!(
         "{connections} connections, {packets} packets: {accepted} accepted, {dropped} dropped, {reset} reset"

@@ -5,11 +5,12 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::{
     headers::{Content, Seen},
-    index::{self, Index, Indexed},
+    index::{self, Index},
+    shelves::{Number, Shelves},
     zeek,
 };
 use crate::{
-    conntrack::{Fetch, Flow, Instant, Phase, slab::Slab},
+    conntrack::{Fetch, Flow, Instant, Phase},
     engine::{CloseReason, Closed, Counts, DropReason, Event, Peer, Verdict},
     policy::RuleId,
     wire::Flags,
@@ -26,6 +27,8 @@ pub(super) struct Fate {
     pub(super) rule: Option<RuleId>,
     /// The end that seems to have forgotten it.
     pub(super) forgotten_by: Option<Peer>,
+    /// Who sent the RST that was believed; `None`: the opener.
+    reset_by: Option<Peer>,
     /// Times it was opened: a tuple may be, again and again, by the same SYN.
     pub(super) opened: u32,
     /// Verdicts on its packets; all others were accepted.
@@ -36,7 +39,8 @@ pub(super) struct Fate {
 
 impl Fate {
     /// Why it ended; what an RST or both FINs ended is over before its timer fires.
-    pub(super) fn close_reason(&self, reset_by: Peer) -> Option<CloseReason> {
+    pub(super) fn close_reason(&self) -> Option<CloseReason> {
+        let reset_by = self.reset_by.unwrap_or(Peer::Client);
         self.close.or(match self.phase {
             Some(Phase::TimeWait) => Some(CloseReason::Finished),
             Some(Phase::Reset) if self.forgotten_by == Some(reset_by) => {
@@ -81,22 +85,14 @@ pub(super) struct Row {
     pub(super) original: Counts,
     pub(super) reply: Counts,
     wire: Wire,
-    pub(super) judgement: Box<Judgement>,
-}
-
-/// What became of a connection.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Judgement {
-    /// One for each rule set; without a second one its fate stays empty.
-    pub(super) fates: [Fate; 2],
-    /// Who sent the RST that was believed, by rule set; `None`: the opener.
-    pub(super) reset_by: [Option<Peer>; 2],
+    /// One for each rule set.
+    pub(super) fates: Box<[Fate]>,
     /// The first packet that two rule sets judged differently, and both verdicts.
-    pub(super) differs: Option<(u64, [Verdict; 2])>,
+    pub(super) differs: Option<Box<(u64, [Verdict; 2])>>,
 }
 
 impl Row {
-    fn new(seen: &Seen) -> Self {
+    fn new(seen: &Seen, sides: usize) -> Self {
         let flow = seen.flow;
         let turned = match &seen.content {
             Content::Tcp(tcp) => zeek::is_tcp_reply(tcp, flow.src_port, flow.dst_port),
@@ -120,13 +116,18 @@ impl Row {
             original: Counts::default(),
             reply: Counts::default(),
             wire,
-            judgement: Box::default(),
+            fates: vec![Fate::default(); sides].into_boxed_slice(),
+            differs: None,
         }
     }
 
     /// How many of its packets a rule set accepted.
     pub(super) fn accepted(&self, fate: &Fate) -> u64 {
         (self.original.packets + self.reply.packets).saturating_sub(fate.dropped + fate.reset)
+    }
+
+    pub(super) const fn is_tcp(&self) -> bool {
+        matches!(self.wire, Wire::Tcp(_))
     }
 
     /// It was heard of.
@@ -195,12 +196,6 @@ impl Row {
     }
 }
 
-impl Indexed for Slab<Row> {
-    fn flow(&self, row: u32) -> Option<&Flow> {
-        self.get(row).map(|row| &row.flow)
-    }
-}
-
 /// A packet with what was decided.
 pub(super) struct Judged<'a> {
     pub(super) seen: &'a Seen,
@@ -217,19 +212,21 @@ pub(super) struct Judged<'a> {
 }
 
 /// All connections, in the order of their first packets.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Rows {
-    all: Slab<Row>,
+    /// Under so many rule sets.
+    sides: usize,
+    all: Shelves,
     index: Index,
 }
 
 impl Rows {
-    pub(super) fn all(&self) -> impl Iterator<Item = &Row> {
-        (0..self.all.bound()).filter_map(|at| self.all.get(at))
+    pub(super) fn new(sides: usize) -> Self {
+        Self { sides, all: Shelves::default(), index: Index::default() }
     }
 
-    pub(super) fn len(&self) -> u32 {
-        self.all.len()
+    pub(super) const fn all(&self) -> &Shelves {
+        &self.all
     }
 
     /// A packet, its verdicts, and what happened with them.
@@ -270,15 +267,14 @@ impl Rows {
         if judged.verdicts.iter().all(|verdict| *verdict == Verdict::Accept) {
             return;
         }
-        let judgement = &mut row.judgement;
-        for (fate, verdict) in judgement.fates.iter_mut().zip(judged.verdicts) {
+        for (fate, verdict) in row.fates.iter_mut().zip(judged.verdicts) {
             fate.count(*verdict);
         }
         if let [one, other] = judged.verdicts
             && std::mem::discriminant(one) != std::mem::discriminant(other)
-            && judgement.differs.is_none()
+            && row.differs.is_none()
         {
-            judgement.differs = Some((judged.number, [*one, *other]));
+            row.differs = Some(Box::new((judged.number, [*one, *other])));
         }
     }
 
@@ -290,7 +286,7 @@ impl Rows {
         if !is_reused && forgotten.is_none() {
             return false;
         }
-        let fate = row.judgement.fates.first();
+        let fate = row.fates.first();
         let Some(phase) = fate.and_then(|fate| fate.phase) else {
             return is_reused || forgotten.is_some();
         };
@@ -306,17 +302,16 @@ impl Rows {
 
     /// A new row. A rule set that goes on with the connection of the row before takes it along.
     /// `None`: there are too many.
-    fn add(&mut self, hash: u32, seen: &Seen, before: Option<u32>, opens: &[bool]) -> Option<u32> {
-        let mut row = Row::new(seen);
+    fn add(&mut self, hash: u32, seen: &Seen, before: Option<Number>, opens: &[bool]) -> Option<Number> {
+        let mut row = Row::new(seen, self.sides);
         if let Some(before) = before.and_then(|at| self.all.get(at)) {
-            for ((fate, old), opens) in row.judgement.fates.iter_mut().zip(&before.judgement.fates).zip(opens)
-            {
+            for ((fate, old), opens) in row.fates.iter_mut().zip(&before.fates).zip(opens) {
                 if !opens && old.close.is_none() {
                     (fate.phase, fate.rule) = (old.phase, old.rule);
                 }
             }
         }
-        let at = self.all.insert(row)?;
+        let at = self.all.add(row)?;
         self.index.insert(&self.all, hash, at);
         Some(at)
     }
@@ -358,7 +353,7 @@ impl Rows {
         }
     }
 
-    fn apply(&mut self, at: u32, side: usize, event: &Event, packet: Option<&Seen>) {
+    fn apply(&mut self, at: Number, side: usize, event: &Event, packet: Option<&Seen>) {
         if let Some(row) = self.all.get_mut(at) {
             apply(row, side, event, packet);
         }
@@ -378,8 +373,7 @@ const fn flow_of(event: &Event) -> Option<&Flow> {
 }
 
 fn apply(row: &mut Row, side: usize, event: &Event, packet: Option<&Seen>) {
-    let Judgement { fates, reset_by, .. } = &mut *row.judgement;
-    let Some(fate) = fates.get_mut(side) else { return };
+    let Some(fate) = row.fates.get_mut(side) else { return };
     match event {
         Event::Opened { rule, .. } => {
             fate.phase = packet.map(first_phase);
@@ -392,7 +386,7 @@ fn apply(row: &mut Row, side: usize, event: &Event, packet: Option<&Seen>) {
             fate.phase = Some(*to);
             if let Some(seen) = packet.filter(|_| *to == Phase::Reset) {
                 let by_client = (flow.src, flow.src_port) == (seen.flow.src, seen.flow.src_port);
-                reset_by[side] = Some(if by_client { Peer::Client } else { Peer::Server });
+                fate.reset_by = Some(if by_client { Peer::Client } else { Peer::Server });
             }
         }
         Event::Stale { by, .. } => fate.forgotten_by = *by,

@@ -142,15 +142,12 @@ fn every_format_and_link_layer_tells_the_same_story() {
             let (replay, result) = replayed(&file.0, &paths, &[open()]);
             let place = result.unwrap_or_else(|error| panic!("link {link}: {error}"));
             assert_eq!((place.packets, place.offset), (8, bytes.len() as u64), "link {link}");
-            let [row] = replay.rows.all().collect::<Vec<_>>()[..] else {
+            let [row] = replay.rows.all().iter().collect::<Vec<_>>()[..] else {
                 panic!("link {link}: one connection")
             };
             assert_eq!(row.wire(), ("SF", "ShADaFf"), "link {link}");
-            assert_eq!(row.judgement.fates[0].phase, Some(Phase::TimeWait), "link {link}");
-            assert_eq!(
-                (row.accepted(&row.judgement.fates[0]), row.original.packets, row.reply.packets),
-                (8, 5, 3)
-            );
+            assert_eq!(row.fates[0].phase, Some(Phase::TimeWait), "link {link}");
+            assert_eq!((row.accepted(&row.fates[0]), row.original.packets, row.reply.packets), (8, 5, 3));
         }
     }
 }
@@ -222,7 +219,7 @@ fn no_bytes_make_the_reader_panic() {
             }
             let file = Temporary::new(&bytes);
             let (replay, _) = replayed(&file.0, &paths, &[open()]);
-            let sum: u64 = replay.rows.all().map(|row| row.original.packets + row.reply.packets).sum();
+            let sum: u64 = replay.rows.all().iter().map(|row| row.original.packets + row.reply.packets).sum();
             let totals = replay.totals;
             assert_eq!(sum + totals.not_ip + totals.fragments + totals.without_tuple, totals.packets);
         }
@@ -241,11 +238,11 @@ fn timers_fire_between_packets_and_rules_part_ways() {
     hasty.settings.timers.push((crate::conntrack::Timer::SynReceived, Some(Duration::from_secs(5))));
     let (replay, result) = replayed(&file.0, &paths, &[open(), hasty]);
     result.unwrap();
-    let [row] = replay.rows.all().collect::<Vec<_>>()[..] else { panic!("one connection") };
-    assert_eq!(row.judgement.fates[0].phase, Some(Phase::Established));
-    assert_eq!((row.judgement.fates[1].phase, row.judgement.fates[1].reset), (Some(Phase::SynReceived), 1));
-    assert!(matches!(row.judgement.fates[1].close, Some(crate::engine::CloseReason::Expired { .. })));
-    let (packet, [one, other]) = row.judgement.differs.unwrap();
+    let [row] = replay.rows.all().iter().collect::<Vec<_>>()[..] else { panic!("one connection") };
+    assert_eq!(row.fates[0].phase, Some(Phase::Established));
+    assert_eq!((row.fates[1].phase, row.fates[1].reset), (Some(Phase::SynReceived), 1));
+    assert!(matches!(row.fates[1].close, Some(crate::engine::CloseReason::Expired { .. })));
+    let (packet, [one, other]) = *row.differs.as_deref().unwrap();
     assert_eq!((packet, one), (3, Verdict::Accept));
     assert!(matches!(other, Verdict::Reset(DropReason::OutOfState)));
 }
@@ -259,11 +256,8 @@ fn what_was_never_tracked_is_listed_without_a_phase() {
     let file = Temporary::new(&pcap(101, &[], &[bytes, packets()[3].clone()]));
     let (replay, result) = replayed(&file.0, &paths, &[open()]);
     result.unwrap();
-    let [row] = replay.rows.all().collect::<Vec<_>>()[..] else { panic!("one connection") };
-    assert_eq!(
-        (row.judgement.fates[0].phase, row.accepted(&row.judgement.fates[0]), row.judgement.fates[0].opened),
-        (None, 0, 0)
-    );
+    let [row] = replay.rows.all().iter().collect::<Vec<_>>()[..] else { panic!("one connection") };
+    assert_eq!((row.fates[0].phase, row.accepted(&row.fates[0]), row.fates[0].opened), (None, 0, 0));
     assert_eq!(row.original.packets, 2);
 }
 
@@ -278,5 +272,5 @@ fn options_that_a_short_snapshot_cut_off_do_not_hide_a_syn() {
     let file = Temporary::new(&file);
     let (replay, result) = replayed(&file.0, &paths, &[open()]);
     result.unwrap();
-    assert_eq!(replay.rows.all().next().unwrap().judgement.fates[0].phase, Some(Phase::SynSent));
+    assert_eq!(replay.rows.all().iter().next().unwrap().fates[0].phase, Some(Phase::SynSent));
 }
