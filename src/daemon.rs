@@ -33,6 +33,7 @@ pub mod seats;
 pub mod sender;
 pub mod session;
 pub mod shared;
+pub mod shields;
 pub mod start;
 pub mod state;
 pub mod status;
@@ -67,5 +68,6 @@ pub fn check_limit_change(name: &str, value: &str) -> Result<(), String> {
 /// # Errors
 /// The kernel's word.
 pub fn restore_settings() -> std::io::Result<bool> {
-    sysctl::restore_from(&kernel::settings_file()?)
+    let cookies = sysctl::restore_from(&shields::settings_file()?)?;
+    Ok(sysctl::restore_from(&kernel::settings_file()?)? || cookies)
 }

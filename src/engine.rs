@@ -24,6 +24,7 @@ mod ask;
 mod budget;
 mod challenge;
 mod context;
+mod cookies;
 pub mod event;
 mod fast_open;
 mod foresee;
@@ -41,6 +42,7 @@ mod tend;
 mod unreachable;
 pub mod view;
 
+pub use cookies::{Shield, Shift};
 pub use event::{CloseReason, Closed, Event, Peer};
 pub use foresee::Foreseen;
 pub use meta::{DropReason, IfIndex, Meta, Renumbering, Transmit, Verdict};
@@ -62,6 +64,7 @@ use parking_lot::{Mutex, RwLock};
 use self::{
     budget::Budget,
     context::{Context, Outbox},
+    cookies::Cookieing,
     open::Open,
     passed::PassCounts,
     pressure::Lines,
@@ -93,6 +96,7 @@ pub struct Engine {
     shards: Vec<Mutex<Shard>>,
     embryonic: Mutex<Embryonic>,
     cookies: Cookies,
+    cookieing: Cookieing,
     proven: Mutex<Proven>,
     /// When the last challenge was made, in milliseconds and one more; 0: never.
     challenged_at: AtomicU64,
@@ -141,6 +145,7 @@ impl Engine {
             shards: (0..SHARDS).map(|_| Mutex::new(Shard::new(capacity, now))).collect(),
             embryonic: Mutex::new(Embryonic::new(seed)),
             cookies: Cookies::new(seed),
+            cookieing: Cookieing::default(),
             proven: Mutex::new(Proven::new(seed, MOST_PROVEN)),
             challenged_at: AtomicU64::new(0),
             ruling: RwLock::new(Arc::new(ruling)),

@@ -137,12 +137,22 @@ impl Policy {
         self.rules.iter().find(|rule| &*rule.name == name)
     }
 
-    /// Whether some limit may challenge, if it is set.
+    /// Whether some limit may challenge, if it is set: also where SYN cookies can't be had.
     #[must_use]
     pub fn challenges(&self) -> bool {
+        self.may_answer(OnExcess::Challenge) || self.syncookies()
+    }
+
+    /// Whether some limit may turn SYN cookies on, if it is set.
+    #[must_use]
+    pub fn syncookies(&self) -> bool {
+        self.may_answer(OnExcess::Syncookies)
+    }
+
+    fn may_answer(&self, on_excess: OnExcess) -> bool {
         let own = self.rules.iter().map(|rule| &rule.limits);
         let mut all = std::iter::once(&self.settings.limits).chain(own);
-        all.any(|limits| limits.on_excess == Some(OnExcess::Challenge))
+        all.any(|limits| limits.on_excess == Some(on_excess))
     }
 
     /// The name of a rule, also of one that a reload took away.

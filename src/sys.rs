@@ -17,5 +17,7 @@ pub mod prefetch;
 pub mod queue;
 pub mod random;
 pub mod raw;
+pub mod route;
+pub mod synproxy;
 pub mod sysctl;
 pub mod table;

@@ -11,7 +11,7 @@ use super::{
     reload,
 };
 use crate::daemon::{
-    protocol::{Challenges, Line, Named, Request, Status},
+    protocol::{Challenges, Line, Named, Request, ShieldedRow, Status, Syncookies},
     text,
 };
 
@@ -180,6 +180,19 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
             ),
         ));
     }
+    let cookies = &status.syncookies;
+    if *cookies != Syncookies::default() {
+        let on: Vec<String> = cookies.on.iter().map(shielded).collect();
+        let on = if on.is_empty() { "off".to_owned() } else { format!("on for {}", on.join(", ")) };
+        let raised = if cookies.raised { ", challenges are raised to it" } else { "" };
+        rows.push((
+            "syncookies",
+            format!(
+                "{on} ({} since the start){raised}; {} SYNs answered, {} cookies came back, {} fit none",
+                cookies.ever, cookies.syns, cookies.valid, cookies.invalid
+            ),
+        ));
+    }
     if !status.sysctls.is_empty() {
         // The part that all of them share says nothing.
         let short = |words: &String| words.trim_start_matches("net.netfilter.nf_").to_owned();
@@ -187,6 +200,16 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
         rows.push(("sysctls set", settings.join(", ")));
     }
     rows
+}
+
+/// A destination and since when.
+fn shielded(row: &ShieldedRow) -> String {
+    let place = if row.dst.contains(':') {
+        format!("[{}]:{}", row.dst, row.dport)
+    } else {
+        format!("{}:{}", row.dst, row.dport)
+    };
+    format!("{place} from {} for {}", row.interface, text::rough_duration(row.since))
 }
 
 fn listed(counts: &[Named]) -> String {

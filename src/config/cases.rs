@@ -370,7 +370,10 @@ fn timers_and_limits() {
         "limits: { embryonic: { per_source: many } }",
         "limits: { embryonic: { per_source: -1 } }",
         "limits: { embryonic: { per_ip: 5 } }",
-        "limits: { embryonic: { total: 5, on_excess: syncookies } }",
+        "limits: { embryonic: { total: 5, per_source: 2, on_excess: syncookies } }",
+        "limits: { embryonic: { total: 5, on_excess: synproxy } }",
+        "limits: { embryonic: { total: 5, on_excess: syncookies, calm: 500ms } }",
+        "limits: { embryonic: { total: 5, on_excess: syncookies, calm: 30s } }",
         "limits: { embryonic: { total: 5, on_excess: deny } }",
         "limits: { embryonic: { total: 5, source_prefix: 56 } }",
         "source_prefix: 24",
@@ -435,8 +438,14 @@ fn timers_and_limits() {
         error: rule r: per_source must be a whole number, and `-1` is not (write a number from 1 to 4294967295)
     limits: { embryonic: { per_ip: 5 } }
         error: rule r: unknown key `per_ip` in embryonic (did you mean `per_source`?)
-    limits: { embryonic: { total: 5, on_excess: syncookies } }
-        error: rule r: this version does not have `on_excess: syncookies` (write drop, reset, evict or challenge)
+    limits: { embryonic: { total: 5, per_source: 2, on_excess: syncookies } }
+        error: rule r: `on_excess: syncookies` can't answer a limit per source: the kernel answers all SYNs to a destination (put per_source into another `limits:` with on_excess drop, reset, evict or challenge (the rule set's or the rule's), or write `on_excess: challenge`)
+    limits: { embryonic: { total: 5, on_excess: synproxy } }
+        error: rule r: on_excess can't be `synproxy` (did you mean `syncookies`?)
+    limits: { embryonic: { total: 5, on_excess: syncookies, calm: 500ms } }
+        error: rule r: a calm of 500ms is out of range (write one from 1s to 1d)
+    limits: { embryonic: { total: 5, on_excess: syncookies, calm: 30s } }
+        
     limits: { embryonic: { total: 5, on_excess: deny } }
         error: rule r: on_excess can't be `deny` (did you mean `drop`?)
     limits: { embryonic: { total: 5, source_prefix: 56 } }

@@ -36,6 +36,8 @@ pub(super) fn compile(
     }
     let (placed, names) =
         rules::read(fields.get("rules"), &hosts, &services, settings.hooks, previous, report);
+    let rules = placed.iter().map(|placed| (&placed.rule, placed.place));
+    limits::check_cookies(&settings, fields.get("limits").map(|node| node.place), rules, report);
     let tests = fields.get("tests").map_or_else(Vec::new, |node| tests::read(node, report));
     let (rules, places): (Vec<_>, Vec<_>) =
         placed.into_iter().map(|placed| (placed.rule, placed.place)).unzip();

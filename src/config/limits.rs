@@ -4,11 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     hosts::Hosts,
-    reader::{self, Fields, Report, choice},
+    reader::{self, Context, Fields, Report, choice},
     schema, words,
-    yaml::{Kind, Node},
+    yaml::{Kind, Node, Place},
 };
-use crate::policy::{EmbryonicLimits, Limit, NetworkSet, OnExcess, OpenLimits, OwnPrefix, Term, duration};
+use crate::policy::{
+    EmbryonicLimits, Limit, NetworkSet, OnExcess, OpenLimits, OwnPrefix, Rule, Settings, Term, duration,
+};
 
 /// Reads `limits:`.
 pub(super) fn limits(node: &Node, report: &mut Report) -> EmbryonicLimits {
@@ -32,15 +34,27 @@ fn embryonic(node: &Node, report: &mut Report) -> EmbryonicLimits {
     limits.per_source = count(&fields, "per_source", Limit::PerSource, report);
     limits.per_destination = count(&fields, "per_destination", Limit::PerDestination, report);
     if let Some(node) = fields.get("on_excess") {
-        const LATER: &str = "write drop, reset, evict or challenge";
         let choices = [
             ("drop", OnExcess::Drop),
             ("reset", OnExcess::Reset),
             ("evict", OnExcess::Evict),
             ("challenge", OnExcess::Challenge),
+            ("syncookies", OnExcess::Syncookies),
         ];
-        let later = [("syncookies", LATER), ("syn_cookies", LATER), ("syncookie", LATER)];
-        limits.on_excess = choice(node, "on_excess", &choices, words::ACTIONS, &later, report);
+        let foreign = [
+            ("syn_cookies", "syncookies"),
+            ("syncookie", "syncookies"),
+            ("synproxy", "syncookies"),
+            ("cookies", "syncookies"),
+        ];
+        let foreign: Vec<_> = words::ACTIONS.iter().copied().chain(foreign).collect();
+        limits.on_excess = choice(node, "on_excess", &choices, &foreign, &[], report);
+    }
+    if let Some(node) = fields.get("calm") {
+        limits.calm = calm(node, report);
+    }
+    if let Some(node) = fields.get("per_source").filter(|_| limits.on_excess == Some(OnExcess::Syncookies)) {
+        no_cookies_per_source(node.place, report);
     }
     if let Some(node) = fields.get("shadow") {
         limits.shadow = reader::boolean(node, "shadow", report).unwrap_or(false);
@@ -54,6 +68,62 @@ fn embryonic(node: &Node, report: &mut Report) -> EmbryonicLimits {
         );
     }
     limits
+}
+
+/// How long it may have to be calm.
+const CALMS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+
+fn calm(node: &Node, report: &mut Report) -> Option<Duration> {
+    let time = reader::duration(node, "calm", report)?;
+    if CALMS.contains(&time) {
+        return Some(time);
+    }
+    report.error(
+        node.place,
+        format!("a calm of {} is out of range", duration::text(time)),
+        "write one from 1s to 1d",
+    );
+    None
+}
+
+/// Looks for rules whose limit per source would inherit SYN cookies, and for cookies where
+/// no packet is forwarded.
+pub(super) fn check_cookies<'a>(
+    settings: &Settings,
+    place: Option<Place>,
+    rules: impl Iterator<Item = (&'a Rule, Place)>,
+    report: &mut Report,
+) {
+    let inherited = settings.limits.on_excess;
+    let mut cookies = place.filter(|_| inherited == Some(OnExcess::Syncookies));
+    for (rule, place) in rules {
+        report.enter(Context::Rule(rule.name.to_string()));
+        let own = rule.limits.on_excess;
+        if rule.limits.per_source.is_some()
+            && own.or(inherited) == Some(OnExcess::Syncookies)
+            && own.is_none()
+        {
+            no_cookies_per_source(place, report);
+        }
+        cookies = cookies.or((own == Some(OnExcess::Syncookies)).then_some(place));
+    }
+    report.enter(Context::File);
+    if let Some(place) = cookies.filter(|_| !settings.hooks.forward) {
+        report.warning(
+            place,
+            "`on_excess: syncookies` needs the hook forward: what goes to the gateway itself is challenged instead",
+            "add forward to `hooks`, or write `on_excess: challenge`",
+        );
+    }
+}
+
+/// The kernel answers for a destination: cookies for the SYNs of one source can't be had.
+fn no_cookies_per_source(place: Place, report: &mut Report) {
+    report.error(
+        place,
+        "`on_excess: syncookies` can't answer a limit per source: the kernel answers all SYNs to a destination",
+        "put per_source into another `limits:` with on_excess drop, reset, evict or challenge (the rule set's or the rule's), or write `on_excess: challenge`",
+    );
 }
 
 /// How long a source may be blocked.

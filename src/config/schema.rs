@@ -189,7 +189,7 @@ pub const LIMITS: Group = Group {
 pub const EMBRYONIC: Group = Group {
     title: "embryonic",
     example: "{ total: 20000, per_source: 200, per_destination: 2000, on_excess: evict }",
-    keys: &["total", "per_source", "per_destination", "on_excess", "shadow"],
+    keys: &["total", "per_source", "per_destination", "on_excess", "calm", "shadow"],
     later: &[],
     foreign: &[
         ("source_prefix", "limits: { source_prefix: ... }"),

@@ -102,6 +102,8 @@ impl Daemon {
         let Some(damage) = damage else { return Ok(None) };
         table::install(&state.spec, self.diversion)?;
         self.shared.blocks.installed(state.spec.blocked, self.now())?;
+        let with = (state.spec.syncookies, self.diversion);
+        self.shared.shields.installed(&self.shared.engine, with, self.now())?;
         let lost = if counts.missed > 0 {
             format!(", {} packets had been dropped unjudged", counts.missed)
         } else {

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     conntrack::Flow,
     engine::Transmit,
+    policy::Marks,
     sys::{
         ctnetlink::{Ctnetlink, Tuples},
         raw::RawSender,
@@ -51,6 +52,12 @@ pub trait Kernel {
     /// # Errors
     /// The kernel's word.
     fn send(&mut self, packet: &RawPacket) -> io::Result<()>;
+
+    /// Sends a packet as it is: the kernel's conntrack does not see it.
+    ///
+    /// # Errors
+    /// The kernel's word.
+    fn send_untracked(&mut self, packet: &RawPacket) -> io::Result<()>;
 }
 
 /// The real one.
@@ -58,15 +65,20 @@ pub trait Kernel {
 pub struct RealKernel {
     conntrack: Ctnetlink,
     raw: RawSender,
+    untracked: RawSender,
 }
 
 impl RealKernel {
-    /// Opens the sockets; packets bear `mark`.
+    /// Opens the sockets; packets bear these marks.
     ///
     /// # Errors
     /// The kernel's word.
-    pub fn open(mark: u32) -> io::Result<Self> {
-        Ok(Self { conntrack: Ctnetlink::open()?, raw: RawSender::open(mark)? })
+    pub fn open(marks: Marks) -> io::Result<Self> {
+        Ok(Self {
+            conntrack: Ctnetlink::open()?,
+            raw: RawSender::open(marks.own())?,
+            untracked: RawSender::open(marks.own_untracked())?,
+        })
     }
 }
 
@@ -81,6 +93,10 @@ impl Kernel for RealKernel {
 
     fn send(&mut self, packet: &RawPacket) -> io::Result<()> {
         self.raw.send(packet)
+    }
+
+    fn send_untracked(&mut self, packet: &RawPacket) -> io::Result<()> {
+        self.untracked.send(packet)
     }
 }
 
@@ -122,6 +138,11 @@ pub fn run(
 
 fn send(transmit: &Transmit, kernel: &mut dyn Kernel, tally: &Tally) -> io::Result<()> {
     match transmit {
+        // Past the kernel's translation of numbers, and so of addresses too.
+        Transmit::Reset { tuple, seq, ack, untranslated: true, .. } => {
+            kernel.send_untracked(&build::tcp(*tuple, *seq, *ack, Flags::RST, 0))?;
+            Tally::count(&tally.rst_sent);
+        }
         Transmit::Reset { flow, tuple, seq, ack, .. } => {
             let tuple = before_nat(flow, *tuple, tuples_of(flow, kernel, tally));
             let packet = build::tcp(tuple, *seq, *ack, Flags::RST, 0);
@@ -138,6 +159,14 @@ fn send(transmit: &Transmit, kernel: &mut dyn Kernel, tally: &Tally) -> io::Resu
             }
             kernel.send(&segment.build())?;
             Tally::count(&tally.keepalives_sent);
+        }
+        Transmit::Acknowledge { flow, tuple, seq, ack, window, timestamps } => {
+            let tuple = before_nat(flow, *tuple, tuples_of(flow, kernel, tally));
+            let mut segment = SegmentBuilder::new(tuple).seq(*seq).ack(*ack).window(*window);
+            if let Some((value, echo)) = timestamps {
+                segment = segment.timestamps(*value, *echo);
+            }
+            kernel.send(&segment.build())?;
         }
         Transmit::Challenge { tuple, seq, ack } => {
             let mut packet = RawPacket { bytes: Vec::new() };
@@ -208,6 +237,11 @@ mod tests {
     }
 
     impl Kernel for Fake {
+        fn send_untracked(&mut self, packet: &RawPacket) -> io::Result<()> {
+            self.said.push("past conntrack".to_owned());
+            self.send(packet)
+        }
+
         fn begin(&mut self) {
             self.said.push("begin".to_owned());
         }
@@ -274,7 +308,7 @@ mod tests {
         let flow = flow(CLIENT, 4000, SERVER, 80);
         for tuple in [tuple(flow), tuple(flow.reversed())] {
             let (seq, hook) = (SeqNum(7), Hook::Forward);
-            into.send(Transmit::Reset { flow, tuple, seq, ack: None, hook }).unwrap();
+            into.send(Transmit::Reset { flow, tuple, seq, ack: None, hook, untranslated: false }).unwrap();
         }
         into.send(Transmit::Forget { flow }).unwrap();
         drop(into);
@@ -325,7 +359,8 @@ mod tests {
         let (into, inbox) = sync_channel(8);
         let flow = flow(CLIENT, 4000, SERVER, 80);
         let (seq, hook) = (SeqNum(7), Hook::Forward);
-        into.send(Transmit::Reset { flow, tuple: tuple(flow), seq, ack: None, hook }).unwrap();
+        into.send(Transmit::Reset { flow, tuple: tuple(flow), seq, ack: None, hook, untranslated: false })
+            .unwrap();
         drop(into);
         let mut kernel = Fake { refuses: true, ..Fake::default() };
         run(&shared, &inbox, &mut kernel, &Pulse::new("sender".to_owned())).unwrap();

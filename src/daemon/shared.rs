@@ -8,7 +8,7 @@ use std::sync::{
 
 use parking_lot::Mutex;
 
-use super::{blocks::Blocks, events::Ring, observer::Observer};
+use super::{blocks::Blocks, events::Ring, observer::Observer, shields::Shields};
 use crate::{
     conntrack::Flow,
     engine::{Engine, Event, Transmit, Worker},
@@ -110,6 +110,8 @@ pub struct Shared {
     pub marks: Marks,
     /// Whom the kernel blocks.
     pub blocks: Blocks,
+    /// For which destinations the kernel answers SYNs.
+    pub shields: Shields,
 }
 
 impl Shared {
@@ -150,7 +152,7 @@ impl Outbox {
                 Transmit::Challenge { .. } => {
                     pass(&self.challenges, transmit, &tally.challenges_lost);
                 }
-                Transmit::Reset { .. } | Transmit::Keepalive { .. } => {
+                Transmit::Reset { .. } | Transmit::Keepalive { .. } | Transmit::Acknowledge { .. } => {
                     if pass(&self.transmits, transmit, &tally.transmits_lost) {
                         tally.transmits_passed.fetch_add(1, Ordering::Release);
                     }
@@ -199,6 +201,7 @@ pub(crate) mod tests {
             observer: Mutex::new(Observer::new([3, 4])),
             marks: Marks { shift: 24 },
             blocks: Blocks::default(),
+            shields: Shields::default(),
         }
     }
 

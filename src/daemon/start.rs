@@ -25,6 +25,7 @@ use super::{
     saved::Saved,
     sender::{self, RealKernel},
     shared::{EVENTS_WAITING, FORGETS_WAITING, Outbox, Pulse, Shared, TRANSMITS_WAITING, Tally},
+    shields::{self, Shields},
     state::{Daemon, Order, Parts, State},
     status, threads,
     threads::Death,
@@ -39,7 +40,7 @@ use crate::{
         ctnetlink::Ctnetlink,
         interfaces,
         queue::{self, Queue, QueueSettings},
-        random,
+        random, sysctl,
         table::{self, TableSpec},
     },
 };
@@ -89,6 +90,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let diversion = table::probe()?;
     let policy = compiled.policy;
     let (spec, queues) = open_queues(&policy, &mut lock)?;
+    let spec = TableSpec { syncookies: shields::wanted(&policy, diversion)?, ..spec };
     if !queues.iter().any(Queue::tells_conntrack) {
         log::notice(
             "this kernel does not tell which connection a helper's belongs to (it was built without \
@@ -97,7 +99,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     }
     let watch = interfaces::Watch::open().context("can't follow interfaces")?;
     let open = || {
-        RealKernel::open(policy.settings.marks.own())
+        RealKernel::open(policy.settings.marks)
             .context("can't open the raw and ctnetlink sockets (they need CAP_NET_RAW and CAP_NET_ADMIN)")
     };
     let kernels = ([open()?, open()?], Ctnetlink::open().context("can't open the ctnetlink socket")?);
@@ -105,9 +107,15 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let shared = share(policy, seed, &live)?;
     let mut crew = Crew::new();
     let mut settings = KernelSettings::default();
-    let started = crew.start(&shared, queues, watch, kernels).and_then(|started| {
+    // What a killed daemon has left.
+    if let Err(error) = shields::settings_file().and_then(|file| sysctl::restore_from(&file)) {
+        log::warning(format_args!("a kernel setting could not be put back: {error}"));
+    }
+    let syn_queues = spec.syn_queues()?;
+    let started = crew.start(&shared, queues, syn_queues, watch, kernels).and_then(|started| {
         table::install(&spec, diversion)?;
         shared.blocks.installed(spec.blocked, shared.clock.now())?;
+        shared.shields.installed(&shared.engine, (spec.syncookies, diversion), shared.clock.now())?;
         // Not before: until now a killed daemon's rules may divert to its queues.
         lock.set_note(&kernel::note(std::process::id(), spec.queue_base, spec.queue_count))?;
         Ok(started)
@@ -222,6 +230,7 @@ fn spec(policy: &Policy, queue_base: u16, queue_count: u16) -> TableSpec {
         queue_base,
         queue_count,
         challenge: policy.challenges(),
+        syncookies: false,
         blocked: blocks::lengths(policy),
     }
 }
@@ -292,6 +301,7 @@ fn share(policy: Policy, seed: [u64; 2], live: &Live) -> Result<Arc<Shared>> {
         observer: Mutex::new(Observer::new(random::seed().context("no random numbers")?)),
         marks,
         blocks: Blocks::default(),
+        shields: Shields::default(),
     }))
 }
 
@@ -315,6 +325,7 @@ impl Crew {
         &mut self,
         shared: &Arc<Shared>,
         queues: Vec<Queue>,
+        (first, last): (u16, u16),
         watch: interfaces::Watch,
         ([mut kernel, mut challenging], mut conntrack): ([RealKernel; 2], Ctnetlink),
     ) -> Result<(Outbox, Orders)> {
@@ -332,6 +343,7 @@ impl Crew {
             forgetter::run(shared, &forgetter, &mut conntrack, pulse)
         })?;
         self.hire("blocker", shared, blocks::run)?;
+        self.hire("shields", shared, move |shared, pulse| shields::run(shared, first..=last, pulse))?;
         self.hire("interfaces", shared, move |shared, pulse| {
             threads::watch_interfaces(shared, &watch, pulse)
         })?;
@@ -451,6 +463,7 @@ fn finish(daemon: &Arc<Daemon>, crew: &mut Crew, lock: Lock, ending: &Result<End
     if fatal.is_none() {
         crew.send_home(&daemon.shared);
     }
+    daemon.shared.shields.end();
     if let Some(mut state) = daemon.try_state_for(LAST_WORDS)
         && let Err(error) = state.settings.restore()
     {

@@ -15,7 +15,7 @@ use super::{
     rules::{self, LoadError, Source},
     saved::Saved,
     shared::{Outbox, Shared},
-    text,
+    shields, text,
 };
 use crate::{
     conntrack::Instant,
@@ -232,6 +232,7 @@ impl Daemon {
             hooks: settings.hooks,
             fail: settings.fail,
             challenge: policy.challenges(),
+            syncookies: shields::wanted(&policy, self.diversion).map_err(|error| error.to_string())?,
             blocked: blocks::lengths(&policy),
             ..state.spec
         };
@@ -330,10 +331,14 @@ impl Daemon {
         Ok(())
     }
 
-    /// A table that was installed anew blocks nobody.
+    /// A table that was installed anew blocks nobody, and answers for nobody.
     fn block_again(&self, spec: TableSpec) {
         if let Err(error) = self.shared.blocks.installed(spec.blocked, self.now()) {
             log::error(format_args!("sources that were blocked are no longer: {error}"));
+        }
+        let with = (spec.syncookies, self.diversion);
+        if let Err(error) = self.shared.shields.installed(&self.shared.engine, with, self.now()) {
+            log::error(format_args!("SYNs are no longer answered by the kernel's cookies: {error}"));
         }
     }
 

@@ -2,19 +2,20 @@
 //! of interfaces; and how a death among them is noticed. The sender and the recorder
 //! have files of their own.
 
-use std::{thread::JoinHandle, time::Duration};
+use std::{net::IpAddr, thread::JoinHandle, time::Duration};
 
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::shared::{Outbox, Pulse, Shared};
 use crate::{
     conntrack::Flow,
-    engine::{DropReason, Meta, Verdict},
-    policy::Marks,
+    engine::{DropReason, IfIndex, Meta, Shift, Verdict},
+    policy::{Hook, Marks},
     sys::{
         ctnetlink::Ctnetlink,
         interfaces,
         queue::{Answer, Queue, Queued},
+        route::Routes,
     },
 };
 
@@ -77,6 +78,7 @@ pub fn serve(shared: &Shared, mut queue: Queue, outbox: &Outbox, pulse: &Pulse) 
     let mut worker = shared.engine.worker();
     let marks = shared.marks;
     let mut parents = Parents::default();
+    let mut ways = Ways::default();
     while !shared.stopping() {
         pulse.beat();
         let served = queue.serve(TURN, &mut |packet, rewritten| {
@@ -85,6 +87,17 @@ pub fn serve(shared: &Shared, mut queue: Queue, outbox: &Outbox, pulse: &Pulse) 
             let (bytes, now) = (packet.bytes, shared.clock.now());
             let verdict = match Errand::of(packet, marks) {
                 Errand::Judge => worker.handle_packet(&meta, bytes, now),
+                Errand::Opening => {
+                    let meta = Meta { hook: Hook::Forward, in_if: ways.back(bytes), ..meta };
+                    worker.handle_opening(&meta, bytes, now)
+                }
+                Errand::Behind => {
+                    let verdict = worker.handle_behind(&meta, bytes, None, now);
+                    match worker.wants_numbers().and_then(|flow| parents.shift(&flow)) {
+                        Some(shift) => worker.handle_behind(&meta, bytes, Some(shift), now),
+                        None => verdict,
+                    }
+                }
                 Errand::Translated => worker.handle_translated(&meta, bytes, now),
                 Errand::Stray => worker.handle_stray(&meta, bytes, now),
             };
@@ -93,6 +106,9 @@ pub fn serve(shared: &Shared, mut queue: Queue, outbox: &Outbox, pulse: &Pulse) 
             outbox.drain(&mut worker, &shared.tally);
             while let Some(block) = worker.poll_block() {
                 shared.blocks.ask(block);
+            }
+            while let Some(shield) = worker.poll_shield() {
+                shared.shields.ask(shield);
             }
             if let Some(bytes) = worker.rewritten() {
                 rewritten.extend_from_slice(bytes);
@@ -114,11 +130,22 @@ enum Errand {
     Translated,
     /// It may answer a challenge; the rules do not cover its hook.
     Stray,
+    /// The rules; it is a SYN that the kernel sends behind a cookie.
+    Opening,
+    /// The rules; its connection is behind a cookie.
+    Behind,
 }
 
 impl Errand {
     fn of(packet: &Queued<'_>, marks: Marks) -> Self {
         match packet.mark {
+            mark if mark & marks.behind() == marks.behind() => {
+                if packet.hook == Hook::Output {
+                    Self::Opening
+                } else {
+                    Self::Behind
+                }
+            }
             mark if mark & marks.translated() != 0 => Self::Translated,
             mark if mark & marks.challenge() != 0 => Self::Stray,
             _ => Self::Judge,
@@ -155,6 +182,44 @@ impl Parents {
         }
         let seen = self.conntrack.as_mut().and_then(|conntrack| conntrack.between_nats(&original).ok());
         seen.flatten().unwrap_or(original)
+    }
+
+    /// How the kernel translates the numbers of a connection behind a cookie: asked once,
+    /// where one is met in its middle.
+    fn shift(&mut self, flow: &Flow) -> Option<Shift> {
+        if self.conntrack.is_none() {
+            self.conntrack = Ctnetlink::open().ok();
+        }
+        self.conntrack.as_mut()?.shift(flow).ok().flatten()
+    }
+}
+
+/// Where packets of clients come in that the kernel speaks for.
+#[derive(Debug, Default)]
+struct Ways {
+    /// As above.
+    routes: Option<Routes>,
+}
+
+impl Ways {
+    /// The interface that leads back to the source of this packet: a SYN that the kernel
+    /// sends has come in by none. Its client has got the kernel's answer there.
+    fn back(&mut self, bytes: &[u8]) -> IfIndex {
+        if self.routes.is_none() {
+            self.routes = Routes::open().ok();
+        }
+        let routes = self.routes.as_mut();
+        let toward = routes.zip(source(bytes)).and_then(|(routes, source)| routes.toward(source).ok());
+        toward.flatten().unwrap_or_default()
+    }
+}
+
+/// The source of an IP packet.
+fn source(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.first()? >> 4 {
+        4 => bytes.get(12..)?.first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
+        6 => bytes.get(8..)?.first_chunk::<16>().map(|octets| IpAddr::from(*octets)),
+        _ => None,
     }
 }
 

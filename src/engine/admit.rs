@@ -5,6 +5,7 @@ use parking_lot::Mutex;
 use super::{
     CloseReason, DropReason, Event, Verdict,
     context::{ANNOUNCED, Context, Eviction, Held, hook_of, path_of, tag_of},
+    cookies::{BEHIND, Behind},
     fast_open::{Passage, passage},
     judge::{Arrival, Content},
     ruling::Pickup,
@@ -120,7 +121,9 @@ impl Context<'_> {
             Admission::Full => return Verdict::Drop(DropReason::TableFull),
             Admission::Refused(OnExcess::Reset) => return self.refuse(&new.arrival, DropReason::Limit),
             Admission::Refused(OnExcess::Challenge) => return self.challenge(&new.arrival, segment),
-            Admission::Refused(OnExcess::Drop | OnExcess::Evict) => return Verdict::Drop(DropReason::Limit),
+            Admission::Refused(OnExcess::Drop | OnExcess::Evict | OnExcess::Syncookies) => {
+                return Verdict::Drop(DropReason::Limit);
+            }
         };
         self.carry_out_evictions();
         if !self.has_room() {
@@ -133,6 +136,9 @@ impl Context<'_> {
         }
         self.stamp(&mut connection, &new.arrival, rule);
         mark_announced(&mut connection, new);
+        if self.out.opening {
+            connection.tag |= BEHIND;
+        }
         connection.count(Direction::Original, new.arrival.len, self.now);
         let mut shard = mutex.lock();
         let mut held = Held { shard: &mut shard, number };
@@ -146,6 +152,9 @@ impl Context<'_> {
             self.engine.embryonic.lock().cancel(reservation);
             return Verdict::Drop(DropReason::TableFull);
         };
+        if self.out.opening {
+            held.shard.behind.insert((A::IPV6, slot), Behind::at(segment));
+        }
         self.opened(&connection, new.arrival.flow);
         let at = Whereabouts { shard: number, ipv6: A::IPV6, slot };
         let embryo = self.engine.embryonic.lock().settle(reservation, at);
@@ -206,7 +215,7 @@ impl Context<'_> {
             let connection = tcp::pick_up_answer(segment, opposite(new.sender), self.now);
             return self.insert_answered(held, new, connection, &pickup);
         }
-        let Some(pickup) = self.ruling.pickup(meta, &new.arrival.flow) else {
+        let Some(pickup) = self.pickup_of(&new.arrival) else {
             return Verdict::Drop(DropReason::OutOfState);
         };
         let in_grace = self.now < self.engine.grace_until(self.ruling.policy.settings.pickup.grace);
@@ -218,12 +227,17 @@ impl Context<'_> {
             } else {
                 (Direction::Original, new.sender)
             };
-            let mut connection = tcp::pick_up(segment, direction, opener, self.now);
+            let Some(segment) = self.read_behind(&new.arrival, segment) else {
+                return Verdict::Drop(DropReason::OutOfState);
+            };
+            let mut connection = tcp::pick_up(&segment, direction, opener, self.now);
             if pickup.mode == PickupMode::Loose && !kernel_knows {
                 tcp::expect_one_way(&mut connection, direction);
             }
             self.stamp_met(&mut connection, new, direction, &pickup);
-            return self.insert(held, new, connection);
+            let verdict = self.insert(held, new, connection);
+            self.note_behind(held, &new.key, new.hash);
+            return verdict;
         }
         if kind == Kind::Rst {
             return Verdict::Drop(DropReason::OutOfState);
@@ -361,8 +375,11 @@ impl Context<'_> {
             let Some(most) = limits.limit(limit).value.filter(|most| tracker.count(&scope) >= *most) else {
                 continue;
             };
-            let (answer, shadow) = (self.answer_to(arrival, limits.on_excess), limits.shadow);
+            let (answer, shadow) = (self.answer_to(arrival, limit, limits.on_excess), limits.shadow);
             self.passed_limit(&arrival.flow, rule, (group, limit), answer, shadow);
+            if !shadow {
+                self.ask_for_cookies(arrival, rule, (group, limit), &limits);
+            }
             match (!shadow).then_some(answer) {
                 None => {}
                 // A limit of zero has nobody to evict.

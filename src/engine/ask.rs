@@ -23,6 +23,7 @@ impl Context<'_> {
         popped: bool,
         deadline: Deadline,
     ) -> bool {
+        let behind = held.shard.behind.get(&(A::IPV6, slot)).copied();
         let Some(entry) = A::table(held.shard).get_mut(slot) else { return false };
         let flow = entry.key.flow(entry.connection.opener);
         let connection = &mut entry.connection;
@@ -39,6 +40,11 @@ impl Context<'_> {
         let can_send = self.engine.asking.take_all(count, per_second, self.now);
         if can_send {
             for direction in connection.to_ask() {
+                let keepalive = Keepalive::toward(direction, connection);
+                let keepalive = match behind {
+                    Some(behind) if direction == Direction::Original => behind.as_the_client_would(keepalive),
+                    Some(_) | None => keepalive,
+                };
                 let there = if direction == Direction::Original { flow } else { flow.reversed() };
                 self.out.transmits.push_back(Transmit::Keepalive {
                     flow,
@@ -48,7 +54,7 @@ impl Context<'_> {
                         dst: there.dst,
                         dst_port: there.dst_port,
                     },
-                    keepalive: Keepalive::toward(direction, connection),
+                    keepalive,
                 });
             }
             add(&self.stats.keepalives, u64::from(count));

@@ -15,7 +15,7 @@ use crate::{
         cookie::{Challenge, Cookies},
         window::Seen,
     },
-    policy::{Hook, OnExcess},
+    policy::{Hook, Limit, OnExcess},
     wire::{self, Flags, FourTuple, Segment, Transport},
 };
 
@@ -70,13 +70,26 @@ impl Worker {
 impl Context<'_> {
     /// What happens to this SYN past a limit with this answer. Who has proven itself is
     /// let in, and the stalest of the scope makes room, so that no limit is passed by
-    /// those who can prove themselves either. What the gateway sends needs no proof.
-    pub(super) fn answer_to(&self, arrival: &Arrival<'_>, on_excess: OnExcess) -> OnExcess {
+    /// those who can prove themselves either. What the gateway sends needs no proof, and
+    /// what the kernel opens behind a cookie has one. Where the kernel can't answer SYNs,
+    /// they are challenged.
+    pub(super) fn answer_to(&self, arrival: &Arrival<'_>, limit: Limit, on_excess: OnExcess) -> OnExcess {
         match on_excess {
-            OnExcess::Challenge if arrival.meta.hook == Hook::Output || self.is_proven(arrival.flow.src) => {
+            OnExcess::Challenge | OnExcess::Syncookies
+                if arrival.meta.hook == Hook::Output
+                    || self.out.opening
+                    || self.is_proven(arrival.flow.src) =>
+            {
                 OnExcess::Evict
             }
-            OnExcess::Drop | OnExcess::Reset | OnExcess::Evict | OnExcess::Challenge => on_excess,
+            OnExcess::Syncookies if limit.is_per_source() || !self.may_have_cookies(arrival) => {
+                OnExcess::Challenge
+            }
+            OnExcess::Drop
+            | OnExcess::Reset
+            | OnExcess::Evict
+            | OnExcess::Challenge
+            | OnExcess::Syncookies => on_excess,
         }
     }
 

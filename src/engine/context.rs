@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use super::{
-    Block, CloseReason, Closed, Counts, Engine, Event, IfIndex, Peer, Transmit,
+    Block, CloseReason, Closed, Counts, Engine, Event, IfIndex, Peer, Shield, Shift, Transmit,
+    cookies::{Asked, BEHIND, Behind},
     ruling::{Ruling, Shrink},
     shard::{Family, Shard},
     stats::{Stats, add},
@@ -43,6 +44,17 @@ pub(super) struct Outbox {
     /// Set where the kernel has translated where the packet at hand goes. In it, if that
     /// is a SYN to be challenged: its addresses, and the cookie.
     pub(super) translated: Option<Option<(FourTuple, SeqNum)>>,
+    /// The packet at hand is a SYN that the kernel sends, behind a cookie.
+    pub(super) opening: bool,
+    /// The packet at hand belongs to a connection behind a cookie. In it, if it is known,
+    /// how the kernel translates its numbers.
+    pub(super) behind: Option<Option<Shift>>,
+    /// Of this connection that must be known before the packet at hand can be judged.
+    pub(super) wants_numbers: Option<Flow>,
+    /// Destinations whose SYNs the kernel should answer.
+    pub(super) shields: Vec<Shield>,
+    /// Those that were asked for lately.
+    pub(super) asked: Asked,
     refusals: Refusals,
 }
 
@@ -191,8 +203,10 @@ impl Context<'_> {
             self.stats.count_evicted(connection.phase);
         }
         let flow = entry.key.flow(connection.opener);
+        let is_behind = connection.tag & BEHIND != 0;
+        let behind = if is_behind { held.shard.behind.remove(&(A::IPV6, slot)) } else { None };
         if !silent {
-            self.tell_ends(&flow, &connection, reason);
+            self.tell_ends(&flow, &connection, behind.as_ref(), reason);
         }
         if kernel_must_forget(&connection, reason) {
             held.shard.remember_ended(entry.key.hash(seed), self.now);
@@ -214,7 +228,13 @@ impl Context<'_> {
     }
 
     /// Sends the RSTs that a connection's end asks for.
-    fn tell_ends(&mut self, flow: &Flow, connection: &Connection, reason: CloseReason) {
+    fn tell_ends(
+        &mut self,
+        flow: &Flow,
+        connection: &Connection,
+        behind: Option<&Behind>,
+        reason: CloseReason,
+    ) {
         if flow.protocol != Protocol::TCP || matches!(connection.phase, Phase::TimeWait | Phase::Reset) {
             return;
         }
@@ -260,8 +280,13 @@ impl Context<'_> {
             | CloseReason::Finished
             | CloseReason::Replaced => (false, false),
         };
-        if client {
-            self.reset_toward(Direction::Reply, flow, connection);
+        match behind {
+            // Whose server never answers believes to be connected all the same.
+            Some(behind) if client || connection.phase == Phase::SynSent => {
+                self.reset_client_behind(flow, connection, behind, hook_of(connection.tag));
+            }
+            None if client => self.reset_toward(Direction::Reply, flow, connection),
+            Some(_) | None => {}
         }
         if server {
             self.reset_toward(Direction::Original, flow, connection);
@@ -298,7 +323,8 @@ impl Context<'_> {
         hook: Hook,
     ) {
         if self.may_send() {
-            self.out.transmits.push_back(Transmit::Reset { flow: *flow, tuple, seq, ack, hook });
+            let reset = Transmit::Reset { flow: *flow, tuple, seq, ack, hook, untranslated: false };
+            self.out.transmits.push_back(reset);
         }
     }
 
@@ -349,7 +375,7 @@ impl Context<'_> {
 }
 
 /// The sequence numbers that the receiver of `from`'s segments may expect next.
-fn expected(from: &Half, to: &Half) -> [Option<SeqNum>; 2] {
+pub(super) fn expected(from: &Half, to: &Half) -> [Option<SeqNum>; 2] {
     let acked = (to.seen.has(Seen::ACK) && to.ack != from.end).then_some(to.ack);
     [acked, Some(from.end)]
 }

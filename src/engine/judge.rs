@@ -6,6 +6,7 @@ use super::{
     CloseReason, DropReason, Meta, Verdict,
     admit::{Newcomer, opposite},
     context::{Context, Held, path_of},
+    cookies::BEHIND,
     fast_open::{Passage, passage},
     shard::Family,
     unreachable::{is_uncounted, may_go_on, says_unreachable},
@@ -202,6 +203,25 @@ impl Context<'_> {
     /// # Errors
     /// It opens a new one in its place.
     pub(super) fn judge_known<A: Family>(
+        &mut self,
+        held: &mut Held<'_>,
+        slot: Slot,
+        key: &Key<A>,
+        sender: Sender,
+        arrival: &Arrival<'_>,
+    ) -> Result<Verdict, Replaced> {
+        let tag = A::table(held.shard).get(slot).map_or(0, |entry| entry.connection.tag);
+        if tag & BEHIND != 0 || self.out.opening {
+            return self.judge_behind::<A>(held, slot, key, sender, arrival);
+        }
+        self.judge_as_is::<A>(held, slot, key, sender, arrival)
+    }
+
+    /// As [`Self::judge_known`], where all numbers are the ends' own.
+    ///
+    /// # Errors
+    /// It opens a new one in its place.
+    pub(super) fn judge_as_is<A: Family>(
         &mut self,
         held: &mut Held<'_>,
         slot: Slot,

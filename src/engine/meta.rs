@@ -251,6 +251,8 @@ pub enum Transmit {
         ack: Option<SeqNum>,
         /// The hook by which its connection runs.
         hook: Hook,
+        /// Its numbers are its receiver's, and the kernel must not translate them.
+        untranslated: bool,
     },
     /// A keepalive toward one end, in the name of the other. Addresses as above.
     Keepalive {
@@ -260,6 +262,22 @@ pub enum Transmit {
         tuple: FourTuple,
         /// Its numbers.
         keepalive: Keepalive,
+    },
+    /// The last ACK of a handshake once more, toward the server in the name of the client,
+    /// with the client's numbers: the kernel translates it.
+    Acknowledge {
+        /// The connection, in its original direction.
+        flow: Flow,
+        /// Its own addresses.
+        tuple: FourTuple,
+        /// Its sequence number.
+        seq: SeqNum,
+        /// Its acknowledgement.
+        ack: SeqNum,
+        /// Its window, as on the wire.
+        window: u16,
+        /// TSval and TSecr.
+        timestamps: Option<(u32, u32)>,
     },
     /// A challenge: a SYN-ACK toward the sender of a SYN, in the name of where that went.
     /// Its addresses are those of the packet, for nothing was translated.

@@ -198,6 +198,15 @@ impl Ruling {
         self.way_in(false, meta.hook, path, flow).or_else(|| self.pickup_of_answer(meta, flow))
     }
 
+    /// As [`Self::pickup`], where it is known whether the packet is its opener's.
+    pub(super) fn pickup_from(&self, opener: bool, meta: &Meta, flow: &Flow) -> Option<Pickup> {
+        if opener {
+            self.way_in(false, meta.hook, [meta.in_if, meta.out_if], flow)
+        } else {
+            self.pickup_of_answer(meta, flow)
+        }
+    }
+
     /// The rule that would let in the connection that this packet answers.
     pub(super) fn pickup_of_answer(&self, meta: &Meta, flow: &Flow) -> Option<Pickup> {
         self.way_in(true, opposite(meta.hook), [meta.out_if, meta.in_if], &flow.reversed())

@@ -1,11 +1,13 @@
 //! One piece of the connection table behind its lock.
 
 use std::{
+    collections::HashMap,
     net::{Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
-use crate::conntrack::{Address, Instant, Phase, Table};
+use super::cookies::Behind;
+use crate::conntrack::{Address, Instant, Phase, Slot, Table};
 
 /// The connections whose hash falls here.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub(super) struct Shard {
     /// Connections that we ended lately, by hash; a later one takes the place of an
     /// earlier one.
     ended: Box<[Ended]>,
+    /// The numbers of connections behind SYN cookies, by family (IPv6) and slot.
+    pub(super) behind: HashMap<(bool, Slot), Behind>,
     /// Where a walk that makes the wheel agree with shorter timers has come to.
     pub(super) walk: Option<Walk>,
 }
@@ -52,6 +56,7 @@ impl Shard {
             stale: 0,
             uncounted: 0,
             ended: vec![Ended { hash: 0, at: Instant(0) }; MEMORY].into_boxed_slice(),
+            behind: HashMap::new(),
             walk: None,
         }
     }

@@ -7,6 +7,7 @@
 mod cells;
 mod challenge;
 mod clauses;
+mod cookies;
 mod counts;
 mod fast_open;
 mod flags;
@@ -425,7 +426,10 @@ impl Lab {
                     ack.map(|a| a.0.wrapping_sub(SERVER_ISS)),
                 )),
                 Transmit::Reset { tuple, .. } => panic!("an RST for nobody: {tuple:?}"),
-                Transmit::Keepalive { .. } | Transmit::Challenge { .. } | Transmit::Forget { .. } => None,
+                Transmit::Keepalive { .. }
+                | Transmit::Acknowledge { .. }
+                | Transmit::Challenge { .. }
+                | Transmit::Forget { .. } => None,
             })
             .collect()
     }

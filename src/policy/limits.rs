@@ -17,6 +17,9 @@ pub enum OnExcess {
     /// The new SYN's source must prove first that it is where it says it is; then as
     /// [`Self::Evict`].
     Challenge,
+    /// The kernel answers the SYNs of the destination from now on, by SYN cookies, until
+    /// the pressure is gone. Until it does, the new SYN is dropped.
+    Syncookies,
 }
 
 impl OnExcess {
@@ -28,6 +31,7 @@ impl OnExcess {
             Self::Reset => "reset",
             Self::Evict => "evict",
             Self::Challenge => "challenge",
+            Self::Syncookies => "syncookies",
         }
     }
 }
@@ -122,11 +126,17 @@ pub struct EmbryonicLimits {
     /// What happens past a limit; `None` inherits (in a rule from the rule
     /// set, in the rule set `Drop`).
     pub on_excess: Option<OnExcess>,
+    /// How long the pressure must be gone until SYN cookies end; `None` inherits (in a
+    /// rule from the rule set, there [`CALM`]).
+    pub calm: Option<Duration>,
     /// Count and report, but don't act.
     pub shadow: bool,
     /// What counts as one source.
     pub source_prefix: OwnPrefix,
 }
+
+/// How long the pressure must be gone until SYN cookies end, if nobody says otherwise.
+pub const CALM: Duration = Duration::from_secs(60);
 
 /// What a rule or the rule set says about what counts as one source; `None` inherits
 /// (in a rule from the rule set).
@@ -197,6 +207,8 @@ pub struct ResolvedLimits {
     pub per_destination: ResolvedLimit,
     /// What happens past a limit.
     pub on_excess: OnExcess,
+    /// How long the pressure must be gone until SYN cookies end.
+    pub calm: Duration,
     /// Count and report, but don't act.
     pub shadow: bool,
     /// What counts as one source.
@@ -257,7 +269,7 @@ impl ResolvedLimits {
     fn of(
         (file, open): (&EmbryonicLimits, &OpenLimits),
         from_file: Origin,
-        on_excess: [OnExcess; 2],
+        (on_excess, calm): ([OnExcess; 2], Duration),
         prefix: SourcePrefix,
     ) -> Self {
         let one = |value: Option<u32>| ResolvedLimit {
@@ -269,6 +281,7 @@ impl ResolvedLimits {
             per_source: one(file.per_source),
             per_destination: one(file.per_destination),
             on_excess: file.on_excess.unwrap_or(on_excess[0]),
+            calm: file.calm.unwrap_or(calm),
             shadow: file.shadow,
             source_prefix: file.source_prefix.over(prefix),
             open: ResolvedOpen {
@@ -320,12 +333,12 @@ impl LimitTable {
     pub fn resolve(policy: &Policy, live: &Live) -> Self {
         let prefix = SourcePrefix::default();
         let settings = &policy.settings;
-        let drop = [OnExcess::Drop; 2];
+        let drop = ([OnExcess::Drop; 2], CALM);
         let mut global =
             ResolvedLimits::of((&settings.limits, &settings.open_limits), Origin::File, drop, prefix);
         global.tune(live, None, Origin::Live);
         let none = (EmbryonicLimits::default(), OpenLimits::default());
-        let on_excess = [global.on_excess, global.open.on_excess];
+        let inherited = ([global.on_excess, global.open.on_excess], global.calm);
         let mut prefixes = Vec::with_capacity(policy.names.len());
         let rules = (0_u16..).zip(&policy.names).map(|(id, name)| {
             prefixes.push(global.source_prefix);
@@ -334,7 +347,7 @@ impl LimitTable {
                 None if id == RuleId::DEFAULT.0 => (&none.0, &none.1),
                 None => return None,
             };
-            let mut limits = ResolvedLimits::of(own, Origin::Rule, on_excess, global.source_prefix);
+            let mut limits = ResolvedLimits::of(own, Origin::Rule, inherited, global.source_prefix);
             if let Some(prefix) = prefixes.last_mut() {
                 *prefix = limits.source_prefix;
             }

@@ -142,6 +142,32 @@ impl Marks {
         self.bit(3)
     }
 
+    /// On packets that halfgate sends past conntrack, with [`Self::own`].
+    #[must_use]
+    pub const fn own_untracked(self) -> u32 {
+        self.own() | self.bit(6)
+    }
+
+    /// Set before the queue: the packet belongs to a connection behind a SYN cookie. Both
+    /// bits mean something else alone.
+    #[must_use]
+    pub const fn behind(self) -> u32 {
+        self.translated() | self.challenge()
+    }
+
+    /// Set before xtables' rules: its synproxy is to take the packet. No other packet that
+    /// is forwarded has these bits.
+    #[must_use]
+    pub const fn synproxy(self) -> u32 {
+        self.own() | self.behind()
+    }
+
+    /// In the conntrack mark: the kernel has opened the connection behind a SYN cookie.
+    #[must_use]
+    pub const fn opened_behind(self) -> u32 {
+        self.bit(4)
+    }
+
     /// Set by a verdict: the packet is dropped and its sender told, by RST or ICMP.
     #[must_use]
     pub const fn refuse(self) -> u32 {

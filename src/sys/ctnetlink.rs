@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     conntrack::{Flow, Instant},
-    engine::{Counts, Peer, Renumbering},
+    engine::{Counts, Peer, Renumbering, Shift},
     wire::FourTuple,
 };
 
@@ -277,6 +277,26 @@ impl Ctnetlink {
     pub fn between_nats(&mut self, original: &Flow) -> io::Result<Option<Flow>> {
         let entry = self.ask(original)?.filter(|entry| entry.tuples.original == *original);
         Ok(entry.map(|entry| entry.tuples.between_nats()))
+    }
+
+    /// How the numbers of a connection are translated that the kernel has opened behind a SYN
+    /// cookie. `None`: it does not know the connection, or translates nothing. `flow` is as in
+    /// [`Self::entry`], in any direction.
+    ///
+    /// # Errors
+    /// The kernel's word, if it is not "no such entry".
+    pub fn shift(&mut self, flow: &Flow) -> io::Result<Option<Shift>> {
+        for tuple in [*flow, flow.reversed()] {
+            let (mut added, mut entry) = (None, None);
+            found(self.socket.request(message::get(&tuple), |message| {
+                (added, entry) = (message::shift(message), message::entry(message));
+            }))?;
+            if let (Some(added), Some(entry)) = (added, entry) {
+                let from_client = entry.tuples.between_nats() == *flow || entry.tuples.original == *flow;
+                return Ok(Some(Shift { added, from_client }));
+            }
+        }
+        Ok(None)
     }
 
     /// What is asked from now on concerns connections that are there by now, so that

@@ -230,6 +230,24 @@ pub fn raise_for(needs: &Needs, file: Option<&Path>) -> Result<Saved, SysctlErro
     Ok(saved)
 }
 
+/// Holds a setting (`tcp_loose`) at a value for a time, whatever it was. Its old value is
+/// kept in `file`, if one is given, as [`raise_for`] does; [`Saved::restore`] puts it back.
+///
+/// # Errors
+/// If there is no such setting, the kernel refuses, or the file can't be written.
+pub fn hold(name: &str, value: u64, file: Option<&Path>) -> Result<Saved, SysctlError> {
+    let name = format!("{PREFIX}{name}");
+    let unreadable = |source| SysctlError::Unreadable { name: name.clone(), source };
+    let old = read(&name).map_err(unreadable)?.ok_or(SysctlError::NoConntrack)?;
+    let mut saved = Saved { file: file.map(Path::to_owned), ..Saved::default() };
+    if old != value {
+        saved.note(Raised { name: name.clone(), old, new: value });
+        saved.store()?;
+        write(&name, value).map_err(unreadable)?;
+    }
+    Ok(saved)
+}
+
 impl Saved {
     /// Raises again, after a timer or the table grew. Nothing is lowered, and
     /// the old values stay those from before halfgate.

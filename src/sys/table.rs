@@ -33,6 +33,7 @@
 //! Read first: nft(8), libnftables-json(5), iptables-extensions(8) NFQUEUE.
 
 mod blocked;
+mod cookies;
 mod empty;
 mod errands;
 mod exempt;
@@ -46,6 +47,7 @@ mod watch;
 mod xtables;
 
 pub use blocked::{Blocked, Lengths, MOST as MOST_BLOCKED, block, unblock};
+pub use cookies::{MOST as MOST_SHIELDED, ShieldChange, Shielded, probe_cookies, shield};
 pub use exempt::{Covered, Exempt, Looks, Share};
 pub use foreign::foreign_drops;
 pub use probe::probe;
@@ -94,6 +96,8 @@ pub struct TableSpec {
     pub queue_count: u16,
     /// Whether some limit may challenge.
     pub challenge: bool,
+    /// Whether the kernel may answer SYNs by cookies.
+    pub syncookies: bool,
     /// The lengths of prefixes that sources can be blocked by.
     pub blocked: Lengths,
 }
@@ -168,6 +172,11 @@ pub enum TableError {
         "ip6tables was not found but the kernel has IPv6, whose packets would pass by or be dropped: install the package iptables, or boot with ipv6.disable=1"
     )]
     NoIp6tables,
+    /// There is no synproxy.
+    #[error(
+        "the kernel can't answer SYNs by cookies (on_excess: syncookies): load the modules nft_synproxy and nft_ct, or boot a kernel with them, or write on_excess: challenge ({0})"
+    )]
+    NoSynproxy(ToolError),
     /// Queue numbers out of range.
     #[error(
         "queues {base} and the following 3 x {count} don't exist: numbers go from 0 to 65535, and one of each kind is the least"
@@ -278,6 +287,7 @@ mod tests {
             queue_base,
             queue_count,
             challenge: false,
+            syncookies: false,
             blocked: Lengths::default(),
         }
     }

@@ -30,6 +30,7 @@ mod blocked;
 mod challenge;
 mod clients;
 mod closing;
+mod cookies;
 mod datagram;
 mod documented;
 mod errors;

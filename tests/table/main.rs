@@ -4,6 +4,7 @@
 //! Debian's kernel in a virtual machine, where nftables can queue by itself.
 #![allow(unsafe_code, clippy::disallowed_methods)]
 
+mod cookies;
 mod flow;
 mod load;
 mod missing;

@@ -31,6 +31,7 @@ pub(crate) fn spec(hooks: &str, fail: Fail) -> TableSpec {
         queue_base: QUEUE_BASE,
         queue_count: 2,
         challenge: false,
+        syncookies: false,
         blocked: Default::default(),
     }
 }

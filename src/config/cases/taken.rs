@@ -96,6 +96,7 @@ rules:
         per_source: Some(200),
         per_destination: Some(2000),
         on_excess: Some(OnExcess::Evict),
+        calm: None,
         shadow: true,
         source_prefix: OwnPrefix { ipv4: Some(24), ipv6: None },
     };

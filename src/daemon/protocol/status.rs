@@ -67,6 +67,46 @@ pub struct Challenges {
     pub most_proven: u64,
 }
 
+/// A destination whose SYNs the kernel answers by cookies.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ShieldedRow {
+    /// Where they go.
+    pub dst: String,
+    /// The port.
+    pub dport: u16,
+    /// By which interface they come in.
+    pub interface: String,
+    /// The limit that was passed.
+    pub limit: String,
+    /// The rule whose limit it is; `null`: the rule set's.
+    pub rule: Option<String>,
+    /// Its answer is `challenge`, and a queue of SYNs overflowed.
+    pub raised: bool,
+    /// How long it is on.
+    #[serde(with = "as_duration")]
+    pub since: Duration,
+    /// How long it has been calm, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "as_optional_duration")]
+    pub calm: Option<Duration>,
+}
+
+/// What the kernel does with SYNs past a limit with `on_excess: syncookies`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Syncookies {
+    /// The destinations for which it is on now.
+    pub on: Vec<ShieldedRow>,
+    /// How many it were since the start.
+    pub ever: u64,
+    /// Whether a queue of SYNs overflows, so that `challenge` is raised to `syncookies`.
+    pub raised: bool,
+    /// SYNs that the kernel answered since it was first on.
+    pub syns: u64,
+    /// Clients that acknowledged a cookie.
+    pub valid: u64,
+    /// Acknowledgements that no cookie fits.
+    pub invalid: u64,
+}
+
 /// The daemon's state.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Status {
@@ -164,6 +204,9 @@ pub struct Status {
     /// Challenges.
     #[serde(default)]
     pub challenges: Challenges,
+    /// What became of `on_excess: syncookies`.
+    #[serde(default)]
+    pub syncookies: Syncookies,
     /// Events that the recorder could not take.
     pub events_lost: u64,
     /// Kernel settings that were changed, in words.

@@ -179,6 +179,12 @@ pub(super) fn entry(message: &Message<'_>) -> Option<Entry> {
     })
 }
 
+/// What the kernel adds to the numbers of the reply direction of an entry.
+pub(super) fn shift(message: &Message<'_>) -> Option<u32> {
+    let attributes = message.body.get(FAMILY_HEADER..).filter(|_| message.kind == NEW)?;
+    renumbering(attributes, false).map(|numbers| numbers.after)
+}
+
 /// The original tuple of the connection whose helper announced the one that these
 /// attributes describe.
 pub(super) fn parent(attributes_of: &[u8]) -> Option<Flow> {

@@ -19,6 +19,7 @@ use nftables::{
 
 use super::{
     Diversion, TableError, TableSpec,
+    cookies::needs_output,
     exempt::Share,
     rules::{
         DIVERT_PRIORITY, Document, and, ct_state, equals, field, inspected_priority, is_related, mark_has,
@@ -31,11 +32,13 @@ use crate::policy::{Hook, Marks};
 const CHALLENGE_PRIORITY: i32 = DIVERT_PRIORITY - 1;
 
 /// The hooks that have queues: those that are inspected, with how much of them, and
-/// `input` where only challenges need it.
+/// `input` where only challenges need it, `output` where only SYN cookies do.
 pub(super) fn touched(spec: &TableSpec) -> impl Iterator<Item = (Hook, Option<Share>)> + use<> {
     let inspected = on(spec.hooks).map(|(hook, share)| (hook, Some(share)));
     let needs_input = spec.challenge && Share::of(spec.hooks, Hook::Input).is_none();
-    inspected.chain(needs_input.then_some((Hook::Input, None)))
+    let needs_output = needs_output(spec);
+    let more = [needs_input.then_some((Hook::Input, None)), needs_output.then_some((Hook::Output, None))];
+    inspected.chain(more.into_iter().flatten())
 }
 
 impl Document {
@@ -128,14 +131,15 @@ fn ct_mark() -> Expression<'static> {
     Expression::Named(NamedExpression::CT(CT { key: "mark".into(), family: None, dir: None }))
 }
 
-fn ct_mark_has(bit: u32) -> Statement<'static> {
+/// This bit of the conntrack entry's mark is set.
+pub(super) fn ct_mark_has(bit: u32) -> Statement<'static> {
     let left = and(ct_mark(), Expression::Number(bit));
     Statement::Match(Match { left, right: Expression::Number(0), op: Operator::NEQ })
 }
 
 /// The conntrack entry's mark becomes `(mark & keep) | set`, where one of them changes
 /// nothing.
-fn set_ct_mark(keep: u32, set: u32) -> Statement<'static> {
+pub(super) fn set_ct_mark(keep: u32, set: u32) -> Statement<'static> {
     let value = if set == 0 {
         and(ct_mark(), Expression::Number(keep))
     } else {

@@ -25,7 +25,7 @@ use super::{
     state::Notes,
 };
 use crate::{
-    policy::{Fail, Hook, Hooks, Marks},
+    policy::{Fail, Hook, Hooks},
     wire::Protocol,
 };
 
@@ -63,15 +63,19 @@ pub(super) fn live(spec: &TableSpec, diversion: Diversion, notes: &Notes) -> Res
     let mut table = Document::begin(notes);
     table.proven_sets();
     table.proofs(spec.marks);
+    table.shields(spec, diversion);
     for (ipv6, length) in spec.blocked.each() {
         table.set_of_blocked(ipv6, length);
     }
     for (hook, share) in touched(spec) {
         let Some(share) = share else {
-            table.only_strays(spec, diversion)?;
+            match hook {
+                Hook::Output => table.only_openings(spec, diversion)?,
+                Hook::Forward | Hook::Input => table.only_strays(spec, diversion)?,
+            }
             continue;
         };
-        table.exempt(hook, share, spec.marks);
+        table.exempt(hook, share, spec, diversion);
         table.divert(hook, share, spec, diversion)?;
         table.inspected(hook, spec, diversion);
     }
@@ -141,7 +145,9 @@ fn table() -> NfListObject<'static> {
 
 fn to_value(batch: Batch<'_>) -> Value {
     // The crate's types are structs, strings and numbers; none of them can fail.
-    serde_json::to_value(batch.to_nftables()).unwrap_or_default()
+    let mut value = serde_json::to_value(batch.to_nftables()).unwrap_or_default();
+    super::cookies::mend(&mut value);
+    value
 }
 
 /// A document that replaces the table.
@@ -215,7 +221,8 @@ impl Document {
 
     /// What needs no inspection gets the bit of an accept. Both chains of a hook
     /// ask here, so that they can't disagree.
-    fn exempt(&mut self, hook: Hook, share: Share, marks: Marks) {
+    fn exempt(&mut self, hook: Hook, share: Share, spec: &TableSpec, diversion: Diversion) {
+        let marks = spec.marks;
         let chain = format!("exempt_{}", name(hook));
         let inspected = || set_mark(!0, marks.inspected());
         match hook {
@@ -229,6 +236,7 @@ impl Document {
                 );
             }
         }
+        self.exempt_cookies(hook, &chain, spec, diversion);
         for exempt in exemptions(hook) {
             self.rule(&chain, with(exempt, [inspected(), Statement::Return(None)]));
         }
@@ -264,12 +272,14 @@ impl Document {
         self.base(&chain, hook, NfChainType::Filter, DIVERT_PRIORITY, NfChainPolicy::Accept);
         self.wipe(&chain, hook, marks);
         self.strays(hook, Some(share), spec, diversion)?;
+        self.openings(hook, spec, diversion)?;
         if hook != Hook::Forward {
             self.jump_to_exempt(&chain, hook);
             self.rule(&chain, vec![mark_has(marks.inspected(), Operator::NEQ), Statement::Return(None)]);
         }
         self.drop_blocked(&chain, hook, spec);
         self.rule(&chain, vec![known(), set_mark(!0, marks.known())]);
+        self.cookies(hook, &chain, spec, diversion)?;
         self.note_translated(hook, spec);
         match diversion {
             Diversion::Native => {
@@ -507,7 +517,7 @@ pub(super) fn syn() -> Statement<'static> {
     equals(and(field("tcp", "flags"), or(string("syn"), string("ack"))), string("syn"))
 }
 
-fn counter() -> Statement<'static> {
+pub(super) fn counter() -> Statement<'static> {
     Statement::Counter(Counter::Anonymous(None))
 }
 
@@ -530,6 +540,7 @@ pub(super) fn to_queue((first, last): (u16, u16), fail: Fail) -> Statement<'stat
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Marks;
 
     /// One command a line, without what is the same in all.
     fn lines(document: &Value) -> String {
@@ -549,6 +560,7 @@ mod tests {
             queue_base: 10,
             queue_count,
             challenge: false,
+            syncookies: false,
             blocked: Default::default(),
         }
     }
@@ -570,10 +582,14 @@ mod tests {
 
     /// The rules that are there for challenges only, and their chains.
     fn of_challenges(hooks: Hooks, diversion: Diversion) -> String {
-        let [with, without] = [true, false].map(|challenge| {
-            let spec = TableSpec { hooks, challenge, ..spec(Fail::Closed, 2) };
-            lines(&live(&spec, diversion, &Notes::default()).expect("in range"))
-        });
+        let set = |spec, challenge| TableSpec { challenge, ..spec };
+        added(TableSpec { hooks, ..spec(Fail::Closed, 2) }, diversion, set)
+    }
+
+    /// What is there only where something is set.
+    fn added(spec: TableSpec, diversion: Diversion, set: impl Fn(TableSpec, bool) -> TableSpec) -> String {
+        let [with, without] = [true, false]
+            .map(|is_set| lines(&live(&set(spec, is_set), diversion, &Notes::default()).expect("in range")));
         let mut others: Vec<&str> = without.lines().collect();
         let mut more = String::new();
         for line in with.lines() {
@@ -594,6 +610,19 @@ mod tests {
         insta::assert_snapshot!("challenge_xtables_routed", of_challenges(routed, Diversion::Xtables));
         insta::assert_snapshot!("challenge_all_hooks", of_challenges(all, Diversion::Xtables));
         assert_eq!(of_challenges(all, Diversion::Native), of_challenges(all, Diversion::Xtables));
+    }
+
+    #[test]
+    fn cookies_add_what_is_documented() {
+        let of = |hooks, diversion| {
+            let set = |spec, syncookies| TableSpec { syncookies, ..spec };
+            added(TableSpec { hooks, ..spec(Fail::Closed, 2) }, diversion, set)
+        };
+        let routed = Hooks { forward: true, input: false, output: false };
+        let all = Hooks { forward: true, input: true, output: true };
+        insta::assert_snapshot!("cookies_native_routed", of(routed, Diversion::Native));
+        insta::assert_snapshot!("cookies_xtables_routed", of(routed, Diversion::Xtables));
+        insta::assert_snapshot!("cookies_xtables_all_hooks", of(all, Diversion::Xtables));
     }
 
     #[test]

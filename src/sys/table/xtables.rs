@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     NAME, TableError, TableSpec,
+    cookies::XTABLES6,
     errands::touched,
     run::{self, ToolError},
     state::Notes,
@@ -93,9 +94,13 @@ impl Tools {
     /// Tries an NFQUEUE rule in a chain that no packet reaches, and removes it.
     /// The inner result is the tool's answer.
     pub(super) fn probe(&self) -> Result<Result<(), ToolError>, TableError> {
+        self.try_rule(|chain| line(chain, 1, (0, 1), Fail::Open))
+    }
+
+    fn try_rule(&self, rule: impl Fn(&str) -> String) -> Result<Result<(), ToolError>, TableError> {
         let chain = format!("halfgate-{}", std::process::id());
         let had_table = self.has_mangle();
-        let rule = line(&chain, 1, (0, 1), Fail::Open);
+        let rule = rule(&chain);
         let tried = self.apply(&[format!(":{chain} - [0:0]"), rule]);
         if tried.is_ok() {
             self.apply(&[format!("-F {chain}"), format!("-X {chain}")])?;
@@ -104,6 +109,11 @@ impl Tools {
             delete_mangle(self.family)?;
         }
         Ok(tried)
+    }
+
+    /// As [`Self::probe`], with a rule for SYN cookies.
+    fn probe_synproxy(&self) -> Result<Result<(), ToolError>, TableError> {
+        self.try_rule(|chain| synproxy_line(chain, 1))
     }
 
     /// Whether `mangle` exists. Asked first, because looking at a table of the
@@ -143,7 +153,7 @@ pub(super) fn legacy_tables(family: Family) -> String {
 fn is_ours(line: &str) -> bool {
     line.starts_with("-A ")
         && line.contains(&format!("--comment {NAME} "))
-        && line.split_whitespace().any(|word| word == "NFQUEUE")
+        && line.split_whitespace().any(|word| ["NFQUEUE", "SYNPROXY"].contains(&word))
 }
 
 fn chain_of(line: &str) -> &str {
@@ -170,10 +180,26 @@ fn line(chain: &str, bit: u32, (first, last): (u16, u16), fail: Fail) -> String 
     )
 }
 
-/// The rules that there should be, the same for each family.
+/// Hands what bears these bits to the kernel's synproxy.
+fn synproxy_line(chain: &str, bits: u32) -> String {
+    format!("-A {chain} -p tcp -m mark --mark {bits:#x}/{bits:#x} -m comment --comment {NAME} -j {XTABLES6}")
+}
+
+/// Whether IPv6 can have SYN cookies here: the inner result is the tool's answer.
+pub(super) fn probe_synproxy() -> Result<Result<(), ToolError>, TableError> {
+    if !Family::V6.in_kernel() {
+        return Ok(Ok(()));
+    }
+    super::probe::working(Family::V6, &Tools::installed(Family::V6))?.probe_synproxy()
+}
+
+/// The rules that there should be.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Wanted {
+    /// For each family.
     lines: Vec<String>,
+    /// For IPv6 alone.
+    ipv6: Vec<String>,
 }
 
 impl Wanted {
@@ -195,11 +221,20 @@ impl Wanted {
                 ]
             })
             .collect();
-        Ok(Self { lines })
+        let bits = spec.marks.synproxy();
+        let ipv6 = if spec.syncookies { vec![synproxy_line("FORWARD", bits)] } else { Vec::new() };
+        Ok(Self { lines, ipv6 })
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.lines.is_empty()
+    }
+
+    fn of_family(&self, family: Family) -> Vec<String> {
+        match family {
+            Family::V4 => self.lines.clone(),
+            Family::V6 => [self.ipv6.as_slice(), &self.lines].concat(),
+        }
     }
 }
 
@@ -244,8 +279,9 @@ impl Change {
             } else {
                 Some(super::probe::working(family, &installed)?.in_nft)
             };
+            let lines = wanted.of_family(family);
             for tools in installed {
-                let target: &[String] = if chosen == Some(tools.in_nft) { &wanted.lines } else { &[] };
+                let target: &[String] = if chosen == Some(tools.in_nft) { &lines } else { &[] };
                 self.step(tools, target, notes)?;
             }
         }
@@ -284,11 +320,11 @@ pub(super) fn prepare(wanted: &Wanted, notes: &mut Notes) -> Result<Change, Tabl
     }
 }
 
-/// How many of the rules in the kernel are ours, for each family that it has.
+/// How many of the diverting rules in the kernel are ours, for each family that it has.
 pub(super) fn count(family: Family) -> Result<usize, TableError> {
     let mut count = 0;
     for tools in Tools::installed(family) {
-        count += tools.ours()?.len();
+        count += tools.ours()?.iter().filter(|line| line.contains("-j NFQUEUE ")).count();
     }
     Ok(count)
 }
@@ -300,7 +336,7 @@ pub(super) fn complete(spec: &TableSpec) -> Result<bool, TableError> {
         let mut whole = false;
         for tools in Tools::installed(family) {
             let present = tools.ours()?;
-            whole |= wanted.lines.iter().all(|line| present.contains(line));
+            whole |= wanted.of_family(family).iter().all(|line| present.contains(line));
         }
         if !whole {
             return Ok(false);
@@ -353,6 +389,7 @@ mod tests {
             queue_base: 4,
             queue_count,
             challenge: false,
+            syncookies: false,
             blocked: Default::default(),
         }
     }

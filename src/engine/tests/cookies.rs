@@ -1,0 +1,408 @@
+//! `on_excess: syncookies`, in virtual time: which destination is to be protected, and what
+//! the kernel opens behind a cookie.
+
+use super::*;
+use crate::policy::{EmbryonicLimits, Limit, OnExcess};
+
+/// The number of the server's SYN as the client knows it.
+const COOKIE: u32 = 0x1234_5678;
+
+/// How much larger the client's numbers of the server's data are.
+const SHIFT: u32 = COOKIE.wrapping_sub(SERVER_ISS);
+
+const FORGED: &str = "203.0.113.9";
+
+fn settings(set: impl FnOnce(&mut EmbryonicLimits)) -> Settings {
+    let mut settings = open_settings();
+    settings.limits.on_excess = Some(OnExcess::Syncookies);
+    set(&mut settings.limits);
+    settings
+}
+
+/// One half-open connection to a destination, and then cookies.
+fn lab() -> Lab {
+    Lab::with(settings(|limits| limits.per_destination = Some(1)), Vec::new())
+}
+
+/// A SYN of somebody else's.
+fn stranger(lab: &mut Lab, port: u16) -> Verdict {
+    let own = std::mem::replace(&mut lab.client, (FORGED.parse().unwrap(), port));
+    let verdict = lab.send(client("S", 0));
+    lab.client = own;
+    verdict
+}
+
+/// The SYN that the kernel sends in the client's name.
+fn open(lab: &mut Lab, syn: Say) -> Verdict {
+    let mut packet = lab.packet(syn);
+    // The cookie stands where a SYN acknowledges nothing.
+    packet.bytes[28..32].copy_from_slice(&COOKIE.to_be_bytes());
+    let meta = Meta { checksums: Checksums::Trust, ..Lab::meta(From::Client, packet.bytes.len()) };
+    let verdict = lab.worker.handle_opening(&meta, &packet.bytes, lab.now);
+    lab.check();
+    verdict
+}
+
+/// What the client says, who acknowledges the kernel's numbers.
+fn says(flags: &str, seq: u32, ack: u32) -> Say {
+    client(flags, seq).ack(ack.wrapping_add(SHIFT))
+}
+
+/// A connection behind a cookie; nobody has said anything yet.
+fn connected(lab: &mut Lab) {
+    assert_eq!(open(lab, client("S", 0).scale(7).window(500)), Verdict::Accept);
+    assert_eq!(lab.phase(), Some(Phase::SynSent));
+    lab.pass(&[server("S.", 0).ack(1).scale(7)]);
+    assert_eq!(lab.phase(), Some(Phase::Established), "the kernel has finished the handshake");
+    lab.transmits();
+}
+
+fn shields(lab: &mut Lab) -> Vec<Shield> {
+    std::iter::from_fn(|| lab.worker.poll_shield()).collect()
+}
+
+/// To whom RSTs go, with what absolute number, and whether the kernel may translate it.
+fn rsts(lab: &mut Lab) -> Vec<(From, u32, bool)> {
+    let (to_client, to_server) = (lab.tuple(From::Server), lab.tuple(From::Client));
+    let rst = |transmit| match transmit {
+        Transmit::Reset { tuple, seq, untranslated, .. } if tuple == to_client => {
+            Some((From::Client, seq.0, untranslated))
+        }
+        Transmit::Reset { tuple, seq, untranslated, .. } if tuple == to_server => {
+            Some((From::Server, seq.0, untranslated))
+        }
+        Transmit::Reset { tuple, .. } => panic!("an RST for nobody: {tuple:?}"),
+        Transmit::Keepalive { .. }
+        | Transmit::Acknowledge { .. }
+        | Transmit::Challenge { .. }
+        | Transmit::Forget { .. } => None,
+    };
+    lab.transmits().into_iter().filter_map(rst).collect()
+}
+
+#[test]
+fn passing_the_limit_asks_for_the_destination_to_be_shielded() {
+    let mut lab = lab();
+    assert_eq!(stranger(&mut lab, 1), Verdict::Accept);
+    assert_eq!(shields(&mut lab), []);
+    // Until the kernel answers, SYNs are dropped.
+    assert_eq!(stranger(&mut lab, 2), Verdict::Drop(DropReason::Limit));
+    let shield = Shield {
+        address: lab.server.0,
+        port: 80,
+        in_if: OUTSIDE,
+        limit: Limit::PerDestination,
+        of_rule: RuleId::DEFAULT,
+        rule: RuleId::DEFAULT,
+        most: 1,
+        calm: Duration::from_secs(60),
+        raised: false,
+    };
+    assert_eq!(shields(&mut lab), [shield]);
+    // Not with every packet of a flood; but again, if nothing came of it.
+    for port in 3..100 {
+        assert_eq!(stranger(&mut lab, port), Verdict::Drop(DropReason::Limit));
+    }
+    assert_eq!(shields(&mut lab), []);
+    lab.seconds(1);
+    stranger(&mut lab, 100);
+    assert_eq!(shields(&mut lab), [shield]);
+    let passed = lab.engine.counters().limits_passed;
+    assert_eq!((passed.len(), passed[0].passes.acted), (1, 99));
+}
+
+#[test]
+fn totals_and_a_rules_own_limits_shield_too() {
+    let mut lab = Lab::with(settings(|limits| limits.total = Some(1)), Vec::new());
+    stranger(&mut lab, 1);
+    stranger(&mut lab, 2);
+    assert_eq!(shields(&mut lab)[0].limit, Limit::Total);
+    let mut own = rule("web", 1);
+    own.limits.total = Some(1);
+    own.limits.on_excess = Some(OnExcess::Syncookies);
+    own.limits.calm = Some(Duration::from_secs(5));
+    let mut lab = Lab::with(open_settings(), vec![own]);
+    stranger(&mut lab, 1);
+    stranger(&mut lab, 2);
+    let shield = shields(&mut lab)[0];
+    assert_eq!((shield.of_rule, shield.calm), (RuleId(1), Duration::from_secs(5)));
+}
+
+#[test]
+fn in_shadow_nothing_is_asked_for() {
+    let mut lab = Lab::with(
+        settings(|limits| {
+            limits.total = Some(1);
+            limits.shadow = true;
+        }),
+        Vec::new(),
+    );
+    assert_eq!([stranger(&mut lab, 1), stranger(&mut lab, 2)], [Verdict::Accept; 2]);
+    assert_eq!(shields(&mut lab), []);
+    let told = std::iter::from_fn(|| lab.worker.poll_event()).find_map(|event| match event {
+        Event::LimitPassed { answer, shadow, .. } => Some((answer, shadow)),
+        Event::Opened { .. }
+        | Event::Phase { .. }
+        | Event::Stale { .. }
+        | Event::Closed(_)
+        | Event::Logged { .. }
+        | Event::Proven { .. }
+        | Event::Refused { .. } => None,
+    });
+    assert_eq!(told, Some((OnExcess::Syncookies, true)));
+}
+
+#[test]
+fn what_the_kernel_can_not_answer_for_is_challenged() {
+    // It says so itself; for IPv6 alone; for one source; through a port forward.
+    let challenged = Verdict::Drop(DropReason::Challenged);
+    let mut first = lab();
+    first.engine.set_cookies_available(false, true);
+    stranger(&mut first, 1);
+    assert_eq!(stranger(&mut first, 2), challenged);
+    first.engine.set_cookies_available(true, false);
+    assert_eq!(stranger(&mut first, 3), Verdict::Drop(DropReason::Limit));
+    let mut per_source = Lab::with(settings(|limits| limits.per_source = Some(1)), Vec::new());
+    stranger(&mut per_source, 1);
+    assert_eq!(stranger(&mut per_source, 2), challenged);
+    let mut forward = lab();
+    stranger(&mut forward, 1);
+    let packet = forward.packet(client("S", 0));
+    let meta = Lab::meta(From::Client, packet.bytes.len());
+    let verdict = forward.worker.handle_translated(&meta, &packet.bytes, forward.now);
+    assert_eq!(verdict, Verdict::Reset(DropReason::Challenged));
+    let mut input = lab();
+    stranger(&mut input, 1);
+    let packet = input.packet(client("S", 0));
+    let meta = Meta { hook: Hook::Input, ..Lab::meta(From::Client, packet.bytes.len()) };
+    assert_eq!(input.raw(meta, &packet.bytes), challenged);
+    for lab in [&mut first, &mut per_source, &mut forward, &mut input] {
+        let asked = shields(lab);
+        assert!(asked.iter().all(|shield| shield.most == 1 && lab.server.0 == shield.address), "{asked:?}");
+    }
+}
+
+#[test]
+fn challenges_are_raised_while_the_queues_of_syns_overflow() {
+    let mut lab = Lab::with(
+        settings(|limits| {
+            limits.per_destination = Some(1);
+            limits.on_excess = Some(OnExcess::Challenge);
+        }),
+        Vec::new(),
+    );
+    stranger(&mut lab, 1);
+    stranger(&mut lab, 2);
+    assert_eq!(shields(&mut lab), []);
+    lab.engine.raise_challenges(true);
+    // Whoever comes to us all the same is challenged as ever.
+    assert_eq!(stranger(&mut lab, 3), Verdict::Drop(DropReason::Challenged));
+    let asked = shields(&mut lab);
+    assert!(asked.len() == 1 && asked[0].raised, "{asked:?}");
+    lab.engine.raise_challenges(false);
+    lab.seconds(5);
+    stranger(&mut lab, 4);
+    assert_eq!(shields(&mut lab), []);
+}
+
+#[test]
+fn a_connection_behind_a_cookie_takes_the_stalest_ones_place_and_both_numbers_are_kept() {
+    let mut lab = lab();
+    stranger(&mut lab, 1);
+    connected(&mut lab);
+    assert_eq!(lab.engine.counters().embryonic, 0, "proven by the cookie");
+    lab.pass(&[says(".", 1, 1).len(100), server(".", 1).ack(101).len(2000), says(".", 101, 2001)]);
+    // In the server's numbers the client acknowledges what was never sent, or long ago.
+    for ack in [1_u32, 2001] {
+        let before = lab.numbers();
+        lab.send(client(".", 101).ack(ack));
+        assert_eq!(lab.numbers(), before, "it means nothing");
+    }
+    // The whole way to the end.
+    lab.pass(&[says("F.", 101, 2001), server(".", 2001).ack(102)]);
+    assert_eq!(lab.phase(), Some(Phase::HalfClosed));
+    lab.pass(&[server("F.", 2001).ack(102), says(".", 102, 2002)]);
+    assert_eq!(lab.phase(), Some(Phase::TimeWait));
+}
+
+#[test]
+fn a_silent_connection_behind_a_cookie_is_established_and_has_its_timer() {
+    let mut settings = settings(|limits| limits.total = Some(10));
+    settings.timers = vec![(crate::conntrack::Timer::Established, Some(Duration::from_secs(100)))];
+    let mut lab = Lab::with(settings, Vec::new());
+    connected(&mut lab);
+    lab.seconds(99);
+    assert_eq!(lab.phase(), Some(Phase::Established));
+    lab.seconds(2);
+    assert_eq!(lab.phase(), None);
+    // Each end in its own numbers; the kernel would spoil the client's.
+    let (client, server) = (COOKIE.wrapping_add(1), CLIENT_ISS.wrapping_add(1));
+    assert_eq!(rsts(&mut lab), [(From::Client, client, true), (From::Server, server, false)]);
+}
+
+#[test]
+fn kill_sends_rsts_with_the_numbers_that_each_end_knows() {
+    let mut lab = lab();
+    connected(&mut lab);
+    lab.pass(&[says(".", 1, 1).len(50), server(".", 1).ack(51).len(700), says(".", 51, 701)]);
+    lab.transmits();
+    let flow = lab.flow();
+    assert!(lab.worker.kill(&flow, false, lab.now));
+    let (client, server) = (COOKIE.wrapping_add(701), CLIENT_ISS.wrapping_add(51));
+    assert_eq!(rsts(&mut lab), [(From::Client, client, true), (From::Server, server, false)]);
+}
+
+#[test]
+fn an_rst_of_the_servers_is_sent_to_the_client_in_its_numbers() {
+    let mut lab = lab();
+    connected(&mut lab);
+    lab.pass(&[says(".", 1, 1).len(50), server(".", 1).ack(51).len(700), says(".", 51, 701)]);
+    lab.transmits();
+    lab.pass(&[server("R.", 701).ack(51)]);
+    assert_eq!(lab.phase(), Some(Phase::Reset));
+    assert_eq!(rsts(&mut lab), [(From::Client, COOKIE.wrapping_add(701), true)]);
+    // One that refuses the SYN has the right number in the kernel's own eyes.
+    let mut lab = super::cookies::lab();
+    open(&mut lab, client("S", 0));
+    lab.transmits();
+    lab.pass(&[server("R.", 0).ack(1)]);
+    assert_eq!((lab.phase(), rsts(&mut lab)), (Some(Phase::Reset), Vec::new()));
+}
+
+#[test]
+fn a_server_that_did_not_take_the_last_ack_gets_it_once_more() {
+    let mut lab = lab();
+    let syn = client("S", 0).timestamp(40);
+    assert_eq!(open(&mut lab, syn), Verdict::Accept);
+    lab.pass(&[server("S.", 0).ack(1).timestamp(900)]);
+    lab.transmits();
+    lab.pass(&[server(".", 1).ack(1).timestamp(901)]);
+    let wanted = Transmit::Acknowledge {
+        flow: lab.flow(),
+        tuple: lab.tuple(From::Client),
+        seq: SeqNum(CLIENT_ISS.wrapping_add(1)),
+        ack: SeqNum(COOKIE.wrapping_add(1)),
+        window: 0xffff,
+        timestamps: Some((40, 0)),
+    };
+    assert_eq!(lab.transmits(), [wanted]);
+    lab.pass(&[server(".", 1).ack(1).timestamp(902)]);
+    assert_eq!(lab.transmits(), [], "once");
+}
+
+#[test]
+fn the_kernels_syn_again_changes_nothing() {
+    let mut lab = lab();
+    assert_eq!(open(&mut lab, client("S", 0)), Verdict::Accept);
+    assert_eq!(open(&mut lab, client("S", 0)), Verdict::Accept);
+    assert_eq!(lab.engine.counters().embryonic, 1);
+    lab.pass(&[server("S.", 0).ack(1), says(".", 1, 1).len(5)]);
+    assert_eq!(lab.phase(), Some(Phase::Established));
+}
+
+#[test]
+fn who_is_refused_behind_a_cookie_is_told_in_its_numbers() {
+    let mut own = rule("unwanted", 1);
+    own.action = Action::Drop;
+    for action in [Action::Drop, Action::Reset] {
+        own.action = action;
+        let mut lab = Lab::with(settings(|limits| limits.total = Some(5)), vec![own.clone()]);
+        assert_eq!(open(&mut lab, client("S", 0)), Verdict::Drop(DropReason::Rule));
+        assert_eq!(rsts(&mut lab), [(From::Client, COOKIE.wrapping_add(1), true)]);
+        assert_eq!(lab.phase(), None);
+    }
+}
+
+#[test]
+fn a_server_that_never_answers_leaves_no_client_waiting() {
+    let mut lab = lab();
+    open(&mut lab, client("S", 0));
+    lab.seconds(31);
+    assert_eq!(lab.phase(), None);
+    assert_eq!(rsts(&mut lab), [(From::Client, COOKIE.wrapping_add(1), true)]);
+}
+
+#[test]
+fn a_connection_of_the_same_addresses_gives_way_and_its_entry_goes() {
+    // The client's first SYN was let in, and its next one is answered by the kernel.
+    for established in [false, true] {
+        let mut lab = lab();
+        if established {
+            lab.handshake();
+        } else {
+            lab.pass(&[client("S", 0)]);
+        }
+        lab.transmits();
+        let before = lab.engine.counters().connections;
+        assert_eq!(open(&mut lab, client("S", 0)), Verdict::Drop(DropReason::Unexpected));
+        assert_eq!(lab.transmits(), [Transmit::Forget { flow: lab.flow() }], "and no RST");
+        assert_eq!(lab.engine.counters().connections, before - 1);
+        // The kernel sends it again, once the client does.
+        connected(&mut lab);
+    }
+}
+
+#[test]
+fn a_connection_met_in_its_middle_asks_for_its_numbers_once() {
+    let mut settings = open_settings();
+    settings.pickup.grace = Duration::from_secs(10);
+    let met = |lab: &mut Lab, say: Say, shift| {
+        let packet = lab.packet(say);
+        let meta = Lab::meta(say.from, packet.bytes.len());
+        let verdict = lab.worker.handle_behind(&meta, &packet.bytes, shift, lab.now);
+        lab.check();
+        verdict
+    };
+    for first in [says(".", 500, 900).len(10), server(".", 900).ack(500).len(10)] {
+        let mut lab = Lab::with(settings.clone(), Vec::new());
+        assert!(matches!(met(&mut lab, first, None), Verdict::Drop(_)));
+        assert_eq!((lab.worker.wants_numbers().is_some(), lab.phase()), (true, None));
+        let shift = Shift { added: SHIFT, from_client: first.from == From::Client };
+        assert_eq!(met(&mut lab, first, Some(shift)), Verdict::Accept);
+        let (sent, heard) = if first.from == From::Client { (510, 900) } else { (500, 910) };
+        for say in [server(".", heard).ack(sent).len(30), says(".", sent, heard + 30).len(1)] {
+            assert_eq!(met(&mut lab, say, None), Verdict::Accept, "{say:?}");
+            assert_eq!(lab.worker.wants_numbers(), None);
+        }
+        let flow = lab.flow();
+        assert!(lab.worker.kill(&flow, false, lab.now));
+        let to_client = COOKIE.wrapping_add(heard + 30);
+        assert!(rsts(&mut lab).contains(&(From::Client, to_client, true)));
+    }
+}
+
+#[test]
+fn keepalives_have_the_numbers_that_the_kernel_translates_right() {
+    let mut settings = settings(|limits| limits.total = Some(5));
+    settings.on_expire = crate::policy::OnExpire::Probe(Default::default());
+    settings.timers = vec![(crate::conntrack::Timer::Established, Some(Duration::from_secs(10)))];
+    let mut lab = Lab::with(settings, Vec::new());
+    connected(&mut lab);
+    lab.pass(&[says(".", 1, 1).len(50), server(".", 1).ack(51).len(700), says(".", 51, 701)]);
+    lab.transmits();
+    lab.seconds(11);
+    let asked: Vec<(FourTuple, u32, u32)> = lab
+        .transmits()
+        .into_iter()
+        .map(|transmit| match transmit {
+            Transmit::Keepalive { tuple, keepalive, .. } => (tuple, keepalive.seq.0, keepalive.ack.0),
+            other @ (Transmit::Reset { .. }
+            | Transmit::Acknowledge { .. }
+            | Transmit::Challenge { .. }
+            | Transmit::Forget { .. }) => panic!("{other:?}"),
+        })
+        .collect();
+    let (opener, other) = (CLIENT_ISS.wrapping_add(51), SERVER_ISS.wrapping_add(701));
+    assert_eq!(
+        asked,
+        [
+            (lab.tuple(From::Server), other.wrapping_sub(1), opener),
+            (lab.tuple(From::Client), opener.wrapping_sub(1), COOKIE.wrapping_add(701)),
+        ]
+    );
+    // Both answer as they know the numbers.
+    lab.dropped(server(".", 701).ack(51), DropReason::KeepaliveAnswer);
+    let answer = says(".", 51, 701);
+    assert_eq!(lab.send(answer), Verdict::Drop(DropReason::KeepaliveAnswer));
+    assert_eq!(lab.phase(), Some(Phase::Established));
+}
