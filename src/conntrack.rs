@@ -18,6 +18,7 @@ pub mod connection;
 pub mod cookie;
 pub mod deadline;
 pub mod embryonic;
+pub mod fast;
 pub mod fetch;
 pub mod flow;
 pub mod keepalive;

@@ -15,6 +15,7 @@ pub mod control;
 pub mod events;
 pub mod explain;
 pub mod exposure;
+pub mod fast;
 pub mod filter;
 pub mod forgetter;
 pub mod governor;

@@ -26,6 +26,7 @@ mod challenge;
 mod context;
 mod cookies;
 pub mod event;
+pub mod fast;
 mod fast_open;
 mod foresee;
 mod judge;
@@ -44,6 +45,7 @@ pub mod view;
 
 pub use cookies::{Shield, Shift};
 pub use event::{CloseReason, Closed, Event, Peer};
+pub use fast::{Ride, Word};
 pub use foresee::Foreseen;
 pub use meta::{DropReason, IfIndex, Meta, Renumbering, Transmit, Verdict};
 pub use open::Block;
@@ -276,6 +278,7 @@ impl Worker {
         self.rewritten.clear();
         self.out.strip = false;
         self.out.proof = false;
+        self.out.ride = None;
         let parsed = wire::parse_where(bytes, meta.wire_len, meta.checksums, self.loopback);
         let verdict = match parsed {
             Ok(packet) => self.with(now, |context| context.judge(meta, &packet)),

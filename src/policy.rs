@@ -33,8 +33,8 @@ pub use limits::{
 pub use live::{Live, LiveError, LiveLimit, LiveTimer, Origin};
 pub use network::NetworkSet;
 pub use rule::{
-    Action, FastOpen, Hook, Hooks, NewFlow, Ports, Rule, RuleId, Selector, Service, ServiceKind, Term,
-    ZoneBits, ZoneId,
+    Action, FastOpen, Hook, Hooks, Inspect, NewFlow, Ports, Rule, RuleId, Selector, Service, ServiceKind,
+    Term, ZoneBits, ZoneId,
 };
 pub use settings::{
     Adaptive, Fail, Marks, OnExpire, Pickup, PickupMode, Probe, Queues, ScanLimit, Settings, Zone,

@@ -26,6 +26,8 @@ fn judge(worker: &mut Worker, packet: &RawPacket) -> Verdict {
         kernel_knows: false,
         parent: None,
         renumbered: None,
+        is_invalid: false,
+        is_last: false,
     };
     worker.handle_packet(&meta, &packet.bytes, NOW)
 }
@@ -89,6 +91,7 @@ fn a_syn_that_loses_its_fast_open_allocates_nothing() {
         on_expire: None,
         pickup: None,
         fast_open: FastOpen::Strip,
+        inspect: Default::default(),
         evictable: false,
         open_limits: Default::default(),
     };

@@ -92,6 +92,9 @@ fn show(output: &mut Output, told: &Explanation) -> Result<()> {
         };
         output.line(&format!("  fast_open: {mode}: TCP Fast Open {what}"))?;
     }
+    if told.inspect.as_deref() == Some("full") {
+        output.line("  inspect: full: every packet comes to halfgate, also once it is established")?;
+    }
     for limit in &told.limits {
         let rule = limit.rule.as_ref().map(|rule| format!(" of rule {rule}")).unwrap_or_default();
         let now = limit.embryonic.or(limit.open).map(|now| format!(", {now} now")).unwrap_or_default();

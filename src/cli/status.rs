@@ -116,10 +116,11 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
     rows.push((
         "connections",
         format!(
-            "{} of {}, {} half-open, {} stale; {} opened, {} closed ({} were stale){}",
+            "{} of {}, {} half-open, {} on the fast path, {} stale; {} opened, {} closed ({} were stale){}",
             status.connections,
             status.max_connections,
             status.half_open,
+            status.fast_path,
             status.stale,
             status.opened,
             status.closed,
@@ -256,6 +257,7 @@ mod tests {
             connections: 7,
             max_connections: 1_000_000,
             half_open: 1,
+            fast_path: 4,
             phases: vec![named("established", 6), named("syn_sent", 1)],
             evicted: vec![named("syn_sent", 2), named("time_wait", 1)],
             packets: 10,
@@ -272,7 +274,7 @@ mod tests {
         table: installed, hooks forward input, diversion xtables NFQUEUE, fail closed
         kernel: 0 refused with RST or ICMP, 0 dropped unjudged
         queue: 1 (syn): 0 waiting, 2 lost when full, 0 lost at the socket
-        connections: 7 of 1000000, 1 half-open, 0 stale; 0 opened, 0 closed (0 were stale) (established 6, syn_sent 1)
+        connections: 7 of 1000000, 1 half-open, 4 on the fast path, 0 stale; 0 opened, 0 closed (0 were stale) (established 6, syn_sent 1)
         made room: syn_sent 2, time_wait 1
         packets: 10 (2.0 KiB): 0 accepted, 0 dropped, 0 reset
         drops: rule 3

@@ -92,7 +92,7 @@ rules:
     t:10:24: error: rule web: `example.com` is a hostname, and rules hold for addresses (write its address: a firewall must not depend on what DNS says today)
     t:10:45: error: rule web: action can't be `allow` (did you mean `accept`?)
     t:10:57: error: rule web: log must be true or false (write true)
-    t:10:62: error: rule web: unknown key `color` in a rule (a rule has: name, from, to, service, action, log, comment, enabled, timers, limits, on_expire, pickup, fast_open, evictable)
+    t:10:62: error: rule web: unknown key `color` in a rule (a rule has: name, from, to, service, action, log, comment, enabled, timers, limits, on_expire, pickup, fast_open, inspect, evictable)
     t:11:5: error: rule #3: `name` is missing (give the rule a name: timers, limits and logs go by it)
     ");
 }
@@ -252,6 +252,10 @@ fn actions_and_switches() {
         "action: drop, enabled: maybe",
         "action: drop, src: lan",
         "action: drop, inspect: full",
+        "action: accept, inspect: full",
+        "action: accept, inspect: ful",
+        "action: accept, inspect: off",
+        "action: accept, fast_path: false",
         "action: drop, fast_open: strip",
         "action: drop, timers: { syn_sent: 5s }",
         "action: accept, on_expire: { probe: { interval: 15s, retries: 5 } }",
@@ -296,7 +300,15 @@ fn actions_and_switches() {
     action: drop, src: lan
         error: rule r: unknown key `src` in a rule (did you mean `from`?)
     action: drop, inspect: full
-        error: rule r: this version does not have `inspect` (leave it out: every packet is inspected in this version)
+        warning: rule r: `inspect` does nothing in a rule that lets nothing through (remove it, or write `action: accept`)
+    action: accept, inspect: full
+        
+    action: accept, inspect: ful
+        error: rule r: inspect can't be `ful` (did you mean `full`?)
+    action: accept, inspect: off
+        error: rule r: inspect can't be `off` (did you mean `lifecycle`?)
+    action: accept, fast_path: false
+        error: rule r: unknown key `fast_path` in a rule (did you mean `inspect`?)
     action: drop, fast_open: strip
         warning: rule r: `fast_open` does nothing in a rule that lets nothing through (remove it, or write `action: accept`)
     action: drop, timers: { syn_sent: 5s }

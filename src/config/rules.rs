@@ -174,13 +174,14 @@ fn rule(
     let fast_open =
         fields.get("fast_open").and_then(|node| settings::fast_open(node, report)).unwrap_or_default();
 
+    let inspect = fields.get("inspect").and_then(|node| settings::inspect(node, report)).unwrap_or_default();
     let evictable =
         fields.get("evictable").and_then(|node| reader::boolean(node, "evictable", report)).unwrap_or(false);
     check_fast_open(&fields, service.as_deref(), report);
 
     let action = action?;
     if action != Action::Accept {
-        for key in ["timers", "limits", "on_expire", "pickup", "fast_open", "evictable"] {
+        for key in ["timers", "limits", "on_expire", "pickup", "fast_open", "inspect", "evictable"] {
             if let Some(node) = fields.get(key) {
                 report.warning(
                     node.place,
@@ -214,6 +215,7 @@ fn rule(
         on_expire,
         pickup,
         fast_open,
+        inspect,
         evictable,
         open_limits,
     };

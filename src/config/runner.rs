@@ -107,6 +107,8 @@ impl World {
             kernel_knows: false,
             parent: None,
             renumbered: None,
+            is_invalid: false,
+            is_last: false,
         };
         let verdict = self.worker.handle_packet(&meta, &packet.bytes, now);
         while self.worker.poll_transmit().is_some() || self.worker.poll_event().is_some() {}

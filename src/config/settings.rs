@@ -14,7 +14,7 @@ use super::{
 use crate::{
     conntrack::Timer,
     policy::{
-        Action, Adaptive, Fail, FastOpen, Hooks, Marks, OnExpire, Pickup, PickupMode, Probe, Queues,
+        Action, Adaptive, Fail, FastOpen, Hooks, Inspect, Marks, OnExpire, Pickup, PickupMode, Probe, Queues,
         Settings, duration, live::check_timer,
     },
 };
@@ -297,6 +297,27 @@ pub(super) fn fast_open(node: &Node, report: &mut Report) -> Option<FastOpen> {
         ("off", "strip"),
     ];
     choice(node, "fast_open", &choices, &foreign, &[], report)
+}
+
+/// Reads a rule's `inspect:`.
+pub(super) fn inspect(node: &Node, report: &mut Report) -> Option<Inspect> {
+    let choices = [Inspect::Lifecycle, Inspect::Full].map(|mode| (mode.name(), mode));
+    let foreign = [
+        ("all", "full"),
+        ("every", "full"),
+        ("always", "full"),
+        ("true", "full"),
+        ("yes", "full"),
+        ("on", "full"),
+        ("fast", "lifecycle"),
+        ("fast_path", "lifecycle"),
+        ("offload", "lifecycle"),
+        ("flow", "lifecycle"),
+        ("false", "lifecycle"),
+        ("no", "lifecycle"),
+        ("off", "lifecycle"),
+    ];
+    choice(node, "inspect", &choices, &foreign, &[], report)
 }
 
 /// Reads `timers:`.

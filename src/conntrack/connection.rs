@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     Direction, Phase,
     embryonic::EmbryoId,
+    fast::Fast,
     key::Sender,
     time::{Instant, Stamp},
     window::{Half, Seen, StaleSyn},
@@ -87,6 +88,8 @@ pub struct Connection {
     pub asked: Option<Stamp>,
     /// TCP: how often they were asked.
     pub asks: u8,
+    /// Whether packets of it pass unseen.
+    pub fast: Fast,
     /// TCP: a SYN that may turn out to be the one that counts.
     pub stale_syn: Option<StaleSyn>,
     /// TCP: the opener's half.
@@ -119,6 +122,7 @@ impl Connection {
             unverified_rst: None,
             asked: None,
             asks: 0,
+            fast: Fast::default(),
             stale_syn: None,
             original: Half::default(),
             reply: Half::default(),
@@ -195,9 +199,14 @@ impl Connection {
         }
     }
 
-    /// Whether either end has sent something that the other has not acknowledged.
+    /// Whether either end has sent something that the other has not acknowledged, as far
+    /// as their numbers are known.
     #[must_use]
     pub fn has_unacknowledged(&self) -> bool {
+        !self.fast.is_unseen() && self.has_outstanding()
+    }
+
+    fn has_outstanding(&self) -> bool {
         self.original.awaits_ack(&self.reply) || self.reply.awaits_ack(&self.original)
     }
 }

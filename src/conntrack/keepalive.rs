@@ -19,6 +19,11 @@ pub struct Keepalive {
     /// TSval and TSecr, if both ends send timestamps. The peer's latest TSval: an
     /// older one would fail the receiver's PAWS test (RFC 7323 §5.3).
     pub timestamps: Option<(u32, u32)>,
+    /// Whether it carries an octet, as keepalives may (RFC 9293 §3.8.4). Where segments
+    /// passed unseen the timestamp may be an old one, and Linux throws an acknowledgement
+    /// away that is old in both, but answers data. Without timestamps it answers either,
+    /// and a number that is so old that it seems new would make the octet data.
+    pub has_octet: bool,
 }
 
 impl Keepalive {
@@ -31,6 +36,7 @@ impl Keepalive {
             seq: receiver.ack.minus(1),
             ack: if peer.seen.has(Seen::ACK) { peer.ack } else { receiver.end },
             timestamps: both_stamp.then_some((peer.ts_recent, receiver.ts_recent)),
+            has_octet: both_stamp && !connection.fast.is_none(),
         }
     }
 }

@@ -193,6 +193,14 @@ impl<A: Address> Table<A> {
         self.wheel.hasten(&mut self.entries, slot, due);
     }
 
+    /// Has a connection looked at again at `due`, sooner or later than it would have been.
+    pub fn look_again(&mut self, slot: Slot, due: Instant) {
+        if self.entries.get(slot).is_some() {
+            self.wheel.remove(&mut self.entries, slot);
+            self.wheel.insert(&mut self.entries, slot, due);
+        }
+    }
+
     /// Whether a connection need not be looked at before or at `now`.
     #[must_use]
     pub fn is_early(&self, slot: Slot, now: Instant) -> bool {

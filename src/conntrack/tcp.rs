@@ -33,6 +33,7 @@ use alone::{alone, begins_alone, goes_on_alone, was_one_way};
 
 use super::{
     Connection, Direction, Instant, Phase, Stamp,
+    fast::Fast,
     key::Sender,
     window::{self, Bound, Half, Outside, Seen, StaleSyn},
 };
@@ -417,6 +418,7 @@ fn be_reborn(connection: &mut Connection, direction: Direction, segment: &Segmen
     let Some(syn) = connection.stale_syn.take() else { return Outcome::Stale };
     connection.original = connection.original.begun_anew(Half::at_stale(&syn));
     connection.unverified_rst = None;
+    connection.fast = Fast::default();
     // Also where it was in `syn_received`: it is another handshake.
     connection.refresh(now);
     answer(connection, segment, now);
@@ -432,6 +434,7 @@ fn answers_crosswise(connection: &Connection, direction: Direction, segment: &Se
 fn be_crossed(connection: &mut Connection, direction: Direction, segment: &Segment, now: Instant) -> Outcome {
     connection.stale_syn = None;
     connection.unverified_rst = None;
+    connection.fast = Fast::default();
     let (sender, receiver) = connection.halves(direction);
     *sender = Half::at_syn(segment);
     *receiver = receiver.begun_anew(Half::behind_syn_ack(segment));
@@ -766,6 +769,25 @@ fn next_phase(connection: &Connection) -> Phase {
         (true, false) | (false, true) if acked => Phase::HalfClosed,
         (true, false) | (false, true) => Phase::FinWait,
     }
+}
+
+/// Believes the FINs that passed before their numbers could be tested.
+pub fn believe_fins(connection: &mut Connection, now: Instant) {
+    let mut are_new = false;
+    for direction in [Direction::Original, Direction::Reply] {
+        let (sender, receiver) = connection.halves(direction);
+        if sender.seen.has(Seen::UNTAKEN_FIN) {
+            are_new |= !sender.seen.has(Seen::FIN) && !receiver.seen.has(Seen::FIN);
+            sender.seen.clear(Seen::UNTAKEN);
+            sender.seen.clear(Seen::UNTAKEN_FIN);
+            sender.seen.add(Seen::FIN);
+        }
+    }
+    if are_new {
+        connection.first_fin = Stamp::of(now);
+    }
+    let next = next_phase(connection);
+    connection.enter(next, now);
 }
 
 struct Refresh {

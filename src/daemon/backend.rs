@@ -90,6 +90,7 @@ impl Daemon {
     }
 
     fn connections(&self, filter: &[String], out: &mut dyn Outlet) -> Result<(), Refusal> {
+        self.look_at_riders();
         self.each_batch(filter, &mut |batch| {
             let policy = self.shared.engine.policy();
             batch.iter().try_for_each(|view| out.send(Line::Connection(events::connection(view, &policy))))
@@ -107,6 +108,7 @@ impl Daemon {
         if Filter::parse(filter)?.is_empty() && !all {
             return Err("this would end every connection: say which, or say --all".into());
         }
+        self.look_at_riders();
         let mut killed = Killed { dry_run, ..Killed::default() };
         self.each_batch(filter, &mut |batch| {
             killed.matched += batch.len() as u64;
@@ -177,6 +179,7 @@ impl Daemon {
     }
 
     fn explain(&self, question: &Question) -> Explanation {
+        self.look_at_riders();
         let engine = &self.shared.engine;
         let (policy, live) = (engine.policy(), engine.live());
         let mut told = explain::explain(question, &policy, &live);

@@ -11,8 +11,8 @@ use super::{
 use crate::{
     conntrack::{Flow, Timer},
     policy::{
-        Action, FastOpen, Hook, Limit, LimitTable, Live, NewFlow, Origin, PickupMode, Policy, Rule, RuleId,
-        Selector, TimerTable, ZoneBits,
+        Action, FastOpen, Hook, Inspect, Limit, LimitTable, Live, NewFlow, Origin, PickupMode, Policy, Rule,
+        RuleId, Selector, TimerTable, ZoneBits,
     },
     sys::table::{Covered, Exempt, Looks, Share},
     wire::{Flags, Protocol},
@@ -192,6 +192,7 @@ pub fn explain(question: &Question, policy: &Policy, live: &Live) -> Explanation
     if told.verdict == "accept" && told.diverted && told.rule != BUILT_IN {
         let timers = TimerTable::resolve(policy, live);
         told.timers = timer_rows(policy, live, &timers, rule, flow.protocol);
+        told.inspect = Some(matched.map_or(Inspect::Lifecycle, |rule| rule.inspect).name().to_owned());
         if flow.protocol == Protocol::TCP {
             told.on_expire = Some(on_expire(policy, rule));
             let fast_open = matched.map_or(FastOpen::Allow, |rule| rule.fast_open);
@@ -447,6 +448,7 @@ rules:
     on_expire: { probe: { retries: 3 } }
     limits: { embryonic: { per_destination: 500 } }
     fast_open: strip
+    inspect: full
   - { name: mail, from: wan, service: tcp/25, action: reset }
 "#;
 
@@ -475,6 +477,7 @@ rules:
         assert_eq!(told.fast_open.as_deref(), Some("strip"));
         let ssh = ask("tcp 192.168.10.20:4000 > 192.0.2.1:22 S", Some("eth1"), Some("ppp0"));
         assert_eq!(ssh.fast_open.as_deref(), Some("allow"));
+        assert_eq!([told.inspect.as_deref(), ssh.inspect.as_deref()], [Some("full"), Some("lifecycle")]);
         let limits: Vec<_> = told.limits.iter().map(|row| (row.limit.as_str(), row.value)).collect();
         assert_eq!(limits, [("embryonic.total", Some(20000)), ("embryonic.per_destination", Some(500))]);
     }

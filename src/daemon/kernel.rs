@@ -101,8 +101,8 @@ fn needs(engine: &Engine) -> Needs {
         icmp: longest(Timer::Icmp),
         other: longest(Timer::Other),
         connections: u64::from(policy.settings.max_connections),
-        // The kernel's own counts are not read: every packet passes here.
-        accounting: false,
+        // Of connections that pass in the kernel only its own counts know.
+        accounting: true,
     }
 }
 

@@ -86,6 +86,7 @@ impl Daemon {
     /// # Errors
     /// If there is no such rule, or the client left.
     pub fn timers(&self, rule: Option<&str>, out: &mut dyn Outlet) -> Result<(), Refusal> {
+        self.look_at_riders();
         let engine = &self.shared.engine;
         let (policy, live, counts, now) =
             (engine.policy(), engine.live(), engine.timers(self.now()), self.now());
@@ -158,6 +159,7 @@ impl Daemon {
         };
         let change = LiveTimer { timer, rule: reach.rule, value: new, until: reach.until, from_epoch };
         live.set_timer(change).map_err(|error| error.to_string())?;
+        self.look_at_riders();
         let effect = self.shared.engine.preview(&live, self.now());
         if scope.rule.is_none() {
             let own: Vec<&str> = all_rules(&policy)
@@ -200,6 +202,7 @@ impl Daemon {
         if !live.unset_timer(timer, rule) && !was_saved {
             return Err(Refusal::Said(format!("{} was not set live", subject(timer.name(), rule))));
         }
+        self.look_at_riders();
         let effect = self.shared.engine.preview(&live, self.now());
         state.saved.set_timer(timer, rule, None)?;
         self.taken_back(&mut state, live, &subject(timer.name(), rule), was_saved, effect, out)

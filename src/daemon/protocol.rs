@@ -574,6 +574,9 @@ pub struct Explanation {
     /// What becomes of Fast Open: `allow`, `strip` or `deny`; for TCP that is accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fast_open: Option<String>,
+    /// Which packets of its connection are inspected: `lifecycle` or `full`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inspect: Option<String>,
     /// The limits that apply.
     pub limits: Vec<LimitRow>,
     /// The timers of its connection.

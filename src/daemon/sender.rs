@@ -47,6 +47,12 @@ pub trait Kernel {
     /// The kernel's word.
     fn lookup(&mut self, flow: &Flow) -> io::Result<Option<Tuples>>;
 
+    /// Has a connection's packets come to the queue again.
+    ///
+    /// # Errors
+    /// The kernel's word.
+    fn release(&mut self, flow: &Flow) -> io::Result<bool>;
+
     /// Sends a packet.
     ///
     /// # Errors
@@ -66,6 +72,8 @@ pub struct RealKernel {
     conntrack: Ctnetlink,
     raw: RawSender,
     untracked: RawSender,
+    /// The bit of the conntrack mark that lets a connection ride.
+    fast: u32,
 }
 
 impl RealKernel {
@@ -78,6 +86,7 @@ impl RealKernel {
             conntrack: Ctnetlink::open()?,
             raw: RawSender::open(marks.own())?,
             untracked: RawSender::open(marks.own_untracked())?,
+            fast: marks.fast(),
         })
     }
 }
@@ -89,6 +98,10 @@ impl Kernel for RealKernel {
 
     fn lookup(&mut self, flow: &Flow) -> io::Result<Option<Tuples>> {
         self.conntrack.lookup(flow)
+    }
+
+    fn release(&mut self, flow: &Flow) -> io::Result<bool> {
+        self.conntrack.unmark(flow, self.fast)
     }
 
     fn send(&mut self, packet: &RawPacket) -> io::Result<()> {
@@ -157,6 +170,9 @@ fn send(transmit: &Transmit, kernel: &mut dyn Kernel, tally: &Tally) -> io::Resu
             if let Some((value, echo)) = keepalive.timestamps {
                 segment = segment.timestamps(value, echo);
             }
+            if keepalive.has_octet {
+                segment = segment.payload(&[0]);
+            }
             kernel.send(&segment.build())?;
             Tally::count(&tally.keepalives_sent);
         }
@@ -177,6 +193,9 @@ fn send(transmit: &Transmit, kernel: &mut dyn Kernel, tally: &Tally) -> io::Resu
         }
         // The forgetter's.
         Transmit::Forget { .. } => {}
+        // Whoever asks has a thread of his own.
+        Transmit::Ask { .. } => {}
+        Transmit::Release { flow } => drop(kernel.release(flow)?),
     }
     Ok(())
 }
@@ -250,6 +269,11 @@ mod tests {
             Ok(self.tuples)
         }
 
+        fn release(&mut self, flow: &Flow) -> io::Result<bool> {
+            self.said.push(format!("release {flow}"));
+            Ok(true)
+        }
+
         fn send(&mut self, packet: &RawPacket) -> io::Result<()> {
             if self.refuses {
                 return Err(io::ErrorKind::PermissionDenied.into());
@@ -263,7 +287,8 @@ mod tests {
             self.said.push(if segment.flags.contains(Flags::RST) {
                 format!("rst {path}")
             } else {
-                assert_eq!((segment.flags, segment.payload_len), (Flags::ACK, 0));
+                assert_eq!(segment.flags, Flags::ACK);
+                assert_eq!(segment.payload_len > 0, segment.options.timestamps.is_some());
                 format!("keepalive {path} ack {} {:?}", segment.ack.0, segment.options.timestamps)
             });
             Ok(())
@@ -335,7 +360,7 @@ mod tests {
         let inside = flow(CLIENT, 4000, SERVER, 80);
         let (seq, ack) = (SeqNum(6), SeqNum(9));
         for (from, timestamps) in [(inside, None), (inside.reversed(), Some((70, 40)))] {
-            let keepalive = Keepalive { seq, ack, timestamps };
+            let keepalive = Keepalive { seq, ack, timestamps, has_octet: timestamps.is_some() };
             into.send(Transmit::Keepalive { flow: inside, tuple: tuple(from), keepalive }).unwrap();
         }
         drop(into);

@@ -49,6 +49,8 @@ pub struct Tally {
     pub challenges_lost: AtomicU64,
     /// Challenges that the kernel did not take: a forged source may have no route.
     pub challenges_failed: AtomicU64,
+    /// Questions to conntrack given up because who asks was behind; they are asked again.
+    pub questions_lost: AtomicU64,
     /// Packets that the kernel did not take.
     pub send_failed: AtomicU64,
     /// Conntrack entries deleted.
@@ -131,6 +133,8 @@ pub struct Outbox {
     challenges: SyncSender<Transmit>,
     /// Apart, so that those of a flood's that were evicted take no RST's place either.
     forgets: SyncSender<Flow>,
+    /// Apart, so that timers that fire together delay no RST.
+    questions: SyncSender<Transmit>,
 }
 
 impl Outbox {
@@ -141,8 +145,9 @@ impl Outbox {
         transmits: SyncSender<Transmit>,
         challenges: SyncSender<Transmit>,
         forgets: SyncSender<Flow>,
+        questions: SyncSender<Transmit>,
     ) -> Self {
-        Self { events, transmits, challenges, forgets }
+        Self { events, transmits, challenges, forgets, questions }
     }
 
     /// Takes everything out of the worker. What finds no room is counted.
@@ -152,7 +157,13 @@ impl Outbox {
                 Transmit::Challenge { .. } => {
                     pass(&self.challenges, transmit, &tally.challenges_lost);
                 }
-                Transmit::Reset { .. } | Transmit::Keepalive { .. } | Transmit::Acknowledge { .. } => {
+                Transmit::Ask { .. } => {
+                    pass(&self.questions, transmit, &tally.questions_lost);
+                }
+                Transmit::Reset { .. }
+                | Transmit::Keepalive { .. }
+                | Transmit::Acknowledge { .. }
+                | Transmit::Release { .. } => {
                     if pass(&self.transmits, transmit, &tally.transmits_lost) {
                         tally.transmits_passed.fetch_add(1, Ordering::Release);
                     }

@@ -16,7 +16,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::{
     blocks::{self, Blocks},
     control::{self, Ears, Ending},
-    events, forgetter,
+    events, fast, forgetter,
     kernel::{self, KernelSettings},
     log,
     observer::Observer,
@@ -102,7 +102,8 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         RealKernel::open(policy.settings.marks)
             .context("can't open the raw and ctnetlink sockets (they need CAP_NET_RAW and CAP_NET_ADMIN)")
     };
-    let kernels = ([open()?, open()?], Ctnetlink::open().context("can't open the ctnetlink socket")?);
+    let conntrack = || Ctnetlink::open().context("can't open the ctnetlink socket");
+    let kernels = ([open()?, open()?], [conntrack()?, conntrack()?]);
     let seed = random::seed().context("no random numbers")?;
     let shared = share(policy, seed, &live)?;
     let mut crew = Crew::new();
@@ -128,6 +129,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             Err(error.into())
         }
     });
+    // What a killed daemon has left riding is not in the table: its next packets come to the
+    // queue, and it is picked up, because the kernel knows it.
+    if let Err(error) = fast::release_all(shared.marks.fast()) {
+        log::warning(format_args!("connections of a daemon before may pass without the queue: {error}"));
+    }
     let (outbox, orders) = match started {
         Ok(started) => started,
         Err(error) => {
@@ -327,13 +333,14 @@ impl Crew {
         queues: Vec<Queue>,
         (first, last): (u16, u16),
         watch: interfaces::Watch,
-        ([mut kernel, mut challenging], mut conntrack): ([RealKernel; 2], Ctnetlink),
+        ([mut kernel, mut challenging], [mut conntrack, mut asking]): ([RealKernel; 2], [Ctnetlink; 2]),
     ) -> Result<(Outbox, Orders)> {
         let (events, inbox): (_, mpsc::Receiver<Event>) = mpsc::sync_channel(EVENTS_WAITING);
         let (transmits, sender): (_, mpsc::Receiver<Transmit>) = mpsc::sync_channel(TRANSMITS_WAITING);
         let (challenges, challenger): (_, mpsc::Receiver<Transmit>) = mpsc::sync_channel(TRANSMITS_WAITING);
         let (forgets, forgetter) = mpsc::sync_channel(FORGETS_WAITING);
-        let outbox = Outbox::new(events, transmits, challenges, forgets);
+        let (questions, asked): (_, mpsc::Receiver<Transmit>) = mpsc::sync_channel(TRANSMITS_WAITING);
+        let outbox = Outbox::new(events, transmits, challenges, forgets, questions);
         self.hire("recorder", shared, move |shared, pulse| recorder::run(shared, &inbox, pulse))?;
         self.hire("sender", shared, move |shared, pulse| sender::run(shared, &sender, &mut kernel, pulse))?;
         self.hire("challenger", shared, move |shared, pulse| {
@@ -342,6 +349,8 @@ impl Crew {
         self.hire("forgetter", shared, move |shared, pulse| {
             forgetter::run(shared, &forgetter, &mut conntrack, pulse)
         })?;
+        let own = outbox.clone();
+        self.hire("asker", shared, move |shared, pulse| fast::ask(shared, &asked, &own, &mut asking, pulse))?;
         self.hire("blocker", shared, blocks::run)?;
         self.hire("shields", shared, move |shared, pulse| shields::run(shared, first..=last, pulse))?;
         self.hire("interfaces", shared, move |shared, pulse| {
@@ -459,6 +468,9 @@ fn finish(daemon: &Arc<Daemon>, crew: &mut Crew, lock: Lock, ending: &Result<End
         Err(error) => (Some(format!("{error:#}")), true),
     };
     let result = if hold { table::install_static(&held) } else { table::unload().map(|_| ()) };
+    if let Err(error) = fast::release_all(daemon.shared.marks.fast()) {
+        log::warning(format_args!("conntrack keeps mark bits of halfgate's: {error}"));
+    }
     // A thread that is stuck would not come home; the end of the process ends it.
     if fatal.is_none() {
         crew.send_home(&daemon.shared);

@@ -308,6 +308,10 @@ impl Daemon {
             current = TableSpec { hooks: both, ..spec };
             table::install(&current, self.diversion)?;
         }
+        if existing == Existing::Rejudge {
+            // Those that end are told of with what the kernel has counted.
+            self.look_at_riders();
+        }
         let before = engine.policy();
         self.with_worker(|worker| engine.install(policy, existing, worker, self.now()));
         if current != spec

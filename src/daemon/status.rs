@@ -91,6 +91,7 @@ impl Daemon {
             connections: counters.connections,
             max_connections: u64::from(settings.max_connections),
             half_open: counters.embryonic,
+            fast_path: counters.riding,
             stale: counters.stale,
             phases: named(&counters.phases),
             evicted: named(&counters.evicted),

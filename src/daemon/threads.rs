@@ -9,7 +9,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::shared::{Outbox, Pulse, Shared};
 use crate::{
     conntrack::Flow,
-    engine::{DropReason, IfIndex, Meta, Shift, Verdict},
+    engine::{DropReason, IfIndex, Meta, Ride, Shift, Verdict},
     policy::{Hook, Marks},
     sys::{
         ctnetlink::Ctnetlink,
@@ -113,7 +113,8 @@ pub fn serve(shared: &Shared, mut queue: Queue, outbox: &Outbox, pulse: &Pulse) 
             if let Some(bytes) = worker.rewritten() {
                 rewritten.extend_from_slice(bytes);
             }
-            Turn { verdict, is_rewritten: !rewritten.is_empty(), is_proof: worker.is_proof() }
+            let is_rewritten = !rewritten.is_empty();
+            Turn { verdict, is_rewritten, is_proof: worker.is_proof(), ride: worker.ride() }
                 .answer(packet.mark, marks)
         });
         served.map_err(|error| error.to_string())?;
@@ -163,6 +164,8 @@ fn meta(packet: &Queued<'_>, marks: Marks) -> Meta {
         kernel_knows: packet.mark & marks.known() != 0,
         parent: None,
         renumbered: packet.renumbered,
+        is_invalid: packet.mark & marks.invalid() != 0,
+        is_last: packet.is_last,
     }
 }
 
@@ -229,6 +232,7 @@ struct Turn {
     verdict: Verdict,
     is_rewritten: bool,
     is_proof: bool,
+    ride: Option<Ride>,
 }
 
 impl Turn {
@@ -238,10 +242,15 @@ impl Turn {
     /// source, to the one that notes that.
     fn answer(self, mark: u32, marks: Marks) -> Answer {
         let proof = if self.is_proof { marks.proof() } else { 0 };
+        let ride = match self.ride {
+            Some(Ride::Begins) => marks.ride_begins(),
+            Some(Ride::Ends) => marks.ride_ends(),
+            None => 0,
+        };
         let ours = |bits| mark & !marks.mask() | marks.inspected() | proof | bits;
         match self.verdict {
-            Verdict::Accept if self.is_rewritten => Answer::Rewrite { mark: ours(0) },
-            Verdict::Accept => Answer::Accept { mark: ours(0) },
+            Verdict::Accept if self.is_rewritten => Answer::Rewrite { mark: ours(ride) },
+            Verdict::Accept => Answer::Accept { mark: ours(ride) },
             Verdict::Reset(DropReason::Challenged) => {
                 Answer::Rewrite { mark: ours(marks.refuse() | marks.challenge()) }
             }
@@ -338,8 +347,9 @@ mod tests {
     fn an_accept_keeps_the_operators_bits_and_says_inspected() {
         let marks = Marks { shift: 24 };
         let mark = 0x0012_3456 | marks.divert() | marks.known();
-        let answer =
-            |verdict, is_rewritten, is_proof| Turn { verdict, is_rewritten, is_proof }.answer(mark, marks);
+        let answer = |verdict, is_rewritten, is_proof| {
+            Turn { verdict, is_rewritten, is_proof, ride: None }.answer(mark, marks)
+        };
         let inspected = 0x0012_3456 | marks.inspected();
         let reset = |reason| Verdict::Reset(reason);
         let dropped = Verdict::Drop(DropReason::Rule);
@@ -362,6 +372,11 @@ mod tests {
             ),
         ] {
             assert_eq!(answered, expected);
+        }
+        for (ride, bit) in [(Ride::Begins, marks.ride_begins()), (Ride::Ends, marks.ride_ends())] {
+            let turn =
+                Turn { verdict: Verdict::Accept, is_rewritten: false, is_proof: false, ride: Some(ride) };
+            assert_eq!(turn.answer(mark, marks), Answer::Accept { mark: inspected | bit });
         }
     }
 

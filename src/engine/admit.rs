@@ -500,7 +500,7 @@ impl Context<'_> {
 
     /// Drops a packet and has its sender told: TCP by the RST that RFC 9293 §3.10.7.1
     /// gives it, the rest by ICMP administratively prohibited (RFC 1812 §5.2.7.1).
-    fn refuse(&self, arrival: &Arrival<'_>, reason: DropReason) -> Verdict {
+    pub(super) fn refuse(&self, arrival: &Arrival<'_>, reason: DropReason) -> Verdict {
         // Nothing is said about ICMP (RFC 1122 §3.2.2).
         let is_icmp = matches!(arrival.flow.protocol, Protocol::ICMP | Protocol::ICMPV6);
         if is_icmp || !self.may_send() { Verdict::Drop(reason) } else { Verdict::Reset(reason) }

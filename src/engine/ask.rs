@@ -34,6 +34,10 @@ impl Context<'_> {
             self.take_up_syn::<A>(held, &key, &last);
             return false;
         }
+        // The answers must come by.
+        self.stop_ride::<A>(held, slot);
+        let Some(entry) = A::table(held.shard).get_mut(slot) else { return false };
+        let connection = &mut entry.connection;
         let count = connection.to_ask().fold(0_u32, |count, _| count.saturating_add(1));
         // Both ends or none.
         let per_second = self.ruling.policy.settings.rst_per_second.max(2);

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::{
-    Block, CloseReason, Closed, Counts, Engine, Event, IfIndex, Peer, Shield, Shift, Transmit,
+    Block, CloseReason, Closed, Counts, Engine, Event, IfIndex, Peer, Ride, Shield, Shift, Transmit,
     cookies::{Asked, BEHIND, Behind},
     ruling::{Ruling, Shrink},
     shard::{Family, Shard},
@@ -39,6 +39,8 @@ pub(super) struct Outbox {
     pub(super) room_for: Option<u16>,
     /// The packet at hand goes on without its Fast Open.
     pub(super) strip: bool,
+    /// What becomes of the way of the connection of the packet at hand.
+    pub(super) ride: Option<Ride>,
     /// The packet at hand proves that its source is there.
     pub(super) proof: bool,
     /// Set where the kernel has translated where the packet at hand goes. In it, if that
@@ -185,24 +187,40 @@ impl Context<'_> {
         reason: CloseReason,
         silent: bool,
     ) {
-        if A::table(held.shard).get(slot).is_some_and(|entry| is_uncounted(&entry.connection)) {
+        let Some(connection) = A::table(held.shard).get(slot).map(|entry| entry.connection) else { return };
+        if !silent && self.must_stay(&connection, reason) {
+            self.end_unseen::<A>(held, slot, popped, reason);
+            return;
+        }
+        if is_uncounted(&connection) {
             held.shard.uncounted = held.shard.uncounted.saturating_sub(1);
         }
         self.release_embryo::<A>(held, slot);
         let seed = self.engine.seed;
         let phase = A::table(held.shard).get(slot).map(|entry| entry.connection.phase);
-        self.stand::<A>(held, slot, phase, None);
+        if !connection.fast.is_ended() {
+            self.stand::<A>(held, slot, phase, None);
+        }
         let table = A::table(held.shard);
         let entry = if popped { table.end(slot, seed) } else { table.remove(slot, seed) };
         let Some(entry) = entry else { return };
         let connection = entry.connection;
-        held.shard.count_stale(connection.forgotten_by().is_some(), false);
+        let flow = entry.key.flow(connection.opener);
+        if connection.fast.is_ended() {
+            // Everything was said when it was ended; its ends know by now.
+            if reason != CloseReason::Replaced {
+                held.shard.remember_ended(entry.key.hash(seed), self.now);
+                self.out.transmits.push_back(Transmit::Forget { flow });
+            }
+            return;
+        }
         self.engine.connection_closed();
+        held.shard.count_stale(connection.forgotten_by().is_some(), false);
+        held.shard.count_riding(connection.fast.rides(), false);
         add(&self.stats.closed, 1);
         if reason == CloseReason::TableFull {
             self.stats.count_evicted(connection.phase);
         }
-        let flow = entry.key.flow(connection.opener);
         let is_behind = connection.tag & BEHIND != 0;
         let behind = if is_behind { held.shard.behind.remove(&(A::IPV6, slot)) } else { None };
         if !silent {
@@ -211,6 +229,8 @@ impl Context<'_> {
         if kernel_must_forget(&connection, reason) {
             held.shard.remember_ended(entry.key.hash(seed), self.now);
             self.out.transmits.push_back(Transmit::Forget { flow });
+        } else if connection.fast.rides() {
+            self.out.transmits.push_back(Transmit::Release { flow });
         }
         let reason = final_reason(&connection, reason);
         if matches!(reason, CloseReason::Forgotten(_)) {

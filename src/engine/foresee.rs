@@ -107,6 +107,8 @@ mod tests {
             checksums: Checksums::Verify,
             kernel_knows: false,
             renumbered: None,
+            is_invalid: false,
+            is_last: false,
             parent: None,
         };
         for tuple in tuples.iter().step_by(3) {

@@ -190,8 +190,11 @@ impl Context<'_> {
         if is_in_time && table.is_early(slot, self.now) {
             return Some(slot);
         }
-        let deadline = self.deadline(&table.get(slot)?.connection);
-        if deadline.at > self.now || self.overdue::<A>(held, slot, false, deadline) {
+        let connection = &table.get(slot)?.connection;
+        // Only the kernel knows how long those were silent of which packets pass unseen.
+        let is_unknown = connection.fast.is_unseen() && connection.asked.is_none();
+        let deadline = self.deadline(connection);
+        if deadline.at > self.now || is_unknown || self.overdue::<A>(held, slot, false, deadline) {
             return Some(slot);
         }
         // A SYN that waits for its answer may have taken its place.
@@ -235,10 +238,17 @@ impl Context<'_> {
         if is_uncounted(connection) && may_go_on(&arrival.content) {
             return self.judge_uncounted::<A>(held, slot, key, sender, arrival);
         }
+        let direction = sender.direction(connection.opener);
+        if !connection.fast.is_none()
+            && let Some(verdict) = self.judge_unseen::<A>(held, slot, key, direction, arrival)
+        {
+            return Ok(verdict);
+        }
+        let Some(entry) = A::table(held.shard).get_mut(slot) else { return Err(Replaced(None)) };
+        let connection = &mut entry.connection;
         // Only a handshake that begins anew may have to be taken back.
         let unchanged = connection.stale_syn.map(|_| *connection);
         let before = connection.standing();
-        let direction = sender.direction(connection.opener);
         // Both ends' words by one way may be one forger's.
         let on_path = is_on_path(connection, direction, arrival.meta);
         match arrival.content {
@@ -306,6 +316,7 @@ impl Context<'_> {
                 return Ok(self.end_too_many::<A>(held, slot, limit));
             }
         }
+        self.board::<A>(held, slot, arrival);
         Ok(Verdict::Accept)
     }
 
@@ -428,7 +439,9 @@ impl Context<'_> {
         match embedded.seq {
             Some(seq) if embedded.protocol == Protocol::TCP => {
                 let direction = sender.direction(connection.opener);
-                let is_under_way = may_be_under_way(connection, direction, seq);
+                // Where numbers are not known its receiver makes the test.
+                let is_under_way =
+                    connection.fast.is_unseen() || may_be_under_way(connection, direction, seq);
                 if is_under_way && is_lost {
                     self.unreachable::<A>(&mut held, slot, direction, meta);
                 }

@@ -30,6 +30,11 @@ pub struct Meta {
     pub checksums: Checksums,
     /// The kernel's conntrack knows this connection both ways (pickup).
     pub kernel_knows: bool,
+    /// The kernel's conntrack says that this packet can't belong to its connection.
+    pub is_invalid: bool,
+    /// No other packet waits behind this one, so that none can be overtaken if its
+    /// connection goes on in the kernel. Where there is no kernel, none is.
+    pub is_last: bool,
     /// The connection whose helper in the kernel announced this one (FTP's control
     /// connection of its data connection), as the hooks show it.
     pub parent: Option<Flow>,
@@ -119,6 +124,11 @@ pub enum DropReason {
     AckOld,
     /// It answers a keepalive of ours, and says nothing else.
     KeepaliveAnswer,
+    /// The kernel's conntrack calls it invalid, and its connection's numbers were not seen
+    /// lately (the fast path).
+    ConntrackInvalid,
+    /// Its connection was ended by halfgate, and its sender is told.
+    Ended,
     /// A SYN past a limit, whose sender must prove first that it is there
     /// (`on_excess: challenge`).
     Challenged,
@@ -130,7 +140,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// The reasons that are not [`Self::Malformed`].
-    const OWN: [Self; 19] = [
+    const OWN: [Self; 21] = [
         Self::Rule,
         Self::Limit,
         Self::TableFull,
@@ -147,6 +157,8 @@ impl DropReason {
         Self::AckBeyond,
         Self::AckOld,
         Self::KeepaliveAnswer,
+        Self::ConntrackInvalid,
+        Self::Ended,
         Self::Challenged,
         Self::ChallengeAnswer,
         Self::IcmpUnrelated,
@@ -181,6 +193,8 @@ impl DropReason {
             | Self::AckBeyond
             | Self::AckOld
             | Self::KeepaliveAnswer
+            | Self::ConntrackInvalid
+            | Self::Ended
             | Self::Challenged
             | Self::ChallengeAnswer
             | Self::IcmpUnrelated) => {
@@ -211,6 +225,8 @@ impl DropReason {
             Self::AckBeyond => "ack_beyond",
             Self::AckOld => "ack_old",
             Self::KeepaliveAnswer => "keepalive_answer",
+            Self::ConntrackInvalid => "conntrack_invalid",
+            Self::Ended => "ended",
             Self::Challenged => "challenged",
             Self::ChallengeAnswer => "challenge_answer",
             Self::IcmpUnrelated => "icmp_unrelated",
@@ -288,6 +304,17 @@ pub enum Transmit {
         seq: SeqNum,
         /// Its acknowledgement, the cookie.
         ack: SeqNum,
+    },
+    /// The kernel's conntrack must be asked what has become of this connection, of which
+    /// packets pass unseen: the answer goes to [`super::Worker::handle_word`].
+    Ask {
+        /// The connection, in its original direction.
+        flow: Flow,
+    },
+    /// The packets of this connection must come to the queue again.
+    Release {
+        /// The connection, in its original direction.
+        flow: Flow,
     },
     /// The kernel's conntrack entry of this connection should go: we ended it.
     Forget {

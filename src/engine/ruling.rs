@@ -130,7 +130,7 @@ impl Ruling {
     }
 
     /// A timer's value for a connection, at this table use.
-    fn silence(&self, connection: &Connection, shrink: Shrink, timer: Timer) -> Option<Duration> {
+    pub(super) fn silence(&self, connection: &Connection, shrink: Shrink, timer: Timer) -> Option<Duration> {
         let (value, _) = self.value(RuleId(connection.rule), timer, connection.epoch);
         if shrink.is_none() || timer == Timer::Established {
             return value;

@@ -17,6 +17,8 @@ pub(super) struct Shard {
     phases: [u32; Phase::ALL.len()],
     /// How many of them one end has forgotten.
     pub(super) stale: u32,
+    /// How many of them pass in the kernel.
+    pub(super) riding: u32,
     /// How many half-open ones don't count, because their SYN could not be delivered.
     pub(super) uncounted: u32,
     /// Connections that we ended lately, by hash; a later one takes the place of an
@@ -54,6 +56,7 @@ impl Shard {
             ipv6: Table::new(capacity, now),
             phases: [0; Phase::ALL.len()],
             stale: 0,
+            riding: 0,
             uncounted: 0,
             ended: vec![Ended { hash: 0, at: Instant(0) }; MEMORY].into_boxed_slice(),
             behind: HashMap::new(),
@@ -91,6 +94,11 @@ impl Shard {
     /// Counts one that was stale before, or is now.
     pub(super) fn count_stale(&mut self, before: bool, now: bool) {
         self.stale = self.stale.saturating_sub(u32::from(before)).saturating_add(u32::from(now));
+    }
+
+    /// Counts one that rode before, or does now.
+    pub(super) fn count_riding(&mut self, before: bool, now: bool) {
+        self.riding = self.riding.saturating_sub(u32::from(before)).saturating_add(u32::from(now));
     }
 
     pub(super) fn phase_count(&self, phase: Phase) -> u32 {

@@ -28,6 +28,9 @@ fn view<A: Address>(
 ) -> Option<(View, Connection)> {
     let entry = table.get(slot)?;
     let connection = &entry.connection;
+    if connection.fast.is_ended() {
+        return None;
+    }
     let deadline = ruling.deadline(connection, shrink, now);
     let view = View {
         flow: entry.key.flow(connection.opener),
@@ -43,7 +46,7 @@ fn view<A: Address>(
         unacknowledged_fin: matches!(connection.phase, Phase::FinWait | Phase::Closing)
             .then(|| connection.first_fin.elapsed(now)),
         forgotten_by: connection.forgotten_by().map(Peer::sending),
-        fast_path: false,
+        fast_path: connection.fast.rides(),
     };
     Some((view, entry.connection))
 }
@@ -73,7 +76,8 @@ impl Engine {
                             view(&shard.ipv4, slot, &ruling, shrink, now)
                         };
                         if let Some((view, connection)) = seen
-                            && !view.expires_in.is_zero()
+                            // Whether those are over that pass unseen, the kernel knows.
+                            && (!view.expires_in.is_zero() || connection.fast.is_unseen())
                             && !each(&view, &connection)
                         {
                             return;
@@ -160,11 +164,12 @@ impl Engine {
             .filter(|(_, count)| *count > 0)
             .collect();
         let mut by_phase = [0_u64; Phase::ALL.len()];
-        let (mut stale, mut uncounted) = (0_u64, 0_u64);
+        let (mut stale, mut uncounted, mut riding) = (0_u64, 0_u64, 0_u64);
         for shard in &self.shards {
             let shard = shard.lock();
             stale = stale.saturating_add(u64::from(shard.stale));
             uncounted = uncounted.saturating_add(u64::from(shard.uncounted));
+            riding = riding.saturating_add(u64::from(shard.riding));
             for (count, phase) in by_phase.iter_mut().zip(Phase::ALL) {
                 *count = count.saturating_add(u64::from(shard.phase_count(phase)));
             }
@@ -195,6 +200,7 @@ impl Engine {
             embryonic: u64::from(embryonic.len()),
             embryonic_by_rule,
             uncounted,
+            riding,
             stale,
             forgotten: sum(|s| s.forgotten.load(Ordering::Relaxed)),
             opened: sum(|s| s.opened.load(Ordering::Relaxed)),

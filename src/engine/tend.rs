@@ -95,6 +95,9 @@ impl Context<'_> {
     fn fire<A: Family>(&mut self, held: &mut Held<'_>) -> bool {
         for _ in 0..PIECE {
             let Some(slot) = A::table(held.shard).pop_due(self.now) else { return false };
+            if self.look_unseen::<A>(held, slot) {
+                continue;
+            }
             let Some(connection) = A::table(held.shard).get(slot).map(|entry| &entry.connection) else {
                 continue;
             };
@@ -151,6 +154,7 @@ impl Context<'_> {
         let Some(entry) = A::table(held.shard).get(slot) else { return };
         let at = self.look_at(&entry.connection);
         A::table(held.shard).hasten(slot, at);
+        self.check_ride::<A>(held, slot);
         self.stand_again::<A>(held, slot);
     }
 
@@ -168,6 +172,9 @@ impl Context<'_> {
         let mut shard = mutex.lock();
         let mut held = Held { shard: &mut shard, number };
         let Some(slot) = A::table(held.shard).find(&key, hash) else { return false };
+        if A::table(held.shard).get(slot).is_none_or(|entry| entry.connection.fast.is_ended()) {
+            return false;
+        }
         self.end::<A>(&mut held, slot, false, CloseReason::Killed, silent);
         true
     }
@@ -200,6 +207,9 @@ impl Context<'_> {
     fn rejudge<A: Family>(&mut self, held: &mut Held<'_>, slot: Slot) {
         let ruling = self.ruling;
         let Some(entry) = A::table(held.shard).get_mut(slot) else { return };
+        if entry.connection.fast.is_ended() {
+            return;
+        }
         let flow = entry.key.flow(entry.connection.opener);
         let connection = &mut entry.connection;
         if connection.tag & ANNOUNCED != 0 {

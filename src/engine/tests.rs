@@ -10,6 +10,7 @@ mod clauses;
 mod cookies;
 mod counts;
 mod fast_open;
+mod fast_path;
 mod flags;
 mod forgotten;
 mod limits;
@@ -154,6 +155,7 @@ fn rule(name: &str, id: u16) -> Rule {
         on_expire: None,
         pickup: None,
         fast_open: Default::default(),
+        inspect: Default::default(),
         evictable: false,
         open_limits: Default::default(),
     }
@@ -263,6 +265,8 @@ impl Lab {
             kernel_knows: false,
             parent: None,
             renumbered: None,
+            is_invalid: false,
+            is_last: false,
         }
     }
 
@@ -429,6 +433,8 @@ impl Lab {
                 Transmit::Keepalive { .. }
                 | Transmit::Acknowledge { .. }
                 | Transmit::Challenge { .. }
+                | Transmit::Ask { .. }
+                | Transmit::Release { .. }
                 | Transmit::Forget { .. } => None,
             })
             .collect()

@@ -113,6 +113,8 @@ pub struct Counters {
     pub uncounted: u64,
     /// Embryonic connections now by rule, rules without any left out.
     pub embryonic_by_rule: Vec<(RuleId, u64)>,
+    /// Connections now whose packets pass in the kernel.
+    pub riding: u64,
     /// Stale connections now: one end has forgotten them.
     pub stale: u64,
     /// Connections closed because one end had forgotten them.

@@ -60,6 +60,28 @@ impl FastOpen {
     }
 }
 
+/// Which packets of a rule's connections are inspected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Inspect {
+    /// Those that open, close or don't fit; the rest of what is established passes in the
+    /// kernel (the fast path).
+    #[default]
+    Lifecycle,
+    /// Each.
+    Full,
+}
+
+impl Inspect {
+    /// The name that people write.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lifecycle => "lifecycle",
+            Self::Full => "full",
+        }
+    }
+}
+
 /// Where in the kernel a packet was diverted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Hook {
@@ -188,6 +210,8 @@ pub struct Rule {
     pub pickup: Option<PickupMode>,
     /// What becomes of Fast Open.
     pub fast_open: FastOpen,
+    /// Which packets are inspected.
+    pub inspect: Inspect,
     /// Whether its open connections may make room in a full table.
     pub evictable: bool,
 }

@@ -174,6 +174,35 @@ impl Marks {
         self.bit(5)
     }
 
+    /// Set before the queue, where [`Self::refuse`] is in a verdict: conntrack calls the
+    /// packet invalid.
+    #[must_use]
+    pub const fn invalid(self) -> u32 {
+        self.refuse()
+    }
+
+    /// A bit of the conntrack mark: the connection's packets pass without the queue. In the
+    /// packet mark the same bit is never set before the queue of a packet that has an entry,
+    /// so that an operator's rule which saves a packet's mark in its entry can't set it.
+    #[must_use]
+    pub const fn fast(self) -> u32 {
+        self.refuse()
+    }
+
+    /// Set by a verdict, where [`Self::divert`] is before the queue: from now on the
+    /// connection's packets pass without it.
+    #[must_use]
+    pub const fn ride_begins(self) -> u32 {
+        self.divert()
+    }
+
+    /// Set by a verdict, where [`Self::divert_syn`] is before the queue: from now on they
+    /// come to it.
+    #[must_use]
+    pub const fn ride_ends(self) -> u32 {
+        self.divert_syn()
+    }
+
     /// Set by a verdict, where [`Self::known`] is before the queue: this packet proves that
     /// its source is there.
     #[must_use]

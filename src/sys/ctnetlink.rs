@@ -363,6 +363,43 @@ impl Ctnetlink {
         self.clock.now() >= self.dump_from
     }
 
+    /// Clears these bits of the mark of a connection's entry. `false`: there was none.
+    ///
+    /// # Errors
+    /// The kernel's word.
+    pub fn unmark(&mut self, flow: &Flow, bits: u32) -> io::Result<bool> {
+        let Some(entry) = self.entry(flow)? else { return Ok(false) };
+        if entry.mark & bits == 0 {
+            return Ok(true);
+        }
+        found(self.socket.request(message::unmark(&entry, bits), |_| {}))
+    }
+
+    /// Hands over every entry whose mark has this bit.
+    ///
+    /// # Errors
+    /// The kernel's word.
+    pub fn marked(&mut self, bit: u32, mut each: impl FnMut(&Entry)) -> io::Result<()> {
+        self.socket.request(message::dump_marked(bit), |message| {
+            if let Some(entry) = message::entry(message).filter(|entry| entry.mark & bit != 0) {
+                each(&entry);
+            }
+        })
+    }
+
+    /// Clears this bit of the marks of all entries; of how many.
+    ///
+    /// # Errors
+    /// The kernel's word.
+    pub fn unmark_all(&mut self, bit: u32) -> io::Result<usize> {
+        let mut marked = Vec::new();
+        self.marked(bit, |entry| marked.push(*entry))?;
+        for entry in &marked {
+            found(self.socket.request(message::unmark(entry, bit), |_| {}))?;
+        }
+        Ok(marked.len())
+    }
+
     fn ask(&mut self, tuple: &Flow) -> io::Result<Option<Entry>> {
         let mut answer = None;
         found(self.socket.request(message::get(tuple), |message| answer = message::entry(message)))?;

@@ -85,6 +85,8 @@ pub struct Queued<'a> {
     pub parent: Option<Flow>,
     /// What a helper has made of the numbers that this segment acknowledges.
     pub renumbered: Option<Renumbering>,
+    /// No other packet waited in the queue behind it when it was to be judged.
+    pub is_last: bool,
     /// Its first octets, IP header first.
     pub bytes: &'a [u8],
 }
@@ -274,13 +276,16 @@ impl Queue {
     }
 
     fn judge(&mut self, received: usize, judge: &mut Judge<'_>) -> Result<usize, QueueError> {
-        let number = self.number;
+        let (number, fd) = (self.number, self.fd);
         let out = &mut self.verdicts;
         let mut judged = 0;
-        for message in self.batch.datagrams(received).flat_map(netlink::messages) {
+        let mut messages = self.batch.datagrams(received).flat_map(netlink::messages).peekable();
+        while let Some(message) = messages.next() {
             match message::read(&message) {
-                Incoming::Packet(id, queued) => {
+                Incoming::Packet(id, mut queued) => {
                     judged += 1;
+                    let ends_batch = received < BATCH && messages.peek().is_none();
+                    queued.is_last = ends_batch && !netlink::readable(fd, Duration::ZERO).unwrap_or(true);
                     self.rewritten.clear();
                     let answer = judge(&queued, &mut self.rewritten);
                     message::write_verdict(out, number, id, answer, &self.rewritten);

@@ -115,10 +115,16 @@ impl Needs {
     fn settings(&self) -> Vec<(&'static str, u64)> {
         let closing = self.closing.max(self.fin_wait);
         let unanswered = self.unacknowledged.max(self.half_closed).max(closing);
+        // What is left of the kernel's timer must say from which of them it counts down:
+        // where ours fires, more than the longest of the shorter ones has.
+        let established = match self.accounting {
+            true => self.established.max(unanswered).saturating_mul(3),
+            false => self.established,
+        };
         let timers = [
             ("tcp_timeout_syn_sent", self.syn_sent),
             ("tcp_timeout_syn_recv", self.syn_received),
-            ("tcp_timeout_established", self.established),
+            ("tcp_timeout_established", established),
             ("tcp_timeout_fin_wait", self.fin_wait),
             // Any ACK takes the kernel from FIN_WAIT to CLOSE_WAIT, also one
             // that does not cover the FIN.
@@ -390,6 +396,15 @@ fn path_of(name: &str) -> PathBuf {
 }
 
 /// `None`: this kernel does not have it.
+/// The value in force of one of conntrack's timers (`tcp_timeout_established`, say).
+///
+/// # Errors
+/// If it can't be read, or does not exist.
+pub fn timeout(name: &str) -> io::Result<Duration> {
+    let value = read(&format!("{PREFIX}{name}"))?;
+    value.map(Duration::from_secs).ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
 fn read(name: &str) -> io::Result<Option<u64>> {
     match fs::read_to_string(path_of(name)) {
         Ok(text) => text.trim().parse().map(Some).map_err(io::Error::other),

@@ -13,6 +13,8 @@
 //!   the queues, SYNs to queues of their own, and SYNs of proven sources to others.
 //! * in `divert_*`, where sources can be blocked: what comes from one that is, is dropped
 //!   and counted before it is queued (`blocked`).
+//! * behind that in `divert_*`: what is of a connection whose conntrack mark says that it
+//!   rides, neither begins nor ends it and is not invalid, passes without a queue (`fast`).
 //! * `inspected_*`, right after the diversion: what is not exempt and does not
 //!   carry the `inspected` bit of an accept is dropped and counted (unless
 //!   `fail: open`); what carries the `refuse` bit is answered by the kernel with
@@ -37,6 +39,7 @@ mod cookies;
 mod empty;
 mod errands;
 mod exempt;
+mod fast;
 mod foreign;
 mod probe;
 mod proven;

@@ -43,6 +43,8 @@ pub(crate) fn meta(packet: &RawPacket) -> Meta {
         kernel_knows: false,
         parent: None,
         renumbered: None,
+        is_invalid: false,
+        is_last: false,
     }
 }
 

@@ -63,6 +63,8 @@ fn syns(questions: &[(NewFlow, [&str; 2])]) -> Vec<(Meta, RawPacket)> {
             kernel_knows: false,
             parent: None,
             renumbered: None,
+            is_invalid: false,
+            is_last: false,
         };
         (meta, packet)
     };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use halfgate::{
     cli::replay::replay_bytes,
     conntrack::{Flow, Instant},
-    engine::{Engine, Existing, IfIndex, Meta, Renumbering, Transmit, Verdict, Worker},
+    engine::{Engine, Existing, IfIndex, Meta, Renumbering, Transmit, Verdict, Word, Worker},
     policy::{
         Action, Adaptive, FastOpen, Hook, Live, LiveTimer, OnExcess, OnExpire, PickupMode, Policy, Probe,
         Rule, RuleId, Settings,
@@ -105,8 +105,9 @@ pub(crate) fn engine(data: &[u8]) {
     story.check();
     story.advance(Duration::from_secs(200 * 24 * 3600));
     // Who is asked whether it lives has three intervals more, and the wheel is late
-    // by a fraction of each.
-    for _ in 0..3 {
+    // by a fraction of each. Before that the kernel is asked about one that rides, and
+    // after it, its ends are told.
+    for _ in 0..6 {
         story.advance(PROBE.interval + Duration::from_secs(1));
         story.check();
     }
@@ -138,6 +139,15 @@ struct Odd {
     /// The kernel's helper has moved the numbers that it acknowledges.
     renumbered: bool,
 }
+
+/// What conntrack says of a connection that was never heard in the kernel.
+const SILENT: Word = Word {
+    silence: Duration::from_secs(200 * 24 * 3600),
+    unacknowledged: false,
+    state: None,
+    counts: None,
+    rides: true,
+};
 
 impl Story {
     fn settings() -> Settings {
@@ -178,6 +188,7 @@ impl Story {
             on_expire: None,
             pickup: None,
             fast_open,
+            inspect: Default::default(),
             evictable: true,
             open_limits: Default::default(),
         }
@@ -260,6 +271,8 @@ impl Story {
         let meta = Meta {
             kernel_knows: how & 8 != 0,
             parent: self.odd.announced.then(|| Self::flow((which + 1) & 3)),
+            is_invalid: how & 16 != 0,
+            is_last: how & 32 != 0,
             renumbered: self.odd.renumbered.then(|| Renumbering {
                 position: SeqNum(self.next[which][1 - reply].wrapping_sub(20)),
                 before: 0,
@@ -393,6 +406,8 @@ impl Story {
             kernel_knows: false,
             parent: None,
             renumbered: None,
+            is_invalid: false,
+            is_last: false,
         }
     }
 
@@ -413,8 +428,15 @@ impl Story {
     fn check(&mut self) {
         while self.worker.poll_event().is_some() {}
         while let Some(transmit) = self.worker.poll_transmit() {
-            if let Transmit::Challenge { tuple, ack, .. } = transmit {
-                self.challenge = Some((tuple, ack));
+            match transmit {
+                Transmit::Challenge { tuple, ack, .. } => self.challenge = Some((tuple, ack)),
+                // The kernel has heard nothing that did not come by here.
+                Transmit::Ask { flow } => self.worker.handle_word(&flow, Some(&SILENT), self.now),
+                Transmit::Reset { .. }
+                | Transmit::Keepalive { .. }
+                | Transmit::Acknowledge { .. }
+                | Transmit::Release { .. }
+                | Transmit::Forget { .. } => {}
             }
         }
         let counters = self.counters();

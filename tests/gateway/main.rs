@@ -35,6 +35,7 @@ mod datagram;
 mod documented;
 mod errors;
 mod fast_open;
+mod fast_path;
 mod flood;
 mod forbidden;
 mod fragments;

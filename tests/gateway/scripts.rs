@@ -19,7 +19,7 @@ both_families! {
 
 fn run(family: Family, scripts: &[Script]) {
     let gateway = Gateway::start(&rules(
-        "timers: { reset: 2s }\nrules: [{ name: all, from: outside, action: accept }]",
+        "timers: { reset: 2s }\nrules: [{ name: all, from: outside, action: accept, inspect: full }]",
     ));
     for host in [&gateway.three.client, &gateway.three.server] {
         // Both a client and a server of Fast Open (RFC 7413).

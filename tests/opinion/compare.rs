@@ -206,6 +206,8 @@ impl Pairing {
             kernel_knows: false,
             parent: None,
             renumbered: None,
+            is_invalid: false,
+            is_last: false,
         };
         self.worker.handle_packet(&meta, packet, NOW)
     }

@@ -382,6 +382,8 @@ impl World {
             kernel_knows: false,
             parent: None,
             renumbered: None,
+            is_invalid: false,
+            is_last: false,
         }
     }
 

@@ -237,7 +237,18 @@ pub(super) fn meta(
 ) -> Meta {
     let none = IfIndex(0);
     let (hook, in_if, out_if) = ends.map_or((Hook::Forward, none, none), |(src, dst)| paths.path(src, dst));
-    Meta { hook, in_if, out_if, wire_len, checksums, kernel_knows: false, parent: None, renumbered: None }
+    Meta {
+        hook,
+        in_if,
+        out_if,
+        wire_len,
+        checksums,
+        kernel_knows: false,
+        is_invalid: false,
+        is_last: false,
+        parent: None,
+        renumbered: None,
+    }
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use super::*;
 use crate::{
     conntrack::Timer,
     policy::{
-        Action, Adaptive, EmbryonicLimits, Fail, FastOpen, Hooks, Marks, OnExcess, OnExpire, OwnPrefix,
-        Pickup, PickupMode, Ports, Queues, RuleId, ServiceKind, Term, ZoneId,
+        Action, Adaptive, EmbryonicLimits, Fail, FastOpen, Hooks, Inspect, Marks, OnExcess, OnExpire,
+        OwnPrefix, Pickup, PickupMode, Ports, Queues, RuleId, ServiceKind, Term, ZoneId,
     },
     wire::Protocol,
 };
@@ -73,6 +73,7 @@ rules:
     on_expire: reset
     pickup: loose
     fast_open: strip
+    inspect: full
   - { name: off, from: blocked, action: drop, enabled: false }
 ";
     let compiled = good(text);
@@ -132,7 +133,7 @@ rules:
     assert_eq!(rule.timers, [(Timer::SynReceived, secs(5)), (Timer::HalfClosedMax, secs(3600))]);
     assert_eq!((rule.limits.per_destination, rule.limits.on_excess), (Some(500), Some(OnExcess::Challenge)));
     assert_eq!((rule.on_expire, rule.pickup), (Some(OnExpire::Reset), Some(PickupMode::Loose)));
-    assert_eq!(rule.fast_open, FastOpen::Strip);
+    assert_eq!((rule.fast_open, rule.inspect), (FastOpen::Strip, Inspect::Full));
     for service in &rule.services {
         let again = super::super::services::parse(&service.to_string());
         assert_eq!(again, Ok(vec![*service]), "what is shown can be written");

@@ -160,6 +160,8 @@ pub struct Status {
     pub max_connections: u64,
     /// Half-open ones now.
     pub half_open: u64,
+    /// Those on the fast path now: their packets pass in the kernel.
+    pub fast_path: u64,
     /// Stale ones now.
     pub stale: u64,
     /// Connections by phase.

@@ -75,7 +75,9 @@ fn rsts(lab: &mut Lab) -> Vec<(From, u32, bool)> {
         Transmit::Keepalive { .. }
         | Transmit::Acknowledge { .. }
         | Transmit::Challenge { .. }
-        | Transmit::Forget { .. } => None,
+        | Transmit::Forget { .. }
+        | Transmit::Ask { .. }
+        | Transmit::Release { .. } => None,
     };
     lab.transmits().into_iter().filter_map(rst).collect()
 }
@@ -389,7 +391,9 @@ fn keepalives_have_the_numbers_that_the_kernel_translates_right() {
             other @ (Transmit::Reset { .. }
             | Transmit::Acknowledge { .. }
             | Transmit::Challenge { .. }
-            | Transmit::Forget { .. }) => panic!("{other:?}"),
+            | Transmit::Forget { .. }
+            | Transmit::Ask { .. }
+            | Transmit::Release { .. }) => panic!("{other:?}"),
         })
         .collect();
     let (opener, other) = (CLIENT_ISS.wrapping_add(51), SERVER_ISS.wrapping_add(701));

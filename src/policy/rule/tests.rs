@@ -24,6 +24,7 @@ fn rule(from: Selector, to: Selector, services: Vec<Service>) -> Rule {
         on_expire: None,
         pickup: None,
         fast_open: Default::default(),
+        inspect: Default::default(),
         evictable: false,
         open_limits: Default::default(),
     }

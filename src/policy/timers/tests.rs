@@ -27,6 +27,7 @@ fn policy(file: &[(Timer, Option<Duration>)], own: &[(Timer, Option<Duration>)])
         on_expire: None,
         pickup: None,
         fast_open: Default::default(),
+        inspect: Default::default(),
         evictable: false,
         open_limits: Default::default(),
     };

@@ -35,6 +35,7 @@ const ID: u16 = 12;
 const TUPLE_MASTER: u16 = 14;
 const SEQ_ADJ_ORIG: u16 = 15;
 const SEQ_ADJ_REPLY: u16 = 16;
+const MARK_MASK: u16 = 21;
 const STATUS_MASK: u16 = 26;
 
 const SEQ_ADJ_CORRECTION_POS: u16 = 1;
@@ -83,6 +84,23 @@ pub(super) fn dump(status: Status) -> Writer {
     let mut request = Writer::message(GET, libc::NLM_F_DUMP, &family_header(libc::AF_UNSPEC));
     let bits = status.0.to_be_bytes();
     request.attribute(STATUS, &bits).attribute(STATUS_MASK, &bits);
+    request
+}
+
+/// Asks for every entry whose mark has this bit.
+pub(super) fn dump_marked(bit: u32) -> Writer {
+    let mut request = Writer::message(GET, libc::NLM_F_DUMP, &family_header(libc::AF_UNSPEC));
+    let bits = bit.to_be_bytes();
+    request.attribute(MARK, &bits).attribute(MARK_MASK, &bits);
+    request
+}
+
+/// Clears bits of an entry's mark and leaves the others, which may change meanwhile.
+pub(super) fn unmark(entry: &Entry, bits: u32) -> Writer {
+    let original = &entry.tuples.original;
+    let mut request = Writer::message(NEW, libc::NLM_F_ACK, &family_header(family_of(original)));
+    write_tuple(&mut request, original);
+    request.attribute(MARK, &0_u32.to_be_bytes()).attribute(MARK_MASK, &bits.to_be_bytes());
     request
 }
 

@@ -278,8 +278,10 @@ impl Document {
             self.rule(&chain, vec![mark_has(marks.inspected(), Operator::NEQ), Statement::Return(None)]);
         }
         self.drop_blocked(&chain, hook, spec);
+        self.fast_path(&chain, marks);
         self.rule(&chain, vec![known(), set_mark(!0, marks.known())]);
         self.cookies(hook, &chain, spec, diversion)?;
+        self.rule(&chain, vec![ct_state("invalid"), set_mark(!0, marks.invalid())]);
         self.note_translated(hook, spec);
         match diversion {
             Diversion::Native => {
@@ -344,11 +346,15 @@ impl Document {
         // `route`: what is sent from here was routed again by its changed mark.
         let kind = if hook == Hook::Output { NfChainType::Route } else { NfChainType::Filter };
         self.base(&chain, hook, kind, inspected_priority(diversion), NfChainPolicy::Accept);
+        self.pass_inspected(&chain, spec.marks);
         self.take_proofs(hook, &chain, spec.marks);
+        self.note_ride(&chain, spec.marks);
         self.note_refusal(hook, spec);
         // The kernel refuses in our name: only it can answer through NAT for a packet
         // whose conntrack entry is not confirmed.
-        let refuse = || mark_has(spec.marks.refuse(), Operator::NEQ);
+        // Without a verdict the bit says something else.
+        let refused = spec.marks.refuse() | spec.marks.inspected();
+        let refuse = || mark_is(refused, refused);
         self.rule(&chain, vec![refuse(), is_tcp(), counter(), reject(RejectType::TCPReset, None)]);
         let prohibited = Some(RejectCode::AdminProhibited);
         self.rule(&chain, vec![refuse(), counter(), reject(RejectType::ICMPX, prohibited)]);
@@ -446,6 +452,11 @@ pub(super) fn mark_has(bit: u32, op: Operator) -> Statement<'static> {
     Statement::Match(Match { left, right: Expression::Number(0), op })
 }
 
+/// All of these bits are as in `value`.
+pub(super) fn mark_is(bits: u32, value: u32) -> Statement<'static> {
+    equals(and(meta(MetaKey::Mark), Expression::Number(bits)), Expression::Number(value))
+}
+
 /// The mark becomes `(mark & keep) | set`.
 pub(super) fn set_mark(keep: u32, set: u32) -> Statement<'static> {
     let mark = || meta(MetaKey::Mark);
@@ -458,7 +469,7 @@ pub(super) fn set_mark(keep: u32, set: u32) -> Statement<'static> {
 }
 
 /// The kernel's conntrack knows the connection both ways.
-fn known() -> Statement<'static> {
+pub(super) fn known() -> Statement<'static> {
     ct_state("established")
 }
 
@@ -493,7 +504,12 @@ pub(super) fn ct_status(bits: u32) -> Statement<'static> {
 }
 
 fn is_tcp() -> Statement<'static> {
-    equals(meta(MetaKey::L4proto), number(Protocol::TCP))
+    is_of(Protocol::TCP)
+}
+
+/// The packet is of this protocol.
+pub(super) fn is_of(protocol: Protocol) -> Statement<'static> {
+    equals(meta(MetaKey::L4proto), number(protocol))
 }
 
 /// By its number: nft knows the names only where `/etc/protocols` is (Debian's
@@ -696,7 +712,29 @@ mod tests {
             let mut moved = spec(Fail::Closed, 2);
             moved.marks.shift = 0;
             let text = lines(&live(&moved, Diversion::Native, &Notes::default()).expect("in range"));
-            // own, known, inspected, discard and refuse as they are at bit 24; the wiping masks.
+            // own, known, inspected, discard, refuse (and invalid, and fast in the entry's mark)
+            // as they are at bit 24; what is compared with a verdict; the wiping masks.
+            let of_entry = [
+                (
+                    ":[{\"meta\":{\"key\":\"mark\"}},36]},\"op\":\"==\",\"right\":36}",
+                    ":[{\"meta\":{\"key\":\"mark\"}},603979776]},\"op\":\"==\",\"right\":603979776}",
+                ),
+                (":[{\"ct\":{\"key\":\"mark\"}},32]", ":[{\"ct\":{\"key\":\"mark\"}},536870912]"),
+                (":[{\"ct\":{\"key\":\"mark\"}},4294967263]", ":[{\"ct\":{\"key\":\"mark\"}},3758096383]"),
+                (
+                    ":[{\"meta\":{\"key\":\"mark\"}},255]},\"op\":\"==\",\"right\":4}",
+                    ":[{\"meta\":{\"key\":\"mark\"}},4278190080]},\"op\":\"==\",\"right\":67108864}",
+                ),
+                (
+                    ":[{\"meta\":{\"key\":\"mark\"}},5]},\"op\":\"==\",\"right\":5}",
+                    ":[{\"meta\":{\"key\":\"mark\"}},83886080]},\"op\":\"==\",\"right\":83886080}",
+                ),
+                (
+                    ":[{\"meta\":{\"key\":\"mark\"}},6]},\"op\":\"==\",\"right\":6}",
+                    ":[{\"meta\":{\"key\":\"mark\"}},100663296]},\"op\":\"==\",\"right\":100663296}",
+                ),
+            ];
+            let text = of_entry.iter().fold(text, |text, (low, high)| text.replace(low, high));
             let at_24 = [
                 (":[{\"meta\":{\"key\":\"mark\"}},8]", ":[{\"meta\":{\"key\":\"mark\"}},134217728]"),
                 (":[{\"meta\":{\"key\":\"mark\"}},16]", ":[{\"meta\":{\"key\":\"mark\"}},268435456]"),

@@ -1,0 +1,478 @@
+//! The fast path: when a connection's packets may pass in the kernel, and how it is
+//! watched over meanwhile.
+//!
+//! Who rides is judged by its rule as all others are, but by what conntrack says of it:
+//! SYN, FIN, RST and what conntrack calls invalid come here, and before a timer fires the
+//! kernel is asked ([`Transmit::Ask`], [`Word`]) how long the connection was silent. What
+//! packets say that come after a time unseen: [`crate::conntrack::fast`].
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
+
+use super::{
+    CloseReason, Closed, Counts, DropReason, Event, Meta, Transmit, Verdict, Worker,
+    context::{Context, Held, counts_of},
+    cookies::BEHIND,
+    judge::{Arrival, Content, is_on_path},
+    ruling::Ruling,
+    shard::Family,
+    stats::add,
+};
+use crate::{
+    conntrack::{
+        Connection, Deadline, Direction, Flow, Instant, Key, Phase, Slot, Tally, Timer,
+        fast::KernelState,
+        keepalive::Keepalive,
+        tcp::{self, Kind},
+        window::Seen,
+    },
+    policy::{Inspect, OnExpire, RuleId},
+    wire::FourTuple,
+};
+
+/// Connections under a shorter timer are worth no way around the queue.
+const LEAST_TIMER: Duration = Duration::from_secs(30);
+
+/// How long the kernel's word may take before it is asked again.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long an end that is to be told of its connection's end may take to speak, before it
+/// is asked to once more.
+const SPEAK_WITHIN: Duration = Duration::from_secs(1);
+
+/// How often it is asked to.
+const TELL_ROUNDS: u8 = 3;
+
+/// What the verdict of a packet changes about its connection's way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ride {
+    /// From now on its packets pass in the kernel.
+    Begins,
+    /// From now on they come to the queue.
+    Ends,
+}
+
+/// What the kernel's conntrack says of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Word {
+    /// For how long no packet in window has come.
+    pub silence: Duration,
+    /// TCP: whether the last data are not acknowledged.
+    pub unacknowledged: bool,
+    /// TCP: its state; `None` where that says nothing.
+    pub state: Option<KernelState>,
+    /// What it counted in the original direction and in the other; `None` where it does not
+    /// count.
+    pub counts: Option<(Counts, Counts)>,
+    /// Whether its packets pass in the kernel.
+    pub rides: bool,
+}
+
+impl Ruling {
+    /// Whether packets of this connection may pass in the kernel now.
+    fn may_ride(&self, connection: &Connection) -> bool {
+        let timer = match connection.phase {
+            Phase::Established => Timer::Established,
+            Phase::UdpStream => Timer::UdpStream,
+            Phase::SynSent
+            | Phase::SynReceived
+            | Phase::FinWait
+            | Phase::HalfClosed
+            | Phase::Closing
+            | Phase::TimeWait
+            | Phase::Reset
+            | Phase::UdpNew
+            | Phase::Icmp
+            | Phase::Other => return false,
+        };
+        let rule = RuleId(connection.rule);
+        let inspect = self.policy.rule(rule).map_or(Inspect::Lifecycle, |rule| rule.inspect);
+        let (value, _) = self.value(rule, timer, connection.epoch);
+        inspect == Inspect::Lifecycle && value.is_none_or(|value| value >= LEAST_TIMER)
+    }
+}
+
+/// Whether nothing about it waits to be told by a packet that must be seen.
+fn is_settled(connection: &Connection) -> bool {
+    let doubted = |seen: Seen| seen.has(Seen::DOUBTED) || seen.has(Seen::FORGOT) || !seen.has(Seen::ACK);
+    connection.phase == Phase::UdpStream
+        || (connection.asked.is_none()
+            && connection.unverified_rst.is_none()
+            && !doubted(connection.original.seen)
+            && !doubted(connection.reply.seen)
+            && !tcp::is_one_way(connection))
+}
+
+/// Whether the packet at hand may be the last one of its connection that comes by.
+fn may_be_last(meta: &Meta, content: &Content<'_>) -> bool {
+    let is_plain = matches!(content, Content::Tcp(Kind::Ack, _) | Content::Udp);
+    meta.is_last && meta.kernel_knows && meta.renumbered.is_none() && is_plain
+}
+
+impl Worker {
+    /// What the verdict of the packet that [`Self::handle_packet`] has just accepted changes
+    /// about its connection's way.
+    #[must_use]
+    pub const fn ride(&self) -> Option<Ride> {
+        self.out.ride
+    }
+
+    /// Takes the kernel's word for a connection, named as [`Transmit::Ask`] does; `None`:
+    /// it does not know it.
+    pub fn handle_word(&mut self, flow: &Flow, word: Option<&Word>, now: Instant) {
+        self.with(now, |context| match flow.src {
+            IpAddr::V4(_) => context.take_word::<Ipv4Addr>(flow, word),
+            IpAddr::V6(_) => context.take_word::<Ipv6Addr>(flow, word),
+        });
+    }
+}
+
+impl Context<'_> {
+    /// Lets the connection of the packet at hand pass in the kernel, if it may.
+    pub(super) fn board<A: Family>(&mut self, held: &mut Held<'_>, slot: Slot, arrival: &Arrival<'_>) {
+        if !may_be_last(arrival.meta, &arrival.content) {
+            return;
+        }
+        let Some(entry) = A::table(held.shard).get_mut(slot) else { return };
+        let connection = &mut entry.connection;
+        // Numbers that the kernel translates are told apart here.
+        let is_translated = connection.tag & BEHIND != 0;
+        if connection.fast.is_none()
+            && !is_translated
+            && is_settled(connection)
+            && self.ruling.may_ride(connection)
+        {
+            connection.board();
+            self.out.ride = Some(Ride::Begins);
+            held.shard.count_riding(false, true);
+        }
+    }
+
+    /// A packet of a connection of which others may have passed unseen, or that was ended
+    /// here. `None`: it is judged as any other.
+    pub(super) fn judge_unseen<A: Family>(
+        &mut self,
+        held: &mut Held<'_>,
+        slot: Slot,
+        key: &Key<A>,
+        direction: Direction,
+        arrival: &Arrival<'_>,
+    ) -> Option<Verdict> {
+        let connection = &mut A::table(held.shard).get_mut(slot)?.connection;
+        let before = connection.standing();
+        if connection.fast.is_ended() {
+            return match arrival.content {
+                Content::Tcp(Kind::Syn, _) => None,
+                Content::Tcp(Kind::Rst, _) => Some(Verdict::Drop(DropReason::Ended)),
+                Content::Tcp(Kind::SynAck | Kind::Ack | Kind::Fin, _)
+                | Content::Udp
+                | Content::EchoRequest
+                | Content::EchoReply
+                | Content::Other => {
+                    let verdict = self.refuse(arrival, DropReason::Ended);
+                    if matches!(verdict, Verdict::Reset(_))
+                        && let Some(entry) = A::table(held.shard).get_mut(slot)
+                    {
+                        entry.connection.note_told(direction);
+                    }
+                    Some(verdict)
+                }
+            };
+        }
+        let flow = key.flow(connection.opener);
+        let rode = connection.fast.rides();
+        if arrival.meta.is_invalid && self.is_for_kernel_to_drop(connection, &arrival.content, &flow) {
+            return Some(Verdict::Drop(DropReason::ConntrackInvalid));
+        }
+        if rode {
+            connection.alight();
+        }
+        // Both ends' words by one way may be one forger's.
+        let on_path = is_on_path(connection, direction, arrival.meta);
+        let (passes, asks) = match arrival.content {
+            Content::Tcp(Kind::Ack | Kind::Fin | Kind::Rst, _)
+                if connection.phase == Phase::Reset || !on_path =>
+            {
+                (true, false)
+            }
+            Content::Tcp(Kind::Rst, segment) => {
+                connection.note_unseen_rst(direction, segment);
+                (true, true)
+            }
+            Content::Tcp(kind @ (Kind::Ack | Kind::Fin), segment) => {
+                let agreed = connection.find_again(direction, segment);
+                if agreed {
+                    connection.is_alive(direction.opposite(), self.now);
+                }
+                (!agreed, !agreed && kind == Kind::Fin || rode)
+            }
+            Content::Tcp(Kind::Syn | Kind::SynAck, _) => (false, false),
+            Content::Udp | Content::EchoRequest | Content::EchoReply | Content::Other => (false, rode),
+        };
+        if passes {
+            connection.is_alive(direction, self.now);
+            connection.count(direction, arrival.len, self.now);
+        }
+        if rode {
+            self.out.ride = Some(Ride::Ends);
+            held.shard.count_riding(true, false);
+        }
+        if asks {
+            self.out.transmits.push_back(Transmit::Ask { flow });
+        }
+        if passes {
+            self.after_step::<A>(held, slot, key, before);
+        }
+        passes.then_some(Verdict::Accept)
+    }
+
+    /// Whether a packet that conntrack calls invalid is to be dropped on its word alone. The
+    /// entry of a connection that rides may be another one by now (a forger has had the
+    /// kernel replace it): if it says that it does not ride any more, its word counts for
+    /// nothing, and what the ends say is passed on until it agrees.
+    fn is_for_kernel_to_drop(
+        &mut self,
+        connection: &mut Connection,
+        content: &Content<'_>,
+        flow: &Flow,
+    ) -> bool {
+        match content {
+            Content::Tcp(Kind::Rst, _) => true,
+            Content::Tcp(Kind::Ack | Kind::Fin, _) => {
+                if connection.fast.rides() && connection.question() {
+                    self.out.transmits.push_back(Transmit::Ask { flow: *flow });
+                }
+                connection.fast.rides()
+            }
+            Content::Tcp(Kind::Syn | Kind::SynAck, _)
+            | Content::Udp
+            | Content::EchoRequest
+            | Content::EchoReply
+            | Content::Other => false,
+        }
+    }
+
+    /// A connection was taken off the wheel, of which packets may have passed unseen, or
+    /// whose ends are to be told. `false`: it is for those to look at who look at all others.
+    pub(super) fn look_unseen<A: Family>(&mut self, held: &mut Held<'_>, slot: Slot) -> bool {
+        let Some(entry) = A::table(held.shard).get(slot) else { return false };
+        if entry.connection.fast.is_none() {
+            return false;
+        }
+        if entry.connection.fast.is_ended() && entry.connection.are_both_told() {
+            self.end::<A>(held, slot, true, CloseReason::Killed, true);
+            return true;
+        }
+        let at = self.look_unseen_at::<A>(held, slot);
+        if let Some(at) = at {
+            A::table(held.shard).put_back(slot, at);
+        }
+        at.is_some()
+    }
+
+    fn look_unseen_at<A: Family>(&mut self, held: &mut Held<'_>, slot: Slot) -> Option<Instant> {
+        let entry = A::table(held.shard).get_mut(slot)?;
+        let flow = entry.key.flow(entry.connection.opener);
+        let connection = &mut entry.connection;
+        if connection.fast.is_ended() && connection.asks < TELL_ROUNDS {
+            connection.asks = connection.asks.saturating_add(1);
+            let last = *connection;
+            self.have_ends_speak(&flow, &last);
+            return Some(self.look_at_ended(&last));
+        }
+        let is_open = matches!(connection.phase, Phase::Established | Phase::UdpStream);
+        if !connection.fast.is_unseen() || !is_open || connection.asked.is_some() {
+            return None;
+        }
+        self.out.transmits.push_back(Transmit::Ask { flow });
+        Some(self.now.after(ANSWER_WITHIN))
+    }
+
+    fn take_word<A: Family>(&mut self, flow: &Flow, word: Option<&Word>) {
+        let Some((key, sender)) = Key::<A>::of(flow) else { return };
+        let hash = key.hash(self.engine.seed);
+        let (number, mutex) = self.engine.shard_of(hash);
+        let mut shard = mutex.lock();
+        let mut held = Held { shard: &mut shard, number };
+        let Some(slot) = A::table(held.shard).find(&key, hash) else { return };
+        let Some(entry) = A::table(held.shard).get_mut(slot) else { return };
+        let connection = &mut entry.connection;
+        let direction = sender.direction(connection.opener);
+        if let Some((there, back)) = word.and_then(|word| word.counts) {
+            let (original, reply) =
+                if direction == Direction::Original { (there, back) } else { (back, there) };
+            raise(&mut connection.original_tally, original);
+            raise(&mut connection.reply_tally, reply);
+        }
+        if !connection.fast.is_unseen() {
+            return;
+        }
+        connection.note_answer();
+        let flow = entry.key.flow(connection.opener);
+        let (before, rode) = (connection.standing(), connection.fast.rides());
+        let mut unacknowledged = false;
+        match word {
+            Some(word) => {
+                unacknowledged = word.unacknowledged;
+                connection.heard_before(word.silence, self.now);
+                if let Some(state) = word.state {
+                    connection.heed(state, self.now);
+                }
+                if rode && !word.rides {
+                    connection.alight();
+                    held.shard.count_riding(true, false);
+                }
+                if word.rides && !rode {
+                    // A verdict that was under way has set it.
+                    self.out.transmits.push_back(Transmit::Release { flow });
+                }
+            }
+            None if rode => {
+                // What passed since it was last asked, nobody knows any more.
+                connection.alight();
+                connection.refresh(self.now);
+                held.shard.count_riding(true, false);
+            }
+            None => {}
+        }
+        self.after_step::<A>(&mut held, slot, &key, before);
+        self.end_if_due::<A>(&mut held, slot, unacknowledged);
+    }
+
+    /// Ends a connection that the kernel says was silent too long (or has its ends asked),
+    /// or looks at it again when that may be so.
+    fn end_if_due<A: Family>(&mut self, held: &mut Held<'_>, slot: Slot, unacknowledged: bool) {
+        let Some(entry) = A::table(held.shard).get(slot) else { return };
+        let connection = &entry.connection;
+        let mut deadline = self.deadline(connection);
+        if unacknowledged
+            && connection.phase == Phase::Established
+            && let Some(silence) = self.ruling.silence(connection, self.shrink, Timer::Unacknowledged)
+        {
+            let at = connection.refreshed.instant(self.now).after(silence);
+            if at < deadline.at {
+                deadline = Deadline { at, timer: Timer::Unacknowledged };
+            }
+        }
+        if deadline.at > self.now || self.overdue::<A>(held, slot, false, deadline) {
+            let Some(entry) = A::table(held.shard).get(slot) else { return };
+            let at = self.look_at(&entry.connection).min(deadline.at.max(self.now.after(ANSWER_WITHIN)));
+            A::table(held.shard).look_again(slot, at);
+        }
+    }
+
+    /// Whether a connection that ends for this reason must stay until its ends were told,
+    /// because the numbers of an RST that they would take are not known.
+    pub(super) fn must_stay(&self, connection: &Connection, reason: CloseReason) -> bool {
+        let is_told = match reason {
+            CloseReason::Killed | CloseReason::Rejudged | CloseReason::Unanswered { .. } => true,
+            CloseReason::Expired { .. } => self.ruling.on_expire(RuleId(connection.rule)) != OnExpire::Drop,
+            CloseReason::Rst(_)
+            | CloseReason::Forgotten(_)
+            | CloseReason::Finished
+            | CloseReason::Evicted(_)
+            | CloseReason::TableFull
+            | CloseReason::TooMany(_)
+            | CloseReason::Replaced => false,
+        };
+        let is_open = matches!(connection.phase, Phase::Established | Phase::FinWait | Phase::HalfClosed);
+        connection.fast.is_unseen() && is_open && is_told
+    }
+
+    /// Ends a connection whose numbers are not known: it is over for everybody, but stays
+    /// so that each end gets the RST that it takes, in answer to what it says next. Both
+    /// are made to say something.
+    pub(super) fn end_unseen<A: Family>(
+        &mut self,
+        held: &mut Held<'_>,
+        slot: Slot,
+        popped: bool,
+        reason: CloseReason,
+    ) {
+        let Some(entry) = A::table(held.shard).get_mut(slot) else { return };
+        let flow = entry.key.flow(entry.connection.opener);
+        let last = entry.connection;
+        entry.connection.stay_ended(self.now);
+        let ended = entry.connection;
+        held.shard.count_riding(last.fast.rides(), false);
+        held.shard.count_stale(last.forgotten_by().is_some(), false);
+        // Nobody counts it any more.
+        self.stand::<A>(held, slot, Some(last.phase), None);
+        self.engine.connection_closed();
+        add(&self.stats.closed, 1);
+        self.event(Event::Closed(Closed {
+            flow,
+            rule: RuleId(last.rule),
+            phase: last.phase,
+            reason,
+            age: last.age(self.now),
+            original: counts_of(last.original_tally),
+            reply: counts_of(last.reply_tally),
+        }));
+        self.have_ends_speak(&flow, &last);
+        let at = self.look_at_ended(&ended);
+        if popped {
+            A::table(held.shard).put_back(slot, at);
+        } else {
+            A::table(held.shard).look_again(slot, at);
+        }
+    }
+
+    fn look_at_ended(&self, connection: &Connection) -> Instant {
+        let at = self.look_at(connection);
+        if connection.asks < TELL_ROUNDS { at.min(self.now.after(SPEAK_WITHIN)) } else { at }
+    }
+
+    /// Brings a connection back to the queue, and has both ends say something: old numbers
+    /// are right for that, because whoever gets them acknowledges what it expects
+    /// (RFC 9293 §3.10.7.4).
+    fn have_ends_speak(&mut self, flow: &Flow, last: &Connection) {
+        self.out.transmits.push_back(Transmit::Release { flow: *flow });
+        let per_second = self.ruling.policy.settings.rst_per_second.max(2);
+        if !self.engine.asking.take_all(2, per_second, self.now) {
+            return;
+        }
+        for direction in [Direction::Reply, Direction::Original] {
+            let there = if direction == Direction::Original { *flow } else { flow.reversed() };
+            self.out.transmits.push_back(Transmit::Keepalive {
+                flow: *flow,
+                tuple: FourTuple {
+                    src: there.src,
+                    src_port: there.src_port,
+                    dst: there.dst,
+                    dst_port: there.dst_port,
+                },
+                keepalive: Keepalive::toward(direction, last),
+            });
+        }
+        add(&self.stats.keepalives, 2);
+    }
+
+    /// Brings a connection back to the queue that may no longer pass in the kernel, by the
+    /// rules and timers in force.
+    pub(super) fn check_ride<A: Family>(&mut self, held: &mut Held<'_>, slot: Slot) {
+        let Some(entry) = A::table(held.shard).get(slot) else { return };
+        if entry.connection.fast.rides() && !self.ruling.may_ride(&entry.connection) {
+            self.stop_ride::<A>(held, slot);
+        }
+    }
+
+    /// Brings a connection back to the queue, if it rides.
+    pub(super) fn stop_ride<A: Family>(&mut self, held: &mut Held<'_>, slot: Slot) {
+        let Some(entry) = A::table(held.shard).get_mut(slot) else { return };
+        if entry.connection.fast.rides() {
+            let flow = entry.key.flow(entry.connection.opener);
+            entry.connection.alight();
+            self.out.transmits.push_back(Transmit::Release { flow });
+            held.shard.count_riding(true, false);
+        }
+    }
+}
+
+/// Raises what was counted here to what the kernel has counted.
+fn raise(tally: &mut Tally, counts: Counts) {
+    tally.packets = tally.packets.max(u32::try_from(counts.packets).unwrap_or(u32::MAX));
+    tally.bytes = tally.bytes.max(counts.bytes);
+}
