@@ -390,6 +390,9 @@ pub(super) fn read_from(
             reader.consume_noshift(octets);
             continue;
         }
+        if reading.records.is_too_short(reader.data()) {
+            return Err(reading.broken(NONSENSE));
+        }
         let trouble = match reader.next() {
             Ok((len, block)) => {
                 reading.describe(&block)?;
@@ -416,10 +419,12 @@ pub(super) fn read_from(
                 reader.refill().map_err(|_| reading.broken("the file can't be read"))?;
             }
             Trouble::More => reader.refill().map_err(|_| reading.broken("the file can't be read"))?,
-            Trouble::Nonsense => return Err(reading.broken("the record makes no sense")),
+            Trouble::Nonsense => return Err(reading.broken(NONSENSE)),
         }
     }
 }
+
+const NONSENSE: &str = "the record makes no sense";
 
 /// Why there is no next record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

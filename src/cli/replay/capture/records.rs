@@ -12,7 +12,23 @@ pub(super) enum Records {
     PcapNg { is_big_endian: bool },
 }
 
+/// The smallest block: its type, and its length twice.
+const SMALLEST: u32 = 12;
+
+/// How the type of a section header begins, whose byte order may be another one.
+const SECTION_HEADER: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
+
 impl Records {
+    /// Whether `data` begins with a block that claims to be shorter than any: the parser
+    /// subtracts what each has from it without looking.
+    pub(super) fn is_too_short(self, data: &[u8]) -> bool {
+        let Self::PcapNg { is_big_endian } = self else { return false };
+        let Some((&kind, rest)) = data.split_first_chunk::<4>() else { return false };
+        let Some(&len) = rest.first_chunk() else { return false };
+        let len = if is_big_endian { u32::from_be_bytes(len) } else { u32::from_le_bytes(len) };
+        kind != SECTION_HEADER && len < SMALLEST
+    }
+
     /// The record that `data` begins with, and what lies behind it, if it is whole and
     /// holds a packet.
     pub(super) fn first<'d>(self, data: &'d [u8]) -> Option<(&'d [u8], PcapBlockOwned<'d>)> {
@@ -22,6 +38,9 @@ impl Records {
                 parse(data).ok().map(|(rest, record)| (rest, record.into()))
             }
             Self::PcapNg { is_big_endian } => {
+                if self.is_too_short(data) {
+                    return None;
+                }
                 let parse = if is_big_endian { parse_block_be } else { parse_block_le };
                 let (rest, block) = parse(data).ok()?;
                 let holds_packet = matches!(block, Block::EnhancedPacket(_) | Block::SimplePacket(_));
