@@ -48,6 +48,8 @@ pub(super) struct Outbox {
     pub(super) translated: Option<Option<(FourTuple, SeqNum)>>,
     /// The packet at hand is a SYN that the kernel sends, behind a cookie.
     pub(super) opening: bool,
+    /// The numbers of the packet at hand are read as those of the ends themselves.
+    pub(super) is_read: bool,
     /// The packet at hand belongs to a connection behind a cookie. In it, if it is known,
     /// how the kernel translates its numbers.
     pub(super) behind: Option<Option<Shift>>,

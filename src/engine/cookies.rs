@@ -345,20 +345,24 @@ impl Context<'_> {
         if connection.tag & BEHIND == 0 && self.out.opening && !is_over {
             return Ok(self.give_way::<A>(held, slot, key));
         }
-        let Some(behind) = held.shard.behind.get(&(A::IPV6, slot)).copied() else {
-            return self.judge_as_is::<A>(held, slot, key, sender, arrival);
-        };
-        let Content::Tcp(kind, segment) = arrival.content else {
-            return self.judge_as_is::<A>(held, slot, key, sender, arrival);
-        };
+        let behind = held.shard.behind.get(&(A::IPV6, slot)).copied();
         let undone;
         let mut read = *arrival;
         // Where the kernel tells by how much it shifts, that is undone already.
-        if direction == Direction::Original && arrival.meta.renumbered.is_none() {
+        if direction == Direction::Original
+            && arrival.meta.renumbered.is_none()
+            && let (Some(behind), Content::Tcp(kind, segment)) = (behind, arrival.content)
+        {
             undone = behind.read_of_client(*segment);
             read.content = Content::Tcp(kind, &undone);
         }
-        let verdict = self.judge_as_is::<A>(held, slot, key, sender, &read)?;
+        self.out.is_read = true;
+        let verdict = self.judge_known::<A>(held, slot, key, sender, &read);
+        self.out.is_read = false;
+        let verdict = verdict?;
+        let (Some(behind), Content::Tcp(kind, segment)) = (behind, arrival.content) else {
+            return Ok(verdict);
+        };
         let is_same = A::table(held.shard).get(slot).is_some_and(|entry| entry.key == *key);
         if verdict != Verdict::Accept || direction == Direction::Original || !is_same {
             return Ok(verdict);

@@ -213,28 +213,12 @@ impl Context<'_> {
         sender: Sender,
         arrival: &Arrival<'_>,
     ) -> Result<Verdict, Replaced> {
-        let tag = A::table(held.shard).get(slot).map_or(0, |entry| entry.connection.tag);
-        if tag & BEHIND != 0 || self.out.opening {
-            return self.judge_behind::<A>(held, slot, key, sender, arrival);
-        }
-        self.judge_as_is::<A>(held, slot, key, sender, arrival)
-    }
-
-    /// As [`Self::judge_known`], where all numbers are the ends' own.
-    ///
-    /// # Errors
-    /// It opens a new one in its place.
-    pub(super) fn judge_as_is<A: Family>(
-        &mut self,
-        held: &mut Held<'_>,
-        slot: Slot,
-        key: &Key<A>,
-        sender: Sender,
-        arrival: &Arrival<'_>,
-    ) -> Result<Verdict, Replaced> {
         let now = self.now;
         let Some(entry) = A::table(held.shard).get_mut(slot) else { return Err(Replaced(None)) };
         let connection = &mut entry.connection;
+        if (connection.tag & BEHIND != 0 || self.out.opening) && !self.out.is_read {
+            return self.judge_behind::<A>(held, slot, key, sender, arrival);
+        }
         if is_uncounted(connection) && may_go_on(&arrival.content) {
             return self.judge_uncounted::<A>(held, slot, key, sender, arrival);
         }

@@ -81,7 +81,7 @@ impl Context<'_> {
             return Ok(Verdict::Drop(DropReason::Limit));
         }
         held.shard.uncounted = held.shard.uncounted.saturating_sub(1);
-        let verdict = self.judge_as_is::<A>(held, slot, key, sender, arrival);
+        let verdict = self.judge_known::<A>(held, slot, key, sender, arrival);
         let entry = A::table(held.shard).get(slot).filter(|entry| entry.key == *key);
         if entry.is_some_and(|entry| entry.connection.phase == Phase::SynSent) {
             self.release_embryo::<A>(held, slot);
