@@ -26,6 +26,7 @@ pub mod key;
 pub mod line;
 pub mod phase;
 pub mod proven;
+pub mod scoped;
 pub mod slab;
 pub mod source;
 pub mod table;

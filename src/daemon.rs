@@ -23,6 +23,7 @@ pub mod half_open;
 pub mod kernel;
 pub mod live;
 pub mod log;
+pub mod memory;
 pub mod mend;
 pub mod observer;
 pub mod outlet;

@@ -30,6 +30,7 @@ pub mod fast;
 mod fast_open;
 mod foresee;
 mod judge;
+mod memory;
 pub mod meta;
 pub mod observe;
 mod open;
@@ -47,6 +48,7 @@ pub use cookies::{Shield, Shift};
 pub use event::{CloseReason, Closed, Event, Peer};
 pub use fast::{Ride, Word};
 pub use foresee::Foreseen;
+pub use memory::{MemoryBound, Uses};
 pub use meta::{DropReason, IfIndex, Meta, Renumbering, Transmit, Verdict};
 pub use open::Block;
 pub use passed::{Passed, Passes};
@@ -94,6 +96,8 @@ const HEADERS: usize = 256;
 #[derive(Debug)]
 pub struct Engine {
     seed: [u64; 2],
+    /// So many connections it is made for.
+    capacity: usize,
     started: Instant,
     shards: Vec<Mutex<Shard>>,
     embryonic: Mutex<Embryonic>,
@@ -137,15 +141,16 @@ impl Engine {
     #[must_use]
     pub fn new(policy: Policy, seed: [u64; 2], now: Instant) -> Arc<Self> {
         let settings = &policy.settings;
-        let capacity = usize::try_from(settings.max_connections).unwrap_or(usize::MAX).div_ceil(SHARDS);
+        let capacity = usize::try_from(settings.max_connections).unwrap_or(usize::MAX);
         let budget = Budget::new(settings.rst_per_second, now);
         let asking = Budget::new(settings.rst_per_second, now);
         let ruling = Ruling::new(Arc::new(policy), Live::default(), HashMap::new());
         let engine = Self {
             seed,
+            capacity,
             started: now,
-            shards: (0..SHARDS).map(|_| Mutex::new(Shard::new(capacity, now))).collect(),
-            embryonic: Mutex::new(Embryonic::new(seed)),
+            shards: (0..SHARDS).map(|_| Mutex::new(Shard::new(capacity.div_ceil(SHARDS), now))).collect(),
+            embryonic: Mutex::new(Embryonic::new(seed, capacity)),
             cookies: Cookies::new(seed),
             cookieing: Cookieing::default(),
             proven: Mutex::new(Proven::new(seed, MOST_PROVEN)),

@@ -10,6 +10,7 @@ pub mod control;
 pub mod ctnetlink;
 pub mod interfaces;
 pub mod listeners;
+pub mod machine;
 pub mod memory;
 mod netlink;
 pub mod netns;

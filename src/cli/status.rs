@@ -11,6 +11,7 @@ use super::{
     reload,
 };
 use crate::daemon::{
+    memory,
     protocol::{Challenges, Line, Named, Request, ShieldedRow, Status, Syncookies},
     text,
 };
@@ -128,6 +129,10 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
             in_brackets(&status.phases),
         ),
     ));
+    if status.memory.most > 0 {
+        let now = text::octets(status.memory.resident);
+        rows.push(("memory", format!("{now} now, {}", memory::words(&status.memory))));
+    }
     if !status.evicted.is_empty() {
         rows.push(("made room", listed(&status.evicted)));
     }

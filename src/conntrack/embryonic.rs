@@ -5,11 +5,10 @@
 //! stands in a queue in the order of arrival, so that the stalest of a scope is
 //! found in constant time. What a limit is and what happens past it is not known here.
 
-use std::{collections::HashMap, hash::BuildHasher, net::IpAddr};
-
-use siphasher::sip::SipHasher13;
+use std::net::IpAddr;
 
 use super::{
+    scoped::Scoped,
     slab::{Index, NONE, Slab},
     source::SourcePrefix,
     table::Slot,
@@ -75,11 +74,17 @@ pub struct Whereabouts {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct EmbryoId(Index);
 
+/// A place in the queue of a scope.
 #[derive(Clone, Copy, Debug)]
 struct Membership {
-    scope: Scope,
+    /// [`NONE`]: in no queue.
+    queue: Index,
     older: Index,
     younger: Index,
+}
+
+impl Membership {
+    const NOWHERE: Self = Self { queue: NONE, older: NONE, younger: NONE };
 }
 
 /// A place among the half-open ones for a connection that is about to enter the
@@ -95,12 +100,12 @@ struct Embryo {
     /// `None` while it is reserved.
     at: Option<Whereabouts>,
     serial: u64,
-    memberships: [Option<Membership>; MAX_SCOPES],
+    memberships: [Membership; MAX_SCOPES],
 }
 
 impl Embryo {
-    fn membership(&mut self, scope: &Scope) -> Option<&mut Membership> {
-        self.memberships.iter_mut().flatten().find(|m| m.scope == *scope)
+    fn membership(&mut self, queue: Index) -> Option<&mut Membership> {
+        self.memberships.iter_mut().find(|membership| membership.queue == queue)
     }
 }
 
@@ -111,24 +116,12 @@ struct Queue {
     youngest: Index,
 }
 
-/// Hashes with a secret, so that nobody outside can choose collisions.
-#[derive(Clone, Copy, Debug)]
-pub struct Seeded(pub [u64; 2]);
-
-impl BuildHasher for Seeded {
-    type Hasher = SipHasher13;
-
-    fn build_hasher(&self) -> SipHasher13 {
-        SipHasher13::new_with_keys(self.0[0], self.0[1])
-    }
-}
-
 /// All half-open connections.
 #[derive(Debug)]
 pub struct Embryonic {
     serial: u64,
     embryos: Slab<Embryo>,
-    queues: HashMap<Scope, Queue, Seeded>,
+    queues: Scoped<Queue>,
     /// By group; see [`Embryonic::take_peaks`].
     peaks: Vec<Peaks>,
 }
@@ -156,15 +149,20 @@ impl Peaks {
 }
 
 impl Embryonic {
-    /// None yet.
+    /// None yet; made for about `capacity`.
     #[must_use]
-    pub fn new(seed: [u64; 2]) -> Self {
-        Self {
-            serial: 0,
-            embryos: Slab::default(),
-            queues: HashMap::with_hasher(Seeded(seed)),
-            peaks: Vec::new(),
-        }
+    pub fn new(seed: [u64; 2], capacity: usize) -> Self {
+        Self { serial: 0, embryos: Slab::default(), queues: Scoped::new(seed, capacity), peaks: Vec::new() }
+    }
+
+    /// Octets that at most `most` of them at once ever take. All but the totals' scopes may
+    /// be one connection's alone.
+    #[must_use]
+    pub const fn most_octets(capacity: usize, most: u64) -> u64 {
+        const OWN: u64 = MAX_SCOPES as u64 - 2;
+        const TOTALS: u64 = 1 << 16;
+        let scopes = OWN.saturating_mul(most).saturating_add(TOTALS);
+        Slab::<Embryo>::most_octets(most).saturating_add(Scoped::<Queue>::most_octets(capacity, scopes))
     }
 
     /// How many there are.
@@ -182,7 +180,7 @@ impl Embryonic {
     /// How many there are in a scope.
     #[must_use]
     pub fn count(&self, scope: &Scope) -> u32 {
-        self.queues.get(scope).map_or(0, |queue| queue.count)
+        self.queues.find(scope).and_then(|at| self.queues.get(at)).map_or(0, |queue| queue.count)
     }
 
     /// All scopes with their counts.
@@ -203,10 +201,15 @@ impl Embryonic {
     pub fn reserve(&mut self, scopes: &[Scope]) -> Option<Reservation> {
         self.serial = self.serial.wrapping_add(1);
         let serial = self.serial;
-        let index = self.embryos.insert(Embryo { at: None, serial, memberships: [None; MAX_SCOPES] })?;
+        let index = self.embryos.insert(Embryo {
+            at: None,
+            serial,
+            memberships: [Membership::NOWHERE; MAX_SCOPES],
+        })?;
         for (place, scope) in scopes.iter().take(MAX_SCOPES).enumerate() {
-            let queue =
-                self.queues.entry(*scope).or_insert(Queue { count: 0, stalest: NONE, youngest: NONE });
+            let new = Queue { count: 0, stalest: NONE, youngest: NONE };
+            let Some(at) = self.queues.find_or_insert(scope, new) else { continue };
+            let Some(queue) = self.queues.get_mut(at) else { continue };
             let older = queue.youngest;
             queue.youngest = index;
             queue.count = queue.count.saturating_add(1);
@@ -218,11 +221,11 @@ impl Embryonic {
             } else {
                 self.first_peak(scope);
             }
-            if let Some(before) = self.embryos.get_mut(older).and_then(|e| e.membership(scope)) {
+            if let Some(before) = self.embryos.get_mut(older).and_then(|e| e.membership(at)) {
                 before.younger = index;
             }
             if let Some(slot) = self.embryos.get_mut(index).and_then(|e| e.memberships.get_mut(place)) {
-                *slot = Some(Membership { scope: *scope, older, younger: NONE });
+                *slot = Membership { queue: at, older, younger: NONE };
             }
         }
         Some(Reservation { index, serial })
@@ -265,7 +268,7 @@ impl Embryonic {
     /// Takes the stalest of a scope out of all its counts. `None`: there is none.
     /// Its whereabouts are `None` if it has not entered the table yet.
     pub fn evict(&mut self, scope: &Scope) -> Option<Option<(EmbryoId, Whereabouts)>> {
-        let index = self.queues.get(scope)?.stalest;
+        let index = self.queues.find(scope).and_then(|at| self.queues.get(at))?.stalest;
         let at = self.embryos.get(index)?.at;
         self.take_out(index);
         Some(at.map(|at| (EmbryoId(index), at)))
@@ -273,15 +276,8 @@ impl Embryonic {
 
     fn take_out(&mut self, index: Index) {
         let Some(embryo) = self.embryos.remove(index) else { return };
-        for membership in embryo.memberships.into_iter().flatten() {
-            let Membership { scope, older, younger } = membership;
-            if let Some(neighbour) = self.embryos.get_mut(older).and_then(|e| e.membership(&scope)) {
-                neighbour.younger = younger;
-            }
-            if let Some(neighbour) = self.embryos.get_mut(younger).and_then(|e| e.membership(&scope)) {
-                neighbour.older = older;
-            }
-            let Some(queue) = self.queues.get_mut(&scope) else { continue };
+        for Membership { queue: at, older, younger } in embryo.memberships {
+            let Some(queue) = self.queues.get_mut(at) else { continue };
             if queue.stalest == index {
                 queue.stalest = younger;
             }
@@ -289,8 +285,15 @@ impl Embryonic {
                 queue.youngest = older;
             }
             queue.count = queue.count.saturating_sub(1);
-            if queue.count == 0 {
-                self.queues.remove(&scope);
+            let is_empty = queue.count == 0;
+            if let Some(neighbour) = self.embryos.get_mut(older).and_then(|e| e.membership(at)) {
+                neighbour.younger = younger;
+            }
+            if let Some(neighbour) = self.embryos.get_mut(younger).and_then(|e| e.membership(at)) {
+                neighbour.older = older;
+            }
+            if is_empty {
+                self.queues.remove(at);
             }
         }
     }
@@ -324,7 +327,7 @@ mod tests {
 
     #[test]
     fn a_reservation_that_is_evicted_or_cancelled_leaves_nothing() {
-        let mut all = Embryonic::new([1, 2]);
+        let mut all = Embryonic::new([1, 2], 10);
         let scopes = scopes(1, 80);
         let first = all.reserve(&scopes).unwrap();
         assert_eq!(all.evict(&scopes[0]), Some(None));
@@ -339,7 +342,7 @@ mod tests {
 
     #[test]
     fn counts_come_back_on_release_and_the_stalest_goes_first() {
-        let mut all = Embryonic::new([1, 2]);
+        let mut all = Embryonic::new([1, 2], 10);
         let first = admit(&mut all, 1, &scopes(1, 80));
         let second = admit(&mut all, 2, &scopes(1, 81));
         let third = admit(&mut all, 3, &scopes(2, 80));
@@ -371,7 +374,7 @@ mod tests {
 
     #[test]
     fn a_peak_is_what_a_new_one_met_and_is_told_once() {
-        let mut all = Embryonic::new([1, 2]);
+        let mut all = Embryonic::new([1, 2], 10);
         let first = admit(&mut all, 1, &scopes(1, 80));
         admit(&mut all, 2, &scopes(1, 81));
         all.release(first, at(1));
@@ -387,7 +390,7 @@ mod tests {
         /// Against a naive model: any order of admissions, releases and evictions.
         #[test]
         fn agrees_with_a_naive_model(ops in proptest::collection::vec((0_u8..3, 0_u8..6, 0_u16..3), 1..200)) {
-            let mut all = Embryonic::new([7, 9]);
+            let mut all = Embryonic::new([7, 9], 0);
             let mut model: Vec<(Slot, Vec<Scope>, EmbryoId)> = Vec::new();
             for (n, (op, source, port)) in ops.into_iter().enumerate() {
                 let scopes = scopes(source, port);

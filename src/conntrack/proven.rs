@@ -70,6 +70,13 @@ impl Proven {
         }
     }
 
+    /// Octets of a memory of [`MOST_PROVEN`].
+    #[must_use]
+    pub const fn most_octets() -> u64 {
+        const EACH: usize = size_of::<Entry>().saturating_add(size_of::<Index>());
+        (MOST_PROVEN as u64).saturating_mul(EACH as u64)
+    }
+
     /// Notes that this source has just proven itself. `true`: it was not known.
     pub fn insert(&mut self, source: IpAddr, now: Instant) -> bool {
         let source = wide(source);

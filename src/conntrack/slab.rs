@@ -34,6 +34,21 @@ impl<T> Default for Slab<T> {
 
 #[expect(clippy::cast_possible_truncation, reason = "indices are below 2^32 by construction")]
 impl<T> Slab<T> {
+    /// Octets that a slab with at most so many entries at once ever takes: whole pieces,
+    /// each on pages of its own, and the list of pieces, which doubles as it grows.
+    #[must_use]
+    pub const fn most_octets(entries: u64) -> u64 {
+        const PAGE: u64 = 4096;
+        let pieces = entries.div_ceil(PIECE as u64);
+        let piece = PIECE.saturating_mul(size_of::<Place<T>>()) as u64;
+        let list = match pieces {
+            0..4 => 4,
+            more => more.next_power_of_two(),
+        };
+        let list = list.saturating_mul(2).saturating_mul(size_of::<Vec<Place<T>>>() as u64);
+        pieces.saturating_mul(piece.saturating_add(PAGE)).saturating_add(list)
+    }
+
     /// How many entries there are.
     #[must_use]
     pub fn len(&self) -> u32 {

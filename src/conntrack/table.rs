@@ -74,6 +74,19 @@ impl<A: Address> Table<A> {
         }
     }
 
+    /// Octets that a table made for `capacity`, with at most `most` connections at once,
+    /// ever takes beside itself.
+    #[must_use]
+    pub const fn most_octets(capacity: usize, most: u64) -> u64 {
+        let buckets = match capacity {
+            0..64 => 64,
+            more => more.next_power_of_two(),
+        };
+        (buckets as u64)
+            .saturating_mul(size_of::<u32>() as u64)
+            .saturating_add(Slab::<Entry<A>>::most_octets(most))
+    }
+
     /// How many connections there are.
     #[must_use]
     pub fn len(&self) -> u32 {

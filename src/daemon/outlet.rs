@@ -5,7 +5,7 @@ use tokio::sync::mpsc::Sender;
 use super::protocol::Line;
 
 /// Octets that are gathered before they are handed on.
-const CHUNK: usize = 32 * 1024;
+pub const CHUNK: usize = 32 * 1024;
 
 /// Chunks that may wait for a slow client. Then the one who answers waits, and
 /// gives up when the client does.

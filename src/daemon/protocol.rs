@@ -22,7 +22,7 @@ pub use seen::{
     AgeRow, ExposureRow, HalfOpenRow, HalfOpenTotal, HandshakeRate, HolderRow, ListenerRow, ScanRow,
     ServiceRow, SuggestedRow, Unfinished,
 };
-pub use status::{Challenges, Named, QueueRow, Sent, ShieldedRow, Status, Syncookies};
+pub use status::{Challenges, Memory, Named, QueueRow, Sent, ShieldedRow, Status, Syncookies};
 
 use std::{fmt, path::PathBuf, time::Duration};
 

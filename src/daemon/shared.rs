@@ -8,7 +8,7 @@ use std::sync::{
 
 use parking_lot::Mutex;
 
-use super::{blocks::Blocks, events::Ring, observer::Observer, shields::Shields};
+use super::{blocks::Blocks, events::Ring, memory::AtStart, observer::Observer, shields::Shields};
 use crate::{
     conntrack::Flow,
     engine::{Engine, Event, Transmit, Worker},
@@ -114,6 +114,8 @@ pub struct Shared {
     pub blocks: Blocks,
     /// For which destinations the kernel answers SYNs.
     pub shields: Shields,
+    /// What memory it had before the first packet.
+    pub at_start: AtStart,
 }
 
 impl Shared {
@@ -213,6 +215,7 @@ pub(crate) mod tests {
             marks: Marks { shift: 24 },
             blocks: Blocks::default(),
             shields: Shields::default(),
+            at_start: AtStart::default(),
         }
     }
 

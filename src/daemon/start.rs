@@ -19,6 +19,7 @@ use super::{
     events, fast, forgetter,
     kernel::{self, KernelSettings},
     log,
+    memory::{self, AtStart},
     observer::Observer,
     recorder,
     rules::{self, LoadError, Source},
@@ -308,6 +309,7 @@ fn share(policy: Policy, seed: [u64; 2], live: &Live) -> Result<Arc<Shared>> {
         marks,
         blocks: Blocks::default(),
         shields: Shields::default(),
+        at_start: AtStart::now(),
     }))
 }
 
@@ -430,6 +432,11 @@ fn ready(daemon: &Daemon, socket: &ControlSocket, warnings: usize) {
         status::fail_name(policy.settings.fail),
         socket.path().display(),
     ));
+    let memory = memory::plan(&daemon.shared.engine, daemon.shared.at_start);
+    log::info(format_args!("memory: {}", memory::words(&memory)));
+    if let Some(words) = memory::warning(&daemon.shared.engine, &memory) {
+        log::warning(words);
+    }
     for change in daemon.live_changes(&state) {
         let rule = change.rule.map(|rule| format!(" of rule {rule}")).unwrap_or_default();
         log::notice(format_args!("saved live change: {}{rule} is {}", change.name, change.value));

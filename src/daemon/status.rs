@@ -4,7 +4,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{
-    events,
+    events, memory,
     observer::scan_row,
     protocol::{Challenges, Named, QueueRow, ScanRow, Sent, Status},
     state::{Daemon, State},
@@ -57,13 +57,15 @@ impl Daemon {
             warnings
                 .push(format!("the kernel refused to send {} RSTs or keepalives", load(&tally.send_failed)));
         }
-        if load(&tally.forgets_lost) > 0 {
+        let forgets_lost = load(&tally.forgets_lost) + counters.forgets_lost;
+        if forgets_lost > 0 {
             warnings.push(format!(
-                "{} connections that ended stay in the kernel's conntrack until its own timers end them: more \
-                 ended at once than it could be told of",
-                load(&tally.forgets_lost)
+                "{forgets_lost} connections that ended stay in the kernel's conntrack until its own timers end \
+                 them: more ended at once than it could be told of"
             ));
         }
+        let memory = memory::plan(engine, self.shared.at_start);
+        warnings.extend(memory::warning(engine, &memory));
         let proven = engine.proven(self.now());
         let (scans, scanning) = self.scans();
         let (blocked, blocked_ever) = self.shared.blocks.counts(self.now());
@@ -90,6 +92,7 @@ impl Daemon {
             queues,
             connections: counters.connections,
             max_connections: u64::from(settings.max_connections),
+            memory,
             half_open: counters.embryonic,
             fast_path: counters.riding,
             stale: counters.stale,

@@ -22,7 +22,11 @@ use crate::{
 };
 
 /// Events that may wait to be polled; more are counted as lost.
-const MAX_EVENTS: usize = 16_384;
+pub(super) const MAX_EVENTS: usize = 16_384;
+
+/// Connections that the kernel has to forget which may wait to be polled, with whatever
+/// else does; more are counted as lost. RSTs and keepalives have a budget of their own.
+pub(super) const MAX_TRANSMITS: usize = 1 << 17;
 
 /// What a worker has to hand out.
 #[derive(Debug, Default)]
@@ -230,9 +234,9 @@ impl Context<'_> {
         }
         if kernel_must_forget(&connection, reason) {
             held.shard.remember_ended(entry.key.hash(seed), self.now);
-            self.out.transmits.push_back(Transmit::Forget { flow });
+            self.transmit_if_room(Transmit::Forget { flow });
         } else if connection.fast.rides() {
-            self.out.transmits.push_back(Transmit::Release { flow });
+            self.transmit_if_room(Transmit::Release { flow });
         }
         let reason = final_reason(&connection, reason);
         if matches!(reason, CloseReason::Forgotten(_)) {
@@ -333,6 +337,15 @@ impl Context<'_> {
         } else {
             // It has only sent a SYN: an RST must acknowledge it (RFC 9293 §3.10.7.3).
             self.transmit_reset(flow, tuple, SeqNum(0), Some(to.end), hook);
+        }
+    }
+
+    /// What the kernel is told of a connection that has ended. A reload may end all at once.
+    pub(super) fn transmit_if_room(&mut self, transmit: Transmit) {
+        if self.out.transmits.len() < MAX_TRANSMITS {
+            self.out.transmits.push_back(transmit);
+        } else {
+            add(&self.stats.forgets_lost, 1);
         }
     }
 

@@ -465,7 +465,7 @@ impl Context<'_> {
         if entry.connection.fast.rides() {
             let flow = entry.key.flow(entry.connection.opener);
             entry.connection.alight();
-            self.out.transmits.push_back(Transmit::Release { flow });
+            self.transmit_if_room(Transmit::Release { flow });
             held.shard.count_riding(true, false);
         }
     }

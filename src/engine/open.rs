@@ -10,7 +10,6 @@
 //! for a handshake that it has completed.
 
 use std::{
-    collections::HashMap,
     net::IpAddr,
     sync::atomic::{AtomicU8, Ordering},
     time::Duration,
@@ -26,9 +25,7 @@ use super::{
 };
 use crate::{
     conntrack::{
-        Connection, Flow, Phase, Slot, SourcePrefix,
-        embryonic::{Scope, Seeded},
-        window::Seen,
+        Connection, Flow, Phase, Slot, SourcePrefix, embryonic::Scope, scoped::Scoped, window::Seen,
     },
     policy::{Limit, LimitTable, OnExcess, PickupMode, ResolvedLimits, RuleId},
 };
@@ -58,7 +55,7 @@ pub struct Block {
 #[derive(Debug)]
 struct Tally {
     shape: Vec<(u16, [bool; 3], SourcePrefix)>,
-    counts: HashMap<Scope, u32, Seeded>,
+    counts: Scoped<u32>,
 }
 
 /// Open connections by scope.
@@ -88,18 +85,21 @@ impl Tally {
     fn add(&mut self, rule: u16, flow: &Flow) {
         let scopes: Vec<Scope> = self.scopes(rule, flow).collect();
         for scope in scopes {
-            let count = self.counts.entry(scope).or_default();
-            *count = count.saturating_add(1);
+            let at = self.counts.find_or_insert(&scope, 0);
+            if let Some(count) = at.and_then(|at| self.counts.get_mut(at)) {
+                *count = count.saturating_add(1);
+            }
         }
     }
 
     fn take(&mut self, rule: u16, flow: &Flow) {
         let scopes: Vec<Scope> = self.scopes(rule, flow).collect();
         for scope in scopes {
-            let Some(count) = self.counts.get_mut(&scope) else { continue };
+            let Some(at) = self.counts.find(&scope) else { continue };
+            let Some(count) = self.counts.get_mut(at) else { continue };
             *count = count.saturating_sub(1);
             if *count == 0 {
-                self.counts.remove(&scope);
+                self.counts.remove(at);
             }
         }
     }
@@ -107,7 +107,7 @@ impl Tally {
 
 impl Open {
     pub(super) fn new(seed: [u64; 2]) -> Self {
-        let tally = || Mutex::new(Tally { shape: Vec::new(), counts: HashMap::with_hasher(Seeded(seed)) });
+        let tally = || Mutex::new(Tally { shape: Vec::new(), counts: Scoped::new(seed, 0) });
         Self { tallies: [tally(), tally()], current: AtomicU8::new(NONE), changing: Mutex::new(()) }
     }
 
@@ -122,7 +122,10 @@ impl Open {
 
     /// How many are counted in a scope.
     pub(super) fn count(&self, scope: &Scope) -> u32 {
-        self.current().map_or(0, |(_, tally)| tally.lock().counts.get(scope).copied().unwrap_or(0))
+        self.current().map_or(0, |(_, tally)| {
+            let tally = tally.lock();
+            tally.counts.find(scope).and_then(|at| tally.counts.get(at)).copied().unwrap_or(0)
+        })
     }
 }
 
@@ -148,12 +151,16 @@ impl Engine {
             let mut tally = tally.lock();
             tally.shape = shape;
             // Nobody bears its mark: the last walk has changed all of them.
-            tally.counts.clear();
+            tally.counts = Scoped::new(self.seed, self.capacity);
         }
         self.open.current.store(new, Ordering::Release);
         for mutex in &self.shards {
             recount::<std::net::Ipv4Addr>(self, mutex);
             recount::<std::net::Ipv6Addr>(self, mutex);
+        }
+        if let Some((_, tally)) = old {
+            // What it took is free again.
+            tally.lock().counts = Scoped::new(self.seed, 0);
         }
     }
 
@@ -390,10 +397,10 @@ impl Context<'_> {
 #[cfg(test)]
 impl Open {
     /// The counts that these connections would have, and those that there are.
-    pub(super) fn recount(&self, all: &[(Flow, Connection)]) -> [HashMap<Scope, u32>; 2] {
-        let Some((_, tally)) = self.current() else { return [HashMap::new(), HashMap::new()] };
+    pub(super) fn recount(&self, all: &[(Flow, Connection)]) -> [std::collections::HashMap<Scope, u32>; 2] {
+        let Some((_, tally)) = self.current() else { return Default::default() };
         let tally = tally.lock();
-        let mut expected = HashMap::new();
+        let mut expected = std::collections::HashMap::new();
         for (flow, connection) in all.iter().filter(|(_, connection)| is_open(connection.phase)) {
             for scope in tally.scopes(connection.rule, flow) {
                 *expected.entry(scope).or_default() += 1;

@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
+
 use super::cookies::Behind;
 use crate::conntrack::{Address, Instant, Phase, Slot, Table};
 
@@ -50,6 +52,18 @@ pub(super) struct Walk {
 }
 
 impl Shard {
+    /// Octets of a shard without connections.
+    pub(super) const FIXED_OCTETS: u64 = (size_of::<Mutex<Self>>() + MEMORY * size_of::<Ended>()) as u64;
+
+    /// Octets that the numbers of at most so many connections behind cookies ever take: a
+    /// hash map doubles when half of its 7/8 are taken and the rest was.
+    pub(super) const fn behind_octets(most: u64) -> u64 {
+        // With an octet that says what of the hash is there.
+        const BUCKET: usize = size_of::<((bool, Slot), Behind)>().saturating_add(1);
+        let buckets = most.saturating_mul(16).div_ceil(7).next_power_of_two();
+        buckets.saturating_mul(BUCKET as u64).saturating_add(64)
+    }
+
     pub(super) fn new(capacity: usize, now: Instant) -> Self {
         Self {
             ipv4: Table::new(capacity, now),

@@ -25,6 +25,7 @@ pub(super) struct Stats {
     /// Handshakes that were completed.
     pub(super) completed: AtomicU64,
     pub(super) events_lost: AtomicU64,
+    pub(super) forgets_lost: AtomicU64,
     dropped: [AtomicU64; DropReason::COUNT],
     evicted: [AtomicU64; Phase::ALL.len()],
 }
@@ -48,6 +49,7 @@ impl Default for Stats {
             begun: zero(),
             completed: zero(),
             events_lost: zero(),
+            forgets_lost: zero(),
             dropped: std::array::from_fn(|_| zero()),
             evicted: std::array::from_fn(|_| zero()),
         }

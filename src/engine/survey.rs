@@ -206,6 +206,7 @@ impl Engine {
             opened: sum(|s| s.opened.load(Ordering::Relaxed)),
             closed: sum(|s| s.closed.load(Ordering::Relaxed)),
             events_lost: sum(|s| s.events_lost.load(Ordering::Relaxed)),
+            forgets_lost: sum(|s| s.forgets_lost.load(Ordering::Relaxed)),
             limits_passed: self.passed.all(),
         }
     }

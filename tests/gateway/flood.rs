@@ -113,5 +113,9 @@ fn what_a_flood_evicts_is_forgotten_by_the_kernel_too(family: Family) {
         half_open(&gateway) == LIMIT && entries <= LIMIT
     });
     let status = &gateway.json(&["status"])[0];
+    let memory = |part: &str| status["memory"][part].as_u64().unwrap();
+    assert!((1 << 20..memory("most")).contains(&memory("resident")), "{status}");
+    assert!(memory("connections") + memory("half_open") + memory("rest") <= memory("most"), "{status}");
+    assert!(gateway.log().contains(" at most ("), "{}", gateway.log());
     assert!(status["sent"]["forgotten"].as_u64() > Some(u64::from(SYNS) / 2), "{status}");
 }

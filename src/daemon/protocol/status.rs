@@ -107,6 +107,29 @@ pub struct Syncookies {
     pub invalid: u64,
 }
 
+/// The most memory that the daemon ever takes, in octets, and what there is.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Memory {
+    /// All of it.
+    pub most: u64,
+    /// Of that for connections, of both families.
+    pub connections: u64,
+    /// For the counts of half-open ones.
+    pub half_open: u64,
+    /// For the counts of open ones, where limits ask for them.
+    pub open: u64,
+    /// For the numbers of connections behind SYN cookies, where rules may ask for these.
+    pub cookies: u64,
+    /// For all else.
+    pub rest: u64,
+    /// What it takes now.
+    pub resident: u64,
+    /// What the machine has.
+    pub machine: Option<u64>,
+    /// What its control group allows, if that sets a limit.
+    pub allowed: Option<u64>,
+}
+
 /// The daemon's state.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Status {
@@ -158,6 +181,9 @@ pub struct Status {
     pub connections: u64,
     /// How many there may be.
     pub max_connections: u64,
+    /// What memory they and all else can take.
+    #[serde(default)]
+    pub memory: Memory,
     /// Half-open ones now.
     pub half_open: u64,
     /// Those on the fast path now: their packets pass in the kernel.

@@ -70,6 +70,13 @@ pub struct Demand {
 }
 
 impl Demand {
+    /// Octets that all of it ever takes.
+    pub const MOST_OCTETS: usize = {
+        let hour = size_of::<Hour>().saturating_add(size_of::<[u16; BINS]>());
+        let of_one = hour.saturating_mul(HOURS.saturating_add(2)).saturating_mul(2);
+        of_one.saturating_mul(Limit::EMBRYONIC.len()).saturating_mul(GROUPS)
+    };
+
     /// Takes the peaks of a second; also an empty second must be told of.
     pub fn note(&mut self, peaks: &[(u16, Peaks)], now: Instant) {
         let number = now.0.checked_div(HOUR).unwrap_or(0);
