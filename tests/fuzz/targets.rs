@@ -106,11 +106,13 @@ pub(crate) fn engine(data: &[u8]) {
     story.advance(Duration::from_secs(200 * 24 * 3600));
     // Who is asked whether it lives has three intervals more, and the wheel is late
     // by a fraction of each. Before that the kernel is asked about one that rides, and
-    // after it, its ends are told.
+    // after it, its ends are told for as long as `reset` was set to.
     for _ in 0..6 {
         story.advance(PROBE.interval + Duration::from_secs(1));
         story.check();
     }
+    story.advance(Duration::from_secs(200 * 24 * 3600));
+    story.check();
     assert_eq!(story.worker.poll_timeout(), None, "nothing outlives its timer");
     assert_eq!(story.counters().connections, 0);
 }
