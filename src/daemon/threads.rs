@@ -164,7 +164,7 @@ fn meta(packet: &Queued<'_>, marks: Marks) -> Meta {
         kernel_knows: packet.mark & marks.known() != 0,
         parent: None,
         renumbered: packet.renumbered,
-        is_invalid: packet.mark & marks.invalid() != 0,
+        is_invalid: packet.mark & marks.may_begin() == marks.invalid(),
         is_last: packet.is_last,
     }
 }
@@ -243,6 +243,7 @@ impl Turn {
     fn answer(self, mark: u32, marks: Marks) -> Answer {
         let proof = if self.is_proof { marks.proof() } else { 0 };
         let ride = match self.ride {
+            Some(Ride::MayBegin) => marks.ride_may_begin(),
             Some(Ride::Begins) => marks.ride_begins(),
             Some(Ride::Ends) => marks.ride_ends(),
             None => 0,
@@ -373,7 +374,11 @@ mod tests {
         ] {
             assert_eq!(answered, expected);
         }
-        for (ride, bit) in [(Ride::Begins, marks.ride_begins()), (Ride::Ends, marks.ride_ends())] {
+        for (ride, bit) in [
+            (Ride::MayBegin, marks.ride_may_begin()),
+            (Ride::Begins, marks.ride_begins()),
+            (Ride::Ends, marks.ride_ends()),
+        ] {
             let turn =
                 Turn { verdict: Verdict::Accept, is_rewritten: false, is_proof: false, ride: Some(ride) };
             assert_eq!(turn.answer(mark, marks), Answer::Accept { mark: inspected | bit });

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    CloseReason, Closed, Counts, DropReason, Event, Meta, Transmit, Verdict, Worker,
+    CloseReason, Closed, Counts, DropReason, Event, Transmit, Verdict, Worker,
     context::{Context, Held, counts_of},
     cookies::BEHIND,
     judge::{Arrival, Content, is_on_path},
@@ -35,6 +35,10 @@ use crate::{
 /// Connections under a shorter timer are worth no way around the queue.
 const LEAST_TIMER: Duration = Duration::from_secs(30);
 
+/// A connection that is so old does not wait any longer for a moment at which nothing that
+/// it sent is under way: in a long transfer there may be none.
+const IMPATIENT: Duration = Duration::from_secs(1);
+
 /// How long the kernel's word may take before it is asked again.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -48,6 +52,9 @@ const TELL_ROUNDS: u8 = 3;
 /// What the verdict of a packet changes about its connection's way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ride {
+    /// Its next packet may be the one from which on they pass in the kernel, if no other
+    /// waits behind it ([`Meta::is_last`]).
+    MayBegin,
     /// From now on its packets pass in the kernel.
     Begins,
     /// From now on they come to the queue.
@@ -73,9 +80,9 @@ pub struct Word {
 impl Ruling {
     /// Whether packets of this connection may pass in the kernel now.
     fn may_ride(&self, connection: &Connection) -> bool {
-        let timer = match connection.phase {
-            Phase::Established => Timer::Established,
-            Phase::UdpStream => Timer::UdpStream,
+        match connection.phase {
+            Phase::Established => self.lets_ride(connection, Timer::Established),
+            Phase::UdpStream => self.lets_ride(connection, Timer::UdpStream),
             Phase::SynSent
             | Phase::SynReceived
             | Phase::FinWait
@@ -85,8 +92,12 @@ impl Ruling {
             | Phase::Reset
             | Phase::UdpNew
             | Phase::Icmp
-            | Phase::Other => return false,
-        };
+            | Phase::Other => false,
+        }
+    }
+
+    /// Whether its rule, and the timer that it is or will be under, let it.
+    fn lets_ride(&self, connection: &Connection, timer: Timer) -> bool {
         let rule = RuleId(connection.rule);
         let inspect = self.policy.rule(rule).map_or(Inspect::Lifecycle, |rule| rule.inspect);
         let (value, _) = self.value(rule, timer, connection.epoch);
@@ -105,10 +116,20 @@ fn is_settled(connection: &Connection) -> bool {
             && !tcp::is_one_way(connection))
 }
 
-/// Whether the packet at hand may be the last one of its connection that comes by.
-fn may_be_last(meta: &Meta, content: &Content<'_>) -> bool {
-    let is_plain = matches!(content, Content::Tcp(Kind::Ack, _) | Content::Udp);
-    meta.is_last && meta.kernel_knows && meta.renumbered.is_none() && is_plain
+/// Whether the kernel could let others pass that are as the packet at hand.
+fn could_ride(arrival: &Arrival<'_>) -> bool {
+    let is_plain = matches!(arrival.content, Content::Tcp(Kind::Ack, _) | Content::Udp);
+    is_plain && arrival.meta.renumbered.is_none()
+}
+
+/// Whether nothing that was sent before this packet can be overtaken any more, because its
+/// receiver has acknowledged it. (What has left the queue may still wait elsewhere in the
+/// kernel, on another processor.)
+fn is_quiet(connection: &Connection, content: &Content<'_>) -> bool {
+    match content {
+        Content::Tcp(_, segment) => segment.payload_len == 0 && !connection.has_unacknowledged(),
+        Content::Udp | Content::EchoRequest | Content::EchoReply | Content::Other => true,
+    }
 }
 
 impl Worker {
@@ -132,22 +153,30 @@ impl Worker {
 impl Context<'_> {
     /// Lets the connection of the packet at hand pass in the kernel, if it may.
     pub(super) fn board<A: Family>(&mut self, held: &mut Held<'_>, slot: Slot, arrival: &Arrival<'_>) {
-        if !may_be_last(arrival.meta, &arrival.content) {
+        if !arrival.meta.kernel_knows {
             return;
         }
         let Some(entry) = A::table(held.shard).get_mut(slot) else { return };
         let connection = &mut entry.connection;
         // Numbers that the kernel translates are told apart here.
-        let is_translated = connection.tag & BEHIND != 0;
-        if connection.fast.is_none()
-            && !is_translated
-            && is_settled(connection)
-            && self.ruling.may_ride(connection)
-        {
-            connection.board();
-            self.out.ride = Some(Ride::Begins);
-            held.shard.count_riding(false, true);
+        if connection.tag & BEHIND != 0 || !connection.fast.is_none() {
+            return;
         }
+        if connection.phase == Phase::SynReceived && self.ruling.lets_ride(connection, Timer::Established) {
+            // The packet that completes the handshake is the best to begin with.
+            self.out.ride.get_or_insert(Ride::MayBegin);
+        }
+        if !could_ride(arrival) || !is_settled(connection) || !self.ruling.may_ride(connection) {
+            return;
+        }
+        let may_wait = connection.age(self.now) < IMPATIENT;
+        if !arrival.meta.is_last || (may_wait && !is_quiet(connection, &arrival.content)) {
+            self.out.ride.get_or_insert(Ride::MayBegin);
+            return;
+        }
+        connection.board();
+        self.out.ride = Some(Ride::Begins);
+        held.shard.count_riding(false, true);
     }
 
     /// A packet of a connection of which others may have passed unseen, or that was ended

@@ -32,8 +32,8 @@ pub struct Meta {
     pub kernel_knows: bool,
     /// The kernel's conntrack says that this packet can't belong to its connection.
     pub is_invalid: bool,
-    /// No other packet waits behind this one, so that none can be overtaken if its
-    /// connection goes on in the kernel. Where there is no kernel, none is.
+    /// Its connection may go on in the kernel from this packet on, because no other of it
+    /// waits behind this one and could be overtaken. Where there is no kernel, none is.
     pub is_last: bool,
     /// The connection whose helper in the kernel announced this one (FTP's control
     /// connection of its data connection), as the hooks show it.

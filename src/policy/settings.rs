@@ -189,18 +189,42 @@ impl Marks {
         self.refuse()
     }
 
-    /// Set by a verdict, where [`Self::divert`] is before the queue: from now on the
-    /// connection's packets pass without it.
+    /// A bit of the conntrack mark: the next packet of the connection may begin a ride.
     #[must_use]
-    pub const fn ride_begins(self) -> u32 {
+    pub const fn candidate(self) -> u32 {
         self.divert()
     }
 
-    /// Set by a verdict, where [`Self::divert_syn`] is before the queue: from now on they
-    /// come to it.
+    /// A bit of the conntrack mark: that packet has come to the queue, and none behind it.
+    #[must_use]
+    pub const fn latest(self) -> u32 {
+        self.divert_syn()
+    }
+
+    /// Both set before the queue: it is that packet. What conntrack knows is not invalid.
+    #[must_use]
+    pub const fn may_begin(self) -> u32 {
+        self.known() | self.invalid()
+    }
+
+    /// Set by a verdict, where [`Self::divert`] is before the queue: the connection's next
+    /// packet may begin a ride.
+    #[must_use]
+    pub const fn ride_may_begin(self) -> u32 {
+        self.divert()
+    }
+
+    /// Set by a verdict, where [`Self::divert_syn`] is before the queue: from now on the
+    /// connection's packets come to it.
     #[must_use]
     pub const fn ride_ends(self) -> u32 {
         self.divert_syn()
+    }
+
+    /// Both set by a verdict: from now on they pass without it.
+    #[must_use]
+    pub const fn ride_begins(self) -> u32 {
+        self.ride_may_begin() | self.ride_ends()
     }
 
     /// Set by a verdict, where [`Self::known`] is before the queue: this packet proves that

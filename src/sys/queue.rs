@@ -63,6 +63,9 @@ pub struct QueueSettings {
     /// Whether packets come with what conntrack knows of them; costs as much again
     /// as a small packet does. Where the kernel has no ctnetlink they come without.
     pub conntrack: bool,
+    /// Of packets whose mark has all of these bits it is looked whether others wait behind
+    /// them; 0: of none.
+    pub last: u32,
 }
 
 /// A packet waiting for its verdict.
@@ -85,7 +88,8 @@ pub struct Queued<'a> {
     pub parent: Option<Flow>,
     /// What a helper has made of the numbers that this segment acknowledges.
     pub renumbered: Option<Renumbering>,
-    /// No other packet waited in the queue behind it when it was to be judged.
+    /// It has the bits that [`QueueSettings::last`] names, and no other packet waited in the
+    /// queue behind it when it was to be judged.
     pub is_last: bool,
     /// Its first octets, IP header first.
     pub bytes: &'a [u8],
@@ -138,6 +142,7 @@ pub struct Queue {
     verdicts: Vec<u8>,
     rewritten: Vec<u8>,
     tells_conntrack: bool,
+    last: u32,
     troubles: QueueTroubles,
 }
 
@@ -216,6 +221,7 @@ impl Queue {
             verdicts: Vec::with_capacity(BATCH * (MAX_VERDICT + REWRITTEN)),
             rewritten: Vec::with_capacity(REWRITTEN),
             tells_conntrack,
+            last: settings.last,
             troubles: QueueTroubles::default(),
         })
     }
@@ -276,7 +282,7 @@ impl Queue {
     }
 
     fn judge(&mut self, received: usize, judge: &mut Judge<'_>) -> Result<usize, QueueError> {
-        let (number, fd) = (self.number, self.fd);
+        let (number, fd, last) = (self.number, self.fd, self.last);
         let out = &mut self.verdicts;
         let mut judged = 0;
         let mut messages = self.batch.datagrams(received).flat_map(netlink::messages).peekable();
@@ -284,7 +290,8 @@ impl Queue {
             match message::read(&message) {
                 Incoming::Packet(id, mut queued) => {
                     judged += 1;
-                    let ends_batch = received < BATCH && messages.peek().is_none();
+                    let is_asked = last != 0 && queued.mark & last == last;
+                    let ends_batch = is_asked && received < BATCH && messages.peek().is_none();
                     queued.is_last = ends_batch && !netlink::readable(fd, Duration::ZERO).unwrap_or(true);
                     self.rewritten.clear();
                     let answer = judge(&queued, &mut self.rewritten);

@@ -34,6 +34,7 @@ fn main() -> anyhow::Result<()> {
         max_len: 20_000,
         gso: !arguments.iter().any(|argument| argument == "--no-gso"),
         conntrack: false,
+        last: 0,
     };
     let handler: extern "C" fn(libc::c_int) = on_signal;
     for signal in [libc::SIGINT, libc::SIGTERM] {

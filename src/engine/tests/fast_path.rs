@@ -94,16 +94,16 @@ fn full(name: &str, id: u16) -> Rule {
 fn an_established_connection_rides_from_a_packet_on_that_nothing_waits_behind() {
     let mut lab = Lab::new();
     lab.bring_to(Phase::Established);
-    let data = client("P.", 1).ack(1).len(10);
-    let packet = lab.packet(data);
+    let packet = lab.packet(client(".", 1).ack(1));
     let of_kernel = known(From::Client, packet.bytes.len());
-    for meta in [
-        Meta { is_last: false, ..of_kernel },
-        Meta { kernel_knows: false, ..of_kernel },
-        Meta { renumbered: Some(Renumbering { position: SeqNum(0), before: 0, after: 0 }), ..of_kernel },
+    let renumbered = Some(Renumbering { position: SeqNum(0), before: 0, after: 0 });
+    for (meta, ride) in [
+        (Meta { is_last: false, ..of_kernel }, Some(Ride::MayBegin)),
+        (Meta { kernel_knows: false, ..of_kernel }, None),
+        (Meta { renumbered, ..of_kernel }, None),
     ] {
         assert_eq!(lab.raw(meta, &packet.bytes), Verdict::Accept);
-        assert_eq!((lab.worker.ride(), lab.rides()), (None, false), "{meta:?}");
+        assert_eq!((lab.worker.ride(), lab.rides()), (ride, false), "{meta:?}");
     }
     assert_eq!(lab.raw(of_kernel, &packet.bytes), Verdict::Accept);
     assert_eq!((lab.worker.ride(), lab.rides()), (Some(Ride::Begins), true));
@@ -113,6 +113,21 @@ fn an_established_connection_rides_from_a_packet_on_that_nothing_waits_behind() 
         (Some(Ride::Ends), false),
         "somebody else took its mark away"
     );
+}
+
+#[test]
+fn what_is_under_way_is_not_overtaken_unless_it_never_ends() {
+    let mut lab = Lab::new();
+    lab.bring_to(Phase::Established);
+    for say in [client("P.", 1).ack(1).len(10), client(".", 11).ack(1), server("P.", 1).ack(11).len(10)] {
+        assert_eq!(lab.by_queue(say), Some(Ride::MayBegin), "{say:?}");
+    }
+    assert_eq!(lab.by_queue(client(".", 11).ack(11)), Some(Ride::Begins));
+    let mut lab = Lab::new();
+    lab.bring_to(Phase::Established);
+    lab.by_queue(client("P.", 1).ack(1).len(10));
+    lab.later(2);
+    assert_eq!(lab.by_queue(client("P.", 11).ack(1).len(10)), Some(Ride::Begins));
 }
 
 #[test]
@@ -127,7 +142,7 @@ fn nothing_rides_before_it_is_established_nor_after() {
     }
     let mut lab = Lab::new();
     assert_eq!(lab.come(client("S", 0)), (Verdict::Accept, None));
-    assert_eq!(lab.come(server("S.", 0).ack(1)), (Verdict::Accept, None));
+    assert_eq!(lab.come(server("S.", 0).ack(1)), (Verdict::Accept, Some(Ride::MayBegin)));
     assert_eq!(
         lab.come(client(".", 1).ack(1)),
         (Verdict::Accept, Some(Ride::Begins)),
@@ -257,7 +272,7 @@ fn the_word_of_another_entry_counts_for_nothing() {
     assert_eq!(invalid(&mut lab, data), Verdict::Accept);
     assert_eq!(invalid(&mut lab, server(".", FAR).ack(FAR + 10)), Verdict::Accept);
     assert_eq!(lab.send(client("P.", FAR + (1 << 27)).ack(FAR).len(1)), Verdict::Drop(DropReason::SeqBeyond));
-    assert_eq!(lab.by_queue(client("P.", FAR + 10).ack(FAR).len(10)), Some(Ride::Begins));
+    assert_eq!(lab.by_queue(client(".", FAR + 10).ack(FAR)), Some(Ride::Begins));
 }
 
 #[test]

@@ -137,13 +137,12 @@ pub(super) fn ct_mark_has(bit: u32) -> Statement<'static> {
     Statement::Match(Match { left, right: Expression::Number(0), op: Operator::NEQ })
 }
 
-/// The conntrack entry's mark becomes `(mark & keep) | set`, where one of them changes
-/// nothing.
+/// The conntrack entry's mark becomes `(mark & keep) | set`.
 pub(super) fn set_ct_mark(keep: u32, set: u32) -> Statement<'static> {
-    let value = if set == 0 {
-        and(ct_mark(), Expression::Number(keep))
-    } else {
-        or(ct_mark(), Expression::Number(set))
+    let value = match (keep, set) {
+        (keep, 0) => and(ct_mark(), Expression::Number(keep)),
+        (u32::MAX, set) => or(ct_mark(), Expression::Number(set)),
+        (keep, set) => or(and(ct_mark(), Expression::Number(keep)), Expression::Number(set)),
     };
     Statement::Mangle(Mangle { key: ct_mark(), value })
 }

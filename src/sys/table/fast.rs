@@ -3,6 +3,11 @@
 //! A bit of the conntrack mark says which; the packet's verdict that begins it, or ends it,
 //! bears a bit that the chain behind the queue makes that of the entry. SYN, FIN, RST and
 //! what conntrack calls invalid come to the queue whatever the mark says.
+//!
+//! Packets that ride overtake those that still wait in the queue. So a ride begins in two
+//! steps: the first verdict makes the connection a candidate; the next packet of it is known
+//! as the latest that has come to the queue, until one comes behind it; and the verdict of
+//! that packet begins the ride only if it still is the latest when it leaves the queue.
 
 use nftables::{expr::Expression, stmt::Statement};
 
@@ -14,13 +19,19 @@ use crate::{policy::Marks, wire::Protocol};
 
 impl Document {
     /// Before the queue: what rides goes by. It bears the bit of an accept, as everything
-    /// does that passes.
+    /// does that passes. What does not is the latest packet if it comes behind a candidate's.
+    /// That the one before is so no longer is noted before anything is asked, or that one
+    /// might begin the ride between the two.
     pub(super) fn fast_path(&mut self, chain: &str, marks: Marks) {
+        let (candidate, latest) = (marks.candidate(), marks.latest());
+        self.rule(chain, vec![ct_mark_has(latest), set_ct_mark(!latest, 0)]);
         let passes = || [set_mark(!0, marks.inspected()), Statement::Accept(None)];
         for is_carried in [carries_on(), is_of(Protocol::UDP)] {
             let of_rider = [ct_mark_has(marks.fast()), known(), is_carried];
             self.rule(chain, of_rider.into_iter().chain(passes()).collect());
         }
+        let is_latest = set_ct_mark(!candidate, latest);
+        self.rule(chain, vec![ct_mark_has(candidate), is_latest, set_mark(!0, marks.may_begin())]);
     }
 
     /// Behind the queue: what was accepted and is nothing else goes on at the first rule.
@@ -32,12 +43,14 @@ impl Document {
     /// Behind the queue: connections begin to ride, and end it. Without a verdict these bits
     /// say what they say before the queue.
     pub(super) fn note_ride(&mut self, chain: &str, marks: Marks) {
-        let (verdict, bit) = (marks.inspected(), marks.fast());
-        for (says, change) in
-            [(marks.ride_begins(), set_ct_mark(!0, bit)), (marks.ride_ends(), set_ct_mark(!bit, 0))]
-        {
-            self.rule(chain, vec![mark_is(verdict | says, verdict | says), change]);
-        }
+        let (fast, candidate, latest) = (marks.fast(), marks.candidate(), marks.latest());
+        let all = marks.inspected() | marks.ride_begins();
+        let says = |bits| mark_is(all, marks.inspected() | bits);
+        self.rule(chain, vec![says(marks.ride_may_begin()), set_ct_mark(!latest, candidate)]);
+        let begins = says(marks.ride_begins());
+        self.rule(chain, vec![begins, ct_mark_has(latest), set_ct_mark(!latest, fast)]);
+        let ends = says(marks.ride_ends());
+        self.rule(chain, vec![ends, set_ct_mark(!(fast | candidate | latest), 0)]);
     }
 }
 
