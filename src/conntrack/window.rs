@@ -446,6 +446,16 @@ impl Half {
         }
     }
 
+    /// By how much its windows are scaled, apart from those of its SYN (RFC 7323 §2.2).
+    #[must_use]
+    pub const fn shift(&self) -> u8 {
+        match self.scale {
+            scale if scale & NOT_IN_FORCE != 0 => 0,
+            scale if scale > UNKNOWN_SCALE => UNKNOWN_SCALE,
+            scale => scale,
+        }
+    }
+
     /// Whether its window is not known.
     const fn is_guessed(&self) -> bool {
         self.scale == GUESSED_SCALE
@@ -521,8 +531,7 @@ impl Half {
 
 /// The window that a segment offers, in octets.
 pub(super) fn offered_window(sender: &Half, segment: &Segment) -> u32 {
-    let is_scaled = !segment.flags.contains(Flags::SYN) && sender.scale & NOT_IN_FORCE == 0;
-    u32::from(segment.window) << if is_scaled { sender.scale.min(UNKNOWN_SCALE) } else { 0 }
+    u32::from(segment.window) << if segment.flags.contains(Flags::SYN) { 0 } else { sender.shift() }
 }
 
 /// The four inequalities.

@@ -133,7 +133,7 @@ explanations! {
     OtherServer = "other_server", Parts;
     /// A SYN and its answer where there was a connection.
     BothBeginAnew = "both_begin_anew", Parts;
-    /// A SYN in TIME-WAIT that is older.
+    /// A SYN in TIME-WAIT that is older, or the one by which began what is over.
     OldSynInTimeWait = "old_syn_in_time_wait", Parts;
     /// A SYN after an RST.
     SynAfterRst = "syn_after_rst", Parts;
@@ -285,7 +285,7 @@ impl Case<'_> {
 
     /// Whether it ends beyond every window that its receiver has offered since its SYN.
     fn is_beyond_last_window(&self, records: &[Record]) -> bool {
-        let scale = self.receiver().scale;
+        let scale = self.receiver().shift();
         let offers = records.iter().filter_map(|earlier| match &earlier.step.what {
             What::Tcp(s) if earlier.step.from != self.record.step.from && earlier.ours_accepts() => {
                 let window = u32::from(s.window) << if s.flags.contains(Flags::SYN) { 0 } else { scale };
@@ -347,7 +347,7 @@ impl Case<'_> {
             return None;
         }
         match self.before {
-            Phase::TimeWait if self.becomes("SYN_SENT") && self.we_stay => {
+            Phase::TimeWait | Phase::Reset if self.becomes("SYN_SENT") && self.we_stay => {
                 Some(Explanation::OldSynInTimeWait)
             }
             Phase::Reset if self.it_stays && after == Some(Phase::SynSent) => Some(Explanation::SynAfterRst),
@@ -363,6 +363,7 @@ impl Case<'_> {
             | Phase::HalfClosed
             | Phase::Closing
             | Phase::TimeWait
+            | Phase::Reset
                 if self.it_stays && self.we_stay && self.record.kernel == State::Invalid =>
             {
                 Some(Explanation::SynOnConnection)
