@@ -69,7 +69,12 @@ fn fill(gateway: &Gateway, family: Family, to: SocketAddr, backlog: u16) {
 }
 
 /// The answer to this SYN, which is sent again until there is one.
-fn challenge_of(gateway: &Gateway, client: &mut Tap, from: SocketAddr, to: SocketAddr) -> Captured {
+pub(crate) fn challenge_of(
+    gateway: &Gateway,
+    client: &mut Tap,
+    from: SocketAddr,
+    to: SocketAddr,
+) -> Captured {
     let forger = gateway.forger();
     let start = gateway.now();
     while gateway.since(start) < SOON {

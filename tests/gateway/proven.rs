@@ -3,9 +3,12 @@
 
 use std::net::SocketAddr;
 
-use halfgate::sys::netns::Family;
+use halfgate::{sys::netns::Family, wire::Flags};
 
-use crate::harness::{Gateway, SOON, accept, connect, rules, say};
+use crate::{
+    challenge::challenge_of,
+    harness::{Gateway, SOON, accept, connect, rules, say, segment},
+};
 
 both_families! {
     a_finished_handshake_gives_the_source_queues_of_its_own
@@ -108,16 +111,21 @@ fn a_flood_that_fills_the_queues_of_strangers_loses_no_known_clients_syn(family:
     assert!(warnings.contains("because it was full"), "{warnings}");
 }
 
+/// By the answer alone: this source never finishes a handshake.
 fn an_answered_challenge_does_too(family: Family) {
     let limits = "limits: { embryonic: { total: 1, on_excess: challenge } }\n";
     let gateway = Gateway::start(&rules(&format!("timers: {{ syn_received: 60s }}\n{limits}{WEB}")));
-    let listener = gateway.listen(family, 80);
-    gateway.forger().syn(family, 3, 4000, 80);
+    let _listener = gateway.listen(family, 80);
+    let forger = gateway.forger();
+    forger.syn(family, 3, 4000, 80);
     gateway.eventually("the limit is reached", SOON, || gateway.backlog(80) == 1);
-    assert_eq!(got(&gateway, "proven"), 0);
-    let client = gateway.connect(family, 80);
-    accept(&listener);
-    assert!(has(&set(&gateway, family), client.local_addr().unwrap()));
-    // Its first SYN came as a stranger's, the one behind the proof did not.
-    assert!(got(&gateway, "proven") >= 1);
+    let (from, to) = (SocketAddr::new(family.forged(100), 4000), SocketAddr::new(family.server(), 80));
+    let answer = challenge_of(&gateway, &mut gateway.client_tap(), from, to);
+    let challenge = segment(&answer.packet().expect("right checksums")).unwrap();
+    assert!(!has(&set(&gateway, family), from));
+    assert_eq!(got(&gateway, "proven"), 0, "it came as a stranger's");
+    forger.send(from, to, challenge.ack.0, None, Flags::RST);
+    gateway.eventually("it is proven", SOON, || has(&set(&gateway, family), from));
+    forger.send(from, to, 1000, None, Flags::SYN);
+    gateway.eventually("its next SYN waits for no stranger", SOON, || got(&gateway, "proven") >= 1);
 }

@@ -13,7 +13,7 @@ use nftables::{expr::Expression, stmt::Statement};
 
 use super::{
     errands::{ct_mark_has, set_ct_mark},
-    rules::{Document, and, equals, field, is_of, known, mark_is, or, set_mark, string},
+    rules::{Document, and, equals, field, is_of, is_related, known, mark_is, or, set_mark, string, with},
 };
 use crate::{policy::Marks, wire::Protocol};
 
@@ -21,9 +21,15 @@ impl Document {
     /// Before the queue: what rides goes by. It bears the bit of an accept, as everything
     /// does that passes. What does not is the latest packet if it comes behind a candidate's.
     /// That the one before is so no longer is noted before anything is asked, or that one
-    /// might begin the ride between the two.
+    /// might begin the ride between the two. A connection that a helper has announced is
+    /// given the mark of its parent's, which says nothing of itself.
     pub(super) fn fast_path(&mut self, chain: &str, marks: Marks) {
         let (candidate, latest) = (marks.candidate(), marks.latest());
+        let inherited = marks.fast() | candidate | latest | marks.opened_behind();
+        for is_carried in [is_of(Protocol::TCP), is_of(Protocol::UDP)] {
+            let of_parent = vec![is_related(), is_carried, ct_mark_has(inherited)];
+            self.rule(chain, with(of_parent, [set_ct_mark(!inherited, 0)]));
+        }
         self.rule(chain, vec![ct_mark_has(latest), set_ct_mark(!latest, 0)]);
         let passes = || [set_mark(!0, marks.inspected()), Statement::Accept(None)];
         for is_carried in [carries_on(), is_of(Protocol::UDP)] {

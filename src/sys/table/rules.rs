@@ -411,7 +411,7 @@ fn one_of<const N: usize>(values: [Expression<'static>; N]) -> Expression<'stati
     Expression::Named(NamedExpression::Set(values.map(SetItem::Element).into()))
 }
 
-fn with<const N: usize>(
+pub(super) fn with<const N: usize>(
     mut statements: Vec<Statement<'static>>,
     more: [Statement<'static>; N],
 ) -> Vec<Statement<'static>> {
