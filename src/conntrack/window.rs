@@ -86,7 +86,7 @@ pub struct Half {
     /// acknowledged.
     pub ts_recent: u32,
     /// Window scale shift that this end offers, 0 if none, with a bit beside it
-    /// ([`NOT_IN_FORCE`]) while not both offer one; one more than the largest where its
+    /// (the highest one) while not both offer one; one more than the largest where its
     /// handshake was not seen, and so neither its window.
     pub scale: u8,
     /// What this end has done so far.

@@ -53,7 +53,7 @@ const TELL_ROUNDS: u8 = 3;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ride {
     /// Its next packet may be the one from which on they pass in the kernel, if no other
-    /// waits behind it ([`Meta::is_last`]).
+    /// waits behind it ([`super::Meta::is_last`]).
     MayBegin,
     /// From now on its packets pass in the kernel.
     Begins,
