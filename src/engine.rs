@@ -149,7 +149,9 @@ impl Engine {
             seed,
             capacity,
             started: now,
-            shards: (0..SHARDS).map(|_| Mutex::new(Shard::new(capacity.div_ceil(SHARDS), now))).collect(),
+            shards: (0..SHARDS)
+                .map(|_| Mutex::new(Shard::new(capacity.div_ceil(SHARDS), seed, now)))
+                .collect(),
             embryonic: Mutex::new(Embryonic::new(seed, capacity)),
             cookies: Cookies::new(seed),
             cookieing: Cookieing::default(),

@@ -16,8 +16,8 @@ use halfgate::{
 
 const NOW: Instant = Instant(5_000);
 
-fn judge(worker: &mut Worker, packet: &RawPacket) -> Verdict {
-    let meta = Meta {
+fn meta(packet: &RawPacket) -> Meta {
+    Meta {
         hook: Hook::Forward,
         in_if: IfIndex(1),
         out_if: IfIndex(2),
@@ -28,8 +28,11 @@ fn judge(worker: &mut Worker, packet: &RawPacket) -> Verdict {
         renumbered: None,
         is_invalid: false,
         is_last: false,
-    };
-    worker.handle_packet(&meta, &packet.bytes, NOW)
+    }
+}
+
+fn judge(worker: &mut Worker, packet: &RawPacket) -> Verdict {
+    worker.handle_packet(&meta(packet), &packet.bytes, NOW)
 }
 
 fn allocations(work: impl FnOnce()) -> u64 {
@@ -179,4 +182,36 @@ fn a_challenge_and_its_answer_allocate_nothing() {
         }
     });
     assert_eq!((count, engine.proven(NOW)), (0, (499, 499)));
+}
+
+/// Nor does a connection behind a cookie, whatever comes and goes in its place.
+#[test]
+fn a_connection_behind_a_cookie_allocates_nothing() {
+    const COOKIE: u32 = 7_000;
+    let settings = Settings { default: Action::Accept, ..Settings::default() };
+    let policy = Policy::new(settings, Vec::new(), Vec::new(), vec!["default".into()]);
+    let engine = Engine::new(policy, [1, 2], NOW);
+    let mut worker = engine.worker();
+    let there =
+        FourTuple { src: [192, 0, 2, 1].into(), src_port: 4000, dst: [198, 51, 100, 2].into(), dst_port: 80 };
+    let segment = |tuple, seq, ack| SegmentBuilder::new(tuple).seq(SeqNum(seq)).ack(SeqNum(ack));
+    // The cookie stands where a SYN acknowledges nothing.
+    let mut syn = SegmentBuilder::new(there).flags(Flags::SYN).seq(SeqNum(0)).build();
+    syn.bytes[28..32].copy_from_slice(&COOKIE.to_be_bytes());
+    let answer = segment(there.reversed(), 100, 1).flags(Flags::SYN).build();
+    let request = segment(there, 1, COOKIE + 1).payload(&[1; 500]).build();
+    let reply = segment(there.reversed(), 101, 501).build();
+    let over = segment(there.reversed(), 101, 501).flags(Flags::RST).build();
+    let mut pass = |_| {
+        let meta = Meta { checksums: Checksums::Trust, ..meta(&syn) };
+        assert_eq!(worker.handle_opening(&meta, &syn.bytes, NOW), Verdict::Accept);
+        for packet in [&answer, &request, &reply, &over] {
+            assert_eq!(worker.handle_behind(&self::meta(packet), &packet.bytes, None, NOW), Verdict::Accept);
+        }
+        while worker.poll_event().is_some() {}
+        while worker.poll_transmit().is_some() {}
+    };
+    // The first makes room.
+    pass(0);
+    assert_eq!(allocations(|| (1..1000).for_each(&mut pass)), 0);
 }

@@ -121,7 +121,7 @@ struct Queue {
 pub struct Embryonic {
     serial: u64,
     embryos: Slab<Embryo>,
-    queues: Scoped<Queue>,
+    queues: Scoped<Scope, Queue>,
     /// By group; see [`Embryonic::take_peaks`].
     peaks: Vec<Peaks>,
 }
@@ -162,7 +162,8 @@ impl Embryonic {
         const OWN: u64 = MAX_SCOPES as u64 - 2;
         const TOTALS: u64 = 1 << 16;
         let scopes = OWN.saturating_mul(most).saturating_add(TOTALS);
-        Slab::<Embryo>::most_octets(most).saturating_add(Scoped::<Queue>::most_octets(capacity, scopes))
+        Slab::<Embryo>::most_octets(most)
+            .saturating_add(Scoped::<Scope, Queue>::most_octets(capacity, scopes))
     }
 
     /// How many there are.

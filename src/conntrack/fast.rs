@@ -7,10 +7,13 @@
 //! one end says is only noted, and believed as soon as what the other end says agrees
 //! with it ([`Connection::find_again`]). Until then segments pass and change nothing: their
 //! receiver judges them (RFC 9293 §3.10.7.4, RFC 5961), and the kernel is asked what it
-//! made of a FIN or RST ([`Connection::heed`]).
+//! made of a FIN or RST ([`Connection::heed`]); an RST that it believes must be confirmed by
+//! the end that it was sent to.
 
 use super::{
-    Connection, Direction, Instant, Phase, Stamp, tcp,
+    Connection, Direction, Instant, Phase, Stamp,
+    keepalive::Keepalive,
+    tcp,
     window::{self, Seen},
 };
 use crate::wire::{Flags, Segment};
@@ -149,27 +152,70 @@ impl Connection {
         self.fast.0 = if denies { self.fast.0 | Fast::DENIED } else { self.fast.0 & !Fast::DENIED };
     }
 
-    /// Takes the kernel's word for what ended the connection, or an end of it.
-    pub fn heed(&mut self, state: KernelState, now: Instant) {
+    /// Takes the kernel's word for what ended the connection, or an end of it. `true`: it
+    /// says that an RST was exact, and whoever got that is to be asked.
+    pub fn heed(&mut self, state: KernelState, now: Instant) -> bool {
         if !self.fast.is_unseen() {
-            return;
+            return false;
         }
-        let has_reset = self.original.seen.has(Seen::RST) || self.reply.seen.has(Seen::RST);
         match state {
-            KernelState::Reset if has_reset => {
-                self.unverified_rst = None;
-                if self.fast.0 & Fast::DENIED != 0 {
-                    for half in [&mut self.original, &mut self.reply] {
-                        if half.seen.has(Seen::RST) {
-                            half.seen.add(Seen::FORGOT);
-                        }
-                    }
-                }
-                self.enter(Phase::Reset, now);
+            KernelState::Reset => self.doubt_reset(now),
+            KernelState::Closing => {
+                tcp::believe_fins(self, now);
+                false
             }
-            KernelState::Closing => tcp::believe_fins(self, now),
-            KernelState::Open | KernelState::Reset => {}
+            KernelState::Open => false,
         }
+    }
+
+    /// Whoever tries all numbers can have the kernel take one for exact, but not the end
+    /// that it was sent to: that knows whether the connection is over. `false`: it is asked
+    /// already, or no RST came.
+    fn doubt_reset(&mut self, now: Instant) -> bool {
+        if self.unverified_rst.is_some() || self.phase == Phase::Reset {
+            return false;
+        }
+        for direction in [Direction::Original, Direction::Reply] {
+            let (sender, receiver) = self.halves(direction);
+            if sender.seen.has(Seen::RST) {
+                sender.seen.add(Seen::DOUBTED);
+                receiver.seen.add(Seen::ASKED);
+                self.unverified_rst = Some(Stamp::of(now));
+            }
+        }
+        self.unverified_rst.is_some()
+    }
+
+    /// The directions in which an end is to be asked whether it was reset.
+    pub fn to_ask_of_reset(&self) -> impl Iterator<Item = Direction> + use<> {
+        let is_doubted = self.fast.is_unseen() && self.unverified_rst.is_some();
+        let this = *self;
+        [Direction::Original, Direction::Reply].into_iter().filter(move |direction| {
+            let (sender, receiver) = (this.sender(*direction), this.sender(direction.opposite()));
+            is_doubted && sender.seen.has(Seen::DOUBTED) && receiver.seen.has(Seen::ASKED)
+        })
+    }
+
+    /// Takes an RST that has the number of the question whether its sender was reset: it
+    /// was, and knows no such connection (RFC 9293 §3.10.7.1). Nobody who has not seen the
+    /// question knows its number. `false`: it is none.
+    pub fn take_denial(&mut self, direction: Direction, segment: &Segment, now: Instant) -> bool {
+        let toward = direction.opposite();
+        let was_asked = self.to_ask_of_reset().any(|asked| asked == toward);
+        let answers = segment.seq == Keepalive::toward(toward, self).ack;
+        if !was_asked || !answers || segment.flags.contains(Flags::ACK) {
+            return false;
+        }
+        if self.fast.0 & Fast::DENIED != 0 {
+            self.halves(toward).0.seen.add(Seen::FORGOT);
+        }
+        for half in [&mut self.original, &mut self.reply] {
+            half.seen.clear(Seen::DOUBTED);
+            half.seen.clear(Seen::ASKED);
+        }
+        self.unverified_rst = None;
+        self.enter(Phase::Reset, now);
+        true
     }
 
     /// The kernel says that the last packet in window came `silence` ago.

@@ -1,15 +1,15 @@
-//! Values by scope, found by a keyed hash. How much memory they take follows from how
+//! Values by scope or another key, found by a keyed hash. How much memory they take follows from how
 //! many there are, whatever came and went; growing moves nothing, so that no step takes
 //! longer than another.
 
-use std::{hash::BuildHasher, mem::size_of};
+use std::{
+    hash::{BuildHasher, Hash},
+    mem::size_of,
+};
 
 use siphasher::sip::SipHasher13;
 
-use super::{
-    embryonic::Scope,
-    slab::{Index, NONE, Slab},
-};
+use super::slab::{Index, NONE, Slab};
 
 /// Hashes with a secret, so that nobody outside can choose collisions.
 #[derive(Clone, Copy, Debug)]
@@ -24,8 +24,8 @@ impl BuildHasher for Seeded {
 }
 
 #[derive(Debug)]
-struct Entry<T> {
-    scope: Scope,
+struct Entry<K, T> {
+    scope: K,
     /// The next one in the same bucket.
     next: Index,
     value: T,
@@ -33,11 +33,11 @@ struct Entry<T> {
 
 /// A value for each of many scopes.
 #[derive(Debug)]
-pub struct Scoped<T> {
+pub struct Scoped<K, T> {
     seed: Seeded,
     /// The first of each bucket, one higher: 0 is none.
     buckets: Box<[u32]>,
-    entries: Slab<Entry<T>>,
+    entries: Slab<Entry<K, T>>,
 }
 
 /// Buckets for about so many scopes; more fit, only slower.
@@ -45,7 +45,7 @@ fn buckets_for(capacity: usize) -> usize {
     capacity.max(16).next_power_of_two()
 }
 
-impl<T> Scoped<T> {
+impl<K: Copy + Eq + Hash, T> Scoped<K, T> {
     /// None yet.
     pub fn new(seed: [u64; 2], capacity: usize) -> Self {
         let buckets = vec![0; buckets_for(capacity)].into_boxed_slice();
@@ -60,10 +60,10 @@ impl<T> Scoped<T> {
             more => more.next_power_of_two(),
         };
         let buckets = (buckets as u64).saturating_mul(size_of::<u32>() as u64);
-        buckets.saturating_add(Slab::<Entry<T>>::most_octets(scopes))
+        buckets.saturating_add(Slab::<Entry<K, T>>::most_octets(scopes))
     }
 
-    fn bucket(&self, scope: &Scope) -> usize {
+    fn bucket(&self, scope: &K) -> usize {
         let mask = self.buckets.len().wrapping_sub(1);
         #[expect(clippy::cast_possible_truncation, reason = "masked to the number of buckets")]
         let hash = self.seed.hash_one(scope) as usize;
@@ -71,7 +71,7 @@ impl<T> Scoped<T> {
     }
 
     /// Where a scope's value is.
-    pub fn find(&self, scope: &Scope) -> Option<Index> {
+    pub fn find(&self, scope: &K) -> Option<Index> {
         let mut at = self.buckets.get(self.bucket(scope))?.wrapping_sub(1);
         while let Some(entry) = self.entries.get(at) {
             if entry.scope == *scope {
@@ -93,7 +93,7 @@ impl<T> Scoped<T> {
     }
 
     /// Where a scope's value is, which is made if there is none. `None`: there are too many.
-    pub fn find_or_insert(&mut self, scope: &Scope, new: T) -> Option<Index> {
+    pub fn find_or_insert(&mut self, scope: &K, new: T) -> Option<Index> {
         if let Some(at) = self.find(scope) {
             return Some(at);
         }
@@ -125,7 +125,7 @@ impl<T> Scoped<T> {
     }
 
     /// All of them, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (&Scope, &T)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &T)> {
         let all = (0..self.entries.bound()).filter_map(|at| self.entries.get(at));
         all.map(|entry| (&entry.scope, &entry.value))
     }
@@ -140,6 +140,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::conntrack::embryonic::Scope;
 
     proptest! {
         /// Against a map: whatever comes and goes, in buckets that are too few.

@@ -153,7 +153,7 @@ impl Context<'_> {
             return Verdict::Drop(DropReason::TableFull);
         };
         if self.out.opening {
-            held.shard.behind.insert((A::IPV6, slot), Behind::at(segment));
+            held.shard.put_behind::<A>(slot, Behind::at(segment));
         }
         self.opened(&connection, new.arrival.flow);
         let at = Whereabouts { shard: number, ipv6: A::IPV6, slot };

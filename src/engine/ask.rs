@@ -23,7 +23,6 @@ impl Context<'_> {
         popped: bool,
         deadline: Deadline,
     ) -> bool {
-        let behind = held.shard.behind.get(&(A::IPV6, slot)).copied();
         let Some(entry) = A::table(held.shard).get_mut(slot) else { return false };
         let flow = entry.key.flow(entry.connection.opener);
         let connection = &mut entry.connection;
@@ -36,6 +35,7 @@ impl Context<'_> {
         }
         // The answers must come by.
         self.stop_ride::<A>(held, slot);
+        let behind = held.shard.behind::<A>(slot).copied();
         let Some(entry) = A::table(held.shard).get_mut(slot) else { return false };
         let connection = &mut entry.connection;
         let count = connection.to_ask().fold(0_u32, |count, _| count.saturating_add(1));

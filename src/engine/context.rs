@@ -228,7 +228,7 @@ impl Context<'_> {
             self.stats.count_evicted(connection.phase);
         }
         let is_behind = connection.tag & BEHIND != 0;
-        let behind = if is_behind { held.shard.behind.remove(&(A::IPV6, slot)) } else { None };
+        let behind = if is_behind { held.shard.take_behind::<A>(slot) } else { None };
         if !silent {
             self.tell_ends(&flow, &connection, behind.as_ref(), reason);
         }

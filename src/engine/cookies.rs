@@ -345,7 +345,7 @@ impl Context<'_> {
         if connection.tag & BEHIND == 0 && self.out.opening && !is_over {
             return Ok(self.give_way::<A>(held, slot, key));
         }
-        let behind = held.shard.behind.get(&(A::IPV6, slot)).copied();
+        let behind = held.shard.behind::<A>(slot).copied();
         let undone;
         let mut read = *arrival;
         // Where the kernel tells by how much it shifts, that is undone already.
@@ -424,7 +424,7 @@ impl Context<'_> {
         let Some(slot) = A::table(held.shard).find(key, hash) else { return };
         if let Some(entry) = A::table(held.shard).get_mut(slot) {
             entry.connection.tag |= BEHIND;
-            held.shard.behind.insert((A::IPV6, slot), Behind::met(added));
+            held.shard.put_behind::<A>(slot, Behind::met(added));
         }
     }
 
@@ -457,7 +457,7 @@ impl Context<'_> {
         let before = connection.standing();
         let outcome = tcp::step(connection, Direction::Original, Kind::Ack, &last, now);
         debug_assert_eq!(outcome, Outcome::Pass, "it is made to fit");
-        held.shard.behind.insert((A::IPV6, slot), behind);
+        held.shard.put_behind::<A>(slot, behind);
         self.after_step::<A>(held, slot, key, before);
         match self.out.too_many.take() {
             Some(limit) => self.end_too_many::<A>(held, slot, limit),
@@ -486,7 +486,7 @@ impl Context<'_> {
             && client.end == segment.ack;
         let flow = key.flow(connection.opener);
         behind.repeated = true;
-        held.shard.behind.insert((A::IPV6, slot), behind);
+        held.shard.put_behind::<A>(slot, behind);
         if is_first && self.may_send() {
             self.out.transmits.push_back(Transmit::Acknowledge {
                 flow,

@@ -212,14 +212,21 @@ impl Context<'_> {
         }
         let flow = key.flow(connection.opener);
         let rode = connection.fast.rides();
+        // Both ends' words by one way may be one forger's.
+        let on_path = is_on_path(connection, direction, arrival.meta);
+        if let Content::Tcp(Kind::Rst, segment) = arrival.content
+            && on_path
+            && connection.take_denial(direction, segment, self.now)
+        {
+            self.after_step::<A>(held, slot, key, before);
+            return Some(Verdict::Drop(DropReason::KeepaliveAnswer));
+        }
         if arrival.meta.is_invalid && self.is_for_kernel_to_drop(connection, &arrival.content, &flow) {
             return Some(Verdict::Drop(DropReason::ConntrackInvalid));
         }
         if rode {
             connection.alight();
         }
-        // Both ends' words by one way may be one forger's.
-        let on_path = is_on_path(connection, direction, arrival.meta);
         let (passes, asks) = match arrival.content {
             Content::Tcp(Kind::Ack | Kind::Fin | Kind::Rst, _)
                 if connection.phase == Phase::Reset || !on_path =>
@@ -240,8 +247,11 @@ impl Context<'_> {
             Content::Tcp(Kind::Syn | Kind::SynAck, _) => (false, false),
             Content::Udp | Content::EchoRequest | Content::EchoReply | Content::Other => (false, rode),
         };
-        if passes {
+        let is_rst = matches!(arrival.content, Content::Tcp(Kind::Rst, _));
+        if passes && !is_rst {
             connection.is_alive(direction, self.now);
+        }
+        if passes {
             connection.count(direction, arrival.len, self.now);
         }
         if rode {
@@ -311,8 +321,16 @@ impl Context<'_> {
             self.have_ends_speak(&flow, &last);
             return Some(self.look_at_ended(&last));
         }
-        let is_open = matches!(connection.phase, Phase::Established | Phase::UdpStream);
-        if !connection.fast.is_unseen() || !is_open || connection.asked.is_some() {
+        let last = *connection;
+        if let Some(since) = last.unverified_rst
+            && since.elapsed(self.now) <= SPEAK_WITHIN.saturating_mul(TELL_ROUNDS.into())
+            && last.to_ask_of_reset().next().is_some()
+        {
+            self.ask_of_reset(&flow, &last);
+            return Some(self.now.after(SPEAK_WITHIN));
+        }
+        let is_open = matches!(last.phase, Phase::Established | Phase::UdpStream);
+        if !last.fast.is_unseen() || !is_open || last.asked.is_some() {
             return None;
         }
         self.out.transmits.push_back(Transmit::Ask { flow });
@@ -341,13 +359,13 @@ impl Context<'_> {
         connection.note_answer();
         let flow = entry.key.flow(connection.opener);
         let (before, rode) = (connection.standing(), connection.fast.rides());
-        let mut unacknowledged = false;
+        let (mut unacknowledged, mut asks) = (false, false);
         match word {
             Some(word) => {
                 unacknowledged = word.unacknowledged;
                 connection.heard_before(word.silence, self.now);
                 if let Some(state) = word.state {
-                    connection.heed(state, self.now);
+                    asks = connection.heed(state, self.now);
                 }
                 if rode && !word.rides {
                     connection.alight();
@@ -368,6 +386,20 @@ impl Context<'_> {
         }
         self.after_step::<A>(&mut held, slot, &key, before);
         self.end_if_due::<A>(&mut held, slot, unacknowledged);
+        if asks && let Some(entry) = A::table(held.shard).get(slot) {
+            let last = entry.connection;
+            self.ask_of_reset(&flow, &last);
+            A::table(held.shard).look_again(slot, self.now.after(SPEAK_WITHIN));
+        }
+    }
+
+    /// Asks the end that an RST was sent to whether that has reset it. An old number will
+    /// do: whoever has the connection acknowledges what it expects (RFC 9293 §3.10.7.4),
+    /// whoever has none sends an RST (§3.10.7.1).
+    fn ask_of_reset(&mut self, flow: &Flow, last: &Connection) {
+        for direction in last.to_ask_of_reset() {
+            self.have_end_speak(flow, last, direction);
+        }
     }
 
     /// Ends a connection that the kernel says was silent too long (or has its ends asked),
@@ -459,24 +491,28 @@ impl Context<'_> {
     /// (RFC 9293 §3.10.7.4).
     fn have_ends_speak(&mut self, flow: &Flow, last: &Connection) {
         self.out.transmits.push_back(Transmit::Release { flow: *flow });
+        for direction in [Direction::Reply, Direction::Original] {
+            self.have_end_speak(flow, last, direction);
+        }
+    }
+
+    fn have_end_speak(&mut self, flow: &Flow, last: &Connection, direction: Direction) {
         let per_second = self.ruling.policy.settings.rst_per_second.max(2);
-        if !self.engine.asking.take_all(2, per_second, self.now) {
+        if !self.engine.asking.take_all(1, per_second, self.now) {
             return;
         }
-        for direction in [Direction::Reply, Direction::Original] {
-            let there = if direction == Direction::Original { *flow } else { flow.reversed() };
-            self.out.transmits.push_back(Transmit::Keepalive {
-                flow: *flow,
-                tuple: FourTuple {
-                    src: there.src,
-                    src_port: there.src_port,
-                    dst: there.dst,
-                    dst_port: there.dst_port,
-                },
-                keepalive: Keepalive::toward(direction, last),
-            });
-        }
-        add(&self.stats.keepalives, 2);
+        let there = if direction == Direction::Original { *flow } else { flow.reversed() };
+        self.out.transmits.push_back(Transmit::Keepalive {
+            flow: *flow,
+            tuple: FourTuple {
+                src: there.src,
+                src_port: there.src_port,
+                dst: there.dst,
+                dst_port: there.dst_port,
+            },
+            keepalive: Keepalive::toward(direction, last),
+        });
+        add(&self.stats.keepalives, 1);
     }
 
     /// Brings a connection back to the queue that may no longer pass in the kernel, by the

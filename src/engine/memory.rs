@@ -13,7 +13,7 @@ use super::{
     shard::Shard,
 };
 use crate::{
-    conntrack::{Embryonic, Table, proven::Proven, scoped::Scoped},
+    conntrack::{Embryonic, Table, embryonic::Scope, proven::Proven, scoped::Scoped},
     policy::OnExcess,
 };
 
@@ -29,7 +29,8 @@ pub struct MemoryBound {
     pub half_open: u64,
     /// The counts of open connections; none where no limit asks for them.
     pub open: u64,
-    /// The numbers of connections behind SYN cookies; none where no rules ask for these.
+    /// The numbers of connections behind SYN cookies; where no rules ask for these, only
+    /// the room to find them.
     pub cookies: u64,
     /// What does not depend on how many connections there may be.
     pub fixed: u64,
@@ -65,7 +66,7 @@ impl MemoryBound {
             .saturating_add(Table::<Ipv6Addr>::most_octets(buckets_for, in_shard));
         let open = |scopes: u64| {
             let scopes = scopes.saturating_mul(most.into()).saturating_add(TOTALS);
-            Scoped::<u32>::most_octets(capacity, scopes)
+            Scoped::<Scope, u32>::most_octets(capacity, scopes)
         };
         let queued = doubled::<Event>(MAX_EVENTS);
         let fixed = [
@@ -80,12 +81,8 @@ impl MemoryBound {
             half_open: Embryonic::most_octets(capacity, most.into()),
             // While what is counted changes, both tallies are there.
             open: open_scopes.map_or(0, |scopes| open(scopes).saturating_mul(2)),
-            // One more for the one that grows.
-            cookies: if cookies {
-                Shard::behind_octets(in_shard).saturating_mul(shards.saturating_add(1))
-            } else {
-                0
-            },
+            cookies: shards
+                .saturating_mul(Shard::behind_octets(buckets_for, if cookies { in_shard } else { 0 })),
             fixed: fixed.iter().fold(0, |sum, part| sum.saturating_add(*part)),
         }
     }
@@ -152,7 +149,8 @@ mod tests {
         // An entry of either family and its bucket.
         assert!((400..560).contains(&each(|bound| bound.connections)), "{}", each(|b| b.connections));
         assert!((200..350).contains(&each(|bound| bound.half_open)), "{}", each(|b| b.half_open));
-        assert_eq!((small.open, small.cookies, small.fixed), (0, 0, large.fixed));
+        assert_eq!((small.open, small.fixed), (0, large.fixed));
+        assert!((1..6).contains(&each(|bound| bound.cookies)), "{}", each(|b| b.cookies));
         assert!(MemoryBound::of(1_000_000, uses(Some(4))).open > 200_000_000);
         assert!(small.fixed < 50 << 20, "{}", small.fixed);
     }

@@ -55,7 +55,7 @@ pub struct Block {
 #[derive(Debug)]
 struct Tally {
     shape: Vec<(u16, [bool; 3], SourcePrefix)>,
-    counts: Scoped<u32>,
+    counts: Scoped<Scope, u32>,
 }
 
 /// Open connections by scope.

@@ -1,7 +1,6 @@
 //! One piece of the connection table behind its lock.
 
 use std::{
-    collections::HashMap,
     net::{Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
@@ -9,7 +8,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::cookies::Behind;
-use crate::conntrack::{Address, Instant, Phase, Slot, Table};
+use crate::conntrack::{Address, Instant, Phase, Slot, Table, scoped::Scoped};
 
 /// The connections whose hash falls here.
 #[derive(Debug)]
@@ -27,7 +26,7 @@ pub(super) struct Shard {
     /// earlier one.
     ended: Box<[Ended]>,
     /// The numbers of connections behind SYN cookies, by family (IPv6) and slot.
-    pub(super) behind: HashMap<(bool, Slot), Behind>,
+    behind: Scoped<(bool, Slot), Behind>,
     /// Where a walk that makes the wheel agree with shorter timers has come to.
     pub(super) walk: Option<Walk>,
 }
@@ -55,16 +54,12 @@ impl Shard {
     /// Octets of a shard without connections.
     pub(super) const FIXED_OCTETS: u64 = (size_of::<Mutex<Self>>() + MEMORY * size_of::<Ended>()) as u64;
 
-    /// Octets that the numbers of at most so many connections behind cookies ever take: a
-    /// hash map doubles when half of its 7/8 are taken and the rest was.
-    pub(super) const fn behind_octets(most: u64) -> u64 {
-        // With an octet that says what of the hash is there.
-        const BUCKET: usize = size_of::<((bool, Slot), Behind)>().saturating_add(1);
-        let buckets = most.saturating_mul(16).div_ceil(7).next_power_of_two();
-        buckets.saturating_mul(BUCKET as u64).saturating_add(64)
+    /// Octets that the numbers of at most so many connections behind cookies ever take.
+    pub(super) const fn behind_octets(capacity: usize, most: u64) -> u64 {
+        Scoped::<(bool, Slot), Behind>::most_octets(capacity, most)
     }
 
-    pub(super) fn new(capacity: usize, now: Instant) -> Self {
+    pub(super) fn new(capacity: usize, seed: [u64; 2], now: Instant) -> Self {
         Self {
             ipv4: Table::new(capacity, now),
             ipv6: Table::new(capacity, now),
@@ -73,9 +68,28 @@ impl Shard {
             riding: 0,
             uncounted: 0,
             ended: vec![Ended { hash: 0, at: Instant(0) }; MEMORY].into_boxed_slice(),
-            behind: HashMap::new(),
+            behind: Scoped::new(seed, capacity),
             walk: None,
         }
+    }
+
+    /// The numbers of a connection behind a cookie.
+    pub(super) fn behind<A: Family>(&self, slot: Slot) -> Option<&Behind> {
+        self.behind.get(self.behind.find(&(A::IPV6, slot))?)
+    }
+
+    /// Puts a connection behind a cookie.
+    pub(super) fn put_behind<A: Family>(&mut self, slot: Slot, behind: Behind) {
+        if let Some(at) = self.behind.find_or_insert(&(A::IPV6, slot), behind)
+            && let Some(place) = self.behind.get_mut(at)
+        {
+            *place = behind;
+        }
+    }
+
+    /// The connection in a slot is no more: what its numbers were, if it was behind one.
+    pub(super) fn take_behind<A: Family>(&mut self, slot: Slot) -> Option<Behind> {
+        self.behind.remove(self.behind.find(&(A::IPV6, slot))?)
     }
 
     /// Remembers a connection that we ended: until the kernel has forgotten it, its

@@ -6,7 +6,10 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use halfgate::{sys::netns::Family, wire::Flags};
+use halfgate::{
+    sys::netns::Family,
+    wire::{Flags, FourTuple, Packet, SegmentBuilder, Transport},
+};
 use serde_json::Value;
 
 use crate::harness::{EARLY, Gateway, LATE, SOON, rules, s, say, udp, wait_reset};
@@ -16,6 +19,7 @@ both_families! {
     a_fin_leads_to_the_phases_that_it_should
     a_rst_of_an_end_ends_it
     forged_ends_do_nothing
+    an_rst_that_only_conntrack_takes_for_exact_ends_nothing
     killed_amid_a_transfer_both_ends_are_reset_at_once
     killed_while_it_is_silent_both_ends_are_reset
     silent_too_long_it_ends_and_both_ends_are_told
@@ -264,6 +268,41 @@ fn forged_ends_do_nothing(family: Family) {
     assert!(!transfer.is_finished());
     gateway.ok(&["kill", "--all"]);
     transfer.join().unwrap();
+}
+
+/// Who has hit the window can have conntrack take an RST of the same number for exact.
+fn an_rst_that_only_conntrack_takes_for_exact_ends_nothing(family: Family) {
+    let gateway = Gateway::start(&open(""));
+    let (client, server) = gateway.pair(family, 80);
+    wait_ride(&gateway, &client, &server);
+    let (from, to) = (client.local_addr().unwrap(), server.local_addr().unwrap());
+    let mut tap = gateway.server_tap();
+    let is_data = |packet: &Packet<'_>| match packet.transport {
+        Transport::Tcp(segment) => segment.src_port == from.port() && segment.payload_len == 1,
+        _ => false,
+    };
+    assert_eq!(transfer(&client, &server, 1).join().unwrap(), 1);
+    let seen = tap.find(SOON, is_data).unwrap().expect("the octet");
+    let Transport::Tcp(last) = seen.packet().unwrap().transport else { unreachable!() };
+    let tuple = FourTuple { src: from.ip(), src_port: from.port(), dst: to.ip(), dst_port: to.port() };
+    let ahead = SegmentBuilder::new(tuple).seq(last.seq.plus(1000)).ack(last.ack);
+    let forger = gateway.forger();
+    forger.raw.send(&ahead.build()).unwrap();
+    forger.send(from, to, last.seq.plus(1000).0, None, Flags::RST);
+    let version = if from.is_ipv4() { "ipv4" } else { "ipv6" };
+    gateway.eventually("conntrack believes it", SOON, || {
+        let line = format!("dport={} ", from.port());
+        let all = gateway.tool("conntrack", &["-L", "-f", version, "-p", "tcp"], "");
+        all.lines().any(|entry| entry.contains(" CLOSE ") && entry.contains(&line))
+    });
+    gateway
+        .eventually("the server was asked", SOON, || gateway.json(&["status"])[0]["sent"]["keepalives"] == 1);
+    for _ in 0..3 {
+        assert_eq!(transfer(&client, &server, LARGE).join().unwrap(), LARGE);
+        assert_eq!(transfer(&server, &client, LARGE).join().unwrap(), LARGE);
+    }
+    wait_ride(&gateway, &client, &server);
+    assert_eq!(gateway.connection(from).unwrap()["phase"], "established");
 }
 
 fn goes_on_and_rides(gateway: &Gateway, from: SocketAddr) {

@@ -423,7 +423,7 @@ impl Drop for Gateway {
 
 /// Sends packets with sources of its choice.
 pub(crate) struct Forger {
-    raw: RawSender,
+    pub(crate) raw: RawSender,
 }
 
 impl Forger {

@@ -214,30 +214,88 @@ fn both_words_by_one_way_are_one_forgers() {
     assert_eq!(lab.phase(), Some(Phase::Established), "it came from outside, and is no server's word");
 }
 
-#[test]
-fn an_rst_ends_it_if_the_kernel_says_that_it_was_exact() {
+/// The kernel believes an RST.
+fn reset_word(seconds: u64) -> Word {
+    Word { state: Some(KernelState::Reset), rides: false, ..silent(seconds) }
+}
+
+/// An RST of the client's that the kernel took for exact: it is asked of the server.
+fn reset_by_client(say: Say) -> Lab {
     let mut lab = Lab::riding();
-    assert_eq!(lab.by_queue(client("R.", FAR).ack(51)), Some(Ride::Ends));
+    assert_eq!(lab.by_queue(say), Some(Ride::Ends));
     assert_eq!(lab.errands(), ["ask"]);
+    lab.word(Some(reset_word(0)));
+    assert_eq!(lab.phase(), Some(Phase::Established), "the kernel's word alone ends nothing");
+    lab
+}
+
+#[test]
+fn an_rst_ends_it_if_its_receiver_says_so() {
+    let mut lab = Lab::riding();
+    lab.by_queue(client("R.", FAR).ack(51));
     lab.word(Some(silent(0)));
-    assert_eq!(lab.phase(), Some(Phase::Established), "it was not");
+    assert_eq!((lab.phase(), lab.view().unwrap().probes), (Some(Phase::Established), 0), "it was not exact");
     // Its receiver's challenge ACK, and what the client says to it.
     lab.by_queue(server(".", FAR).ack(FAR));
     lab.by_queue(client("P.", FAR).ack(FAR).len(1));
     assert_eq!(lab.phase(), Some(Phase::Established));
-    let mut lab = Lab::riding();
-    lab.by_queue(client("R.", FAR).ack(51));
-    lab.word(Some(Word { state: Some(KernelState::Reset), ..silent(0) }));
-    assert_eq!(lab.phase(), Some(Phase::Reset));
-    lab.later(11);
-    assert_eq!(lab.closed(), [CloseReason::Rst(Peer::Client)]);
+    for is_invalid in [false, true] {
+        let mut lab = reset_by_client(client("R.", FAR).ack(51));
+        let asked = lab.transmits();
+        let [Transmit::Keepalive { tuple, keepalive, .. }] = asked[..] else { panic!("{asked:?}") };
+        assert_eq!(tuple.dst_port, lab.flow().dst_port, "the server");
+        let number = keepalive.ack.0.wrapping_sub(SERVER_ISS);
+        let denial = lab.packet(server("R", number));
+        // To the kernel its number is an old one.
+        let meta = Meta { is_invalid, ..known(From::Server, denial.bytes.len()) };
+        assert_eq!(lab.raw(meta, &denial.bytes), Verdict::Drop(DropReason::KeepaliveAnswer));
+        assert_eq!(lab.phase(), Some(Phase::Reset));
+        lab.later(11);
+        assert_eq!(lab.closed(), [CloseReason::Rst(Peer::Client)]);
+    }
+}
+
+#[test]
+fn an_rst_that_only_the_kernel_believes_ends_nothing() {
+    let mut lab = reset_by_client(client("R", FAR));
+    assert_eq!(lab.errands(), ["keepalive"]);
+    // The question is lost, and asked again; nobody can answer who has not seen it.
+    lab.later(2);
+    assert_eq!(lab.errands(), ["keepalive"]);
+    let verdict = lab.send(server("R", FAR));
+    assert_eq!((verdict, lab.phase()), (Verdict::Accept, Some(Phase::Established)));
+    let forged = lab.send(server("R.", 51).ack(FAR));
+    assert_eq!((forged, lab.phase()), (Verdict::Accept, Some(Phase::Established)));
+    lab.transmits();
+    lab.by_queue(server(".", FAR).ack(FAR));
+    lab.later(60);
+    assert!(!lab.errands().contains(&"keepalive"));
+    assert_eq!(lab.by_queue(client("P.", FAR).ack(FAR).len(1)), Some(Ride::Begins));
+    assert_eq!((lab.rides(), lab.closed()), (true, Vec::new()));
+}
+
+#[test]
+fn an_rst_that_nobody_answers_for_ends_it_after_its_timer() {
+    let mut lab = reset_by_client(client("R.", FAR).ack(51));
+    for _ in 0..3 {
+        assert_eq!(lab.errands(), ["keepalive"]);
+        lab.advance(Duration::from_millis(1200));
+    }
+    lab.later(27);
+    lab.word(Some(reset_word(31)));
+    let closed = lab.closed();
+    assert!(matches!(closed[..], [CloseReason::Expired { timer: Timer::UnverifiedRst, .. }]), "{closed:?}");
 }
 
 #[test]
 fn an_rst_of_an_end_that_knows_nothing_makes_it_stale() {
     let mut lab = Lab::riding();
     lab.by_queue(server("R", FAR));
-    lab.word(Some(Word { state: Some(KernelState::Reset), ..silent(0) }));
+    lab.transmits();
+    lab.word(Some(reset_word(0)));
+    let asked = lab.transmits();
+    let [Transmit::Keepalive { keepalive, .. }] = asked[..] else { panic!("{asked:?}") };
+    lab.send(client("R", keepalive.ack.0.wrapping_sub(CLIENT_ISS)));
     assert_eq!(lab.view().and_then(|view| view.forgotten_by), Some(Peer::Server));
     lab.later(11);
     assert_eq!(lab.closed(), [CloseReason::Forgotten(Peer::Server)]);
