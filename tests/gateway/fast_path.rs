@@ -277,9 +277,9 @@ fn an_rst_that_only_conntrack_takes_for_exact_ends_nothing(family: Family) {
     wait_ride(&gateway, &client, &server);
     let (from, to) = (client.local_addr().unwrap(), server.local_addr().unwrap());
     let mut tap = gateway.server_tap();
-    let is_data = |packet: &Packet<'_>| match packet.transport {
-        Transport::Tcp(segment) => segment.src_port == from.port() && segment.payload_len == 1,
-        _ => false,
+    let is_data = |packet: &Packet<'_>| {
+        let Transport::Tcp(segment) = packet.transport else { return false };
+        segment.src_port == from.port() && segment.payload_len == 1
     };
     assert_eq!(transfer(&client, &server, 1).join().unwrap(), 1);
     let seen = tap.find(SOON, is_data).unwrap().expect("the octet");

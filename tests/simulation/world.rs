@@ -361,6 +361,12 @@ impl World {
                 if self.script.next(&mut self.rng) {
                     self.laws.disturbed();
                     self.later(0, Event::Act(Act::Open));
+                } else {
+                    // A SYN that crossed late can have opened one that no plan closes.
+                    for side in Side::BOTH {
+                        self.hosts[side as usize].close(now);
+                        self.settle(side)?;
+                    }
                 }
                 self.script.opener
             }
