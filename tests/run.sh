@@ -126,9 +126,10 @@ rule_files() {
 bench() {
     printf 'version: 1\nhooks: [forward]\ndefault: accept\nrules: []\n' >"$logs/bench.yaml"
     tests/bench/stream.sh --runs 1 --seconds 1 --own-rules -- \
-        "$built/halfgate" --socket "$logs/bench.sock" run "$logs/bench.yaml"
+        "$built/halfgate" --socket "$logs/bench.sock" run "$logs/bench.yaml" || return 1
     "$built/examples/attack_bench" --halfgate "$built/halfgate" --seconds 1 --rate 500 \
-        --attacks nothing,spoofed-syns --against none,drop
+        --attacks nothing,spoofed-syns --against none,drop || return 1
+    "$built/examples/gateway_bench" --halfgate "$built/halfgate" --runs 1 --seconds 1 --only tcp1,entry,full-udp
 }
 
 lab() { "$built/halfgate" lab; }

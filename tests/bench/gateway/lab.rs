@@ -1,0 +1,224 @@
+//! A network of its own for each way to protect it: client, gateway, server, and what
+//! stands in the gateway.
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use halfgate::sys::netns::{Family, Namespace, Process, Three};
+
+/// iperf3 listens here.
+pub(crate) const STREAM: u16 = 5201;
+
+/// What a test's traffic goes through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    /// nftables with conntrack, no queue
+    Conntrack,
+    /// A queue whose consumer accepts everything, one packet a system call
+    Floor,
+    /// halfgate as it comes: live connections pass in the kernel
+    Fast,
+    /// halfgate, every packet through the queue
+    Full,
+}
+
+/// The programs that are measured.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    pub(crate) halfgate: PathBuf,
+    pub(crate) floor: PathBuf,
+}
+
+impl Programs {
+    /// Compiles the floor that the tree carries, unless another is named.
+    pub(crate) fn find(halfgate: &Path, floor: Option<&Path>, scratch: &Path) -> anyhow::Result<Self> {
+        let halfgate =
+            fs::canonicalize(halfgate).context("find halfgate; build it with `cargo build --release`")?;
+        let floor = match floor {
+            Some(path) => fs::canonicalize(path).with_context(|| format!("find {}", path.display()))?,
+            None => own_floor(scratch)?,
+        };
+        Ok(Self { halfgate, floor })
+    }
+}
+
+/// The floor that the tree carries, compiled.
+fn own_floor(scratch: &Path) -> anyhow::Result<PathBuf> {
+    let floor = scratch.join("floor");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bench/floor.c");
+    let status = Command::new("cc").args(["-O2", "-o"]).arg(&floor).arg(source).status().context("run cc")?;
+    ensure!(status.success(), "cc: {status}");
+    Ok(floor)
+}
+
+const CONNTRACK: &str = "table inet peer { chain forward { type filter hook forward priority 0; policy drop;\n\
+    ct state established,related accept\n\
+    ct state invalid drop\n\
+    iifname \"outside\" tcp dport { 80, 5201 } ct state new accept\n\
+    iifname \"outside\" udp dport 5201 ct state new accept\n\
+    }\n}\n";
+
+/// A network with something in its gateway; gone when dropped.
+#[derive(Debug)]
+pub(crate) struct Lab {
+    // In this order: processes end before the networks that they are in.
+    servers: Vec<Process>,
+    guard: Option<Process>,
+    pub(crate) three: Three,
+    scratch: Scratch,
+}
+
+/// A folder that goes away with this value.
+#[derive(Debug)]
+pub(crate) struct Scratch(pub(crate) PathBuf);
+
+impl Scratch {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("halfgate-bench-{}-{number}", std::process::id()));
+        fs::create_dir_all(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Lab {
+    pub(crate) fn new(way: Way, programs: &Programs) -> anyhow::Result<Self> {
+        let mut lab =
+            Self { servers: Vec::new(), guard: None, three: Three::new()?, scratch: Scratch::new()? };
+        match way {
+            Way::Conntrack => lab.tool("nft", &[CONNTRACK])?,
+            Way::Floor => lab.start_floor(&programs.floor)?,
+            Way::Fast => lab.start_halfgate(&programs.halfgate, "lifecycle")?,
+            Way::Full => lab.start_halfgate(&programs.halfgate, "full")?,
+        }
+        Ok(lab)
+    }
+
+    /// A tool in the gateway that must succeed.
+    fn tool(&self, program: &str, arguments: &[&str]) -> anyhow::Result<()> {
+        let status = self.three.gateway.command(program).args(arguments).status();
+        let status = status.with_context(|| format!("run {program}"))?;
+        ensure!(status.success(), "{program} {arguments:?}: {status}");
+        Ok(())
+    }
+
+    fn start_halfgate(&mut self, program: &Path, inspect: &str) -> anyhow::Result<()> {
+        let rules = format!(
+            "version: 1\n\
+             zones: {{ outside: {{ interfaces: [outside] }}, inside: {{ interfaces: [inside] }} }}\n\
+             hooks: [forward]\n\
+             rules:\n\
+             \x20 - {{ name: all, from: outside, service: [tcp/80, tcp/{STREAM}, udp/{STREAM}], \
+             action: accept, inspect: {inspect} }}\n"
+        );
+        let file = self.scratch.0.join("rules.yaml");
+        fs::write(&file, rules)?;
+        let mut command = self.three.gateway.command(program);
+        command.arg("--socket").arg(self.scratch.0.join("control.sock")).arg("run").arg(&file);
+        command.arg("--state-dir").arg(&self.scratch.0);
+        self.start_guard(&mut command)?;
+        self.wait("halfgate", |lab| lab.log().contains("ready:"))
+    }
+
+    fn start_floor(&mut self, program: &Path) -> anyhow::Result<()> {
+        let mut command = self.three.gateway.command(program);
+        // What halfgate has the kernel copy, and GSO as it has.
+        command.args(["0", "--range", "256"]);
+        self.start_guard(&mut command)?;
+        self.wait("the floor", |lab| lab.has_queue())?;
+        self.tool("iptables-nft", &["-t", "mangle", "-A", "FORWARD", "-j", "NFQUEUE", "--queue-num", "0"])
+    }
+
+    fn start_guard(&mut self, command: &mut Command) -> anyhow::Result<()> {
+        let log = fs::File::create(self.scratch.0.join("log"))?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        self.guard = Some(Process::start(command).with_context(|| format!("start {command:?}"))?);
+        Ok(())
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.scratch.0.join("log")).unwrap_or_default()
+    }
+
+    fn has_queue(&self) -> bool {
+        let queues = self.three.gateway.proc_net("netfilter/nfnetlink_queue");
+        queues.is_ok_and(|queues| !queues.is_empty())
+    }
+
+    /// Waits until what stands in the gateway is in place.
+    fn wait(&mut self, what: &str, ready: impl Fn(&Self) -> bool) -> anyhow::Result<()> {
+        let start = Instant::now();
+        while !ready(self) {
+            if let Some(status) = self.guard.as_mut().map(Process::ended).transpose()?.flatten() {
+                bail!("{what} ended ({status}):\n{}", self.log());
+            }
+            ensure!(start.elapsed() < Duration::from_secs(60), "{what} is not ready:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Starts a server and waits until it listens.
+    pub(crate) fn serve(&mut self, program: &str, arguments: &[&str], port: u16) -> anyhow::Result<()> {
+        let mut command = self.three.server.command(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.servers.push(Process::start(&mut command).with_context(|| format!("start {program}"))?);
+        let start = Instant::now();
+        let to = SocketAddr::new(server(), port);
+        while self.three.server.enter(|| TcpStream::connect(to))?.is_err() {
+            ensure!(start.elapsed() < Duration::from_secs(10), "{program} does not listen on port {port}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn server() -> IpAddr {
+    Family::V4.server()
+}
+
+/// A counter of `/proc/net/snmp` or `/proc/net/netstat`: `Tcp: RetransSegs`.
+pub(crate) fn counter(space: &Namespace, file: &str, section: &str, name: &str) -> anyhow::Result<u64> {
+    let text = space.proc_net(file)?;
+    let mut lines = text.lines().filter(|line| line.split(':').next() == Some(section));
+    let (names, values) = lines.next().zip(lines.next()).with_context(|| format!("{file}: no {section}"))?;
+    let at = names.split_whitespace().position(|word| word == name);
+    let value = at.and_then(|at| values.split_whitespace().nth(at));
+    Ok(value.with_context(|| format!("{file}: no {section} {name}"))?.parse()?)
+}
+
+/// What has come in at an interface: octets and packets.
+pub(crate) fn received(space: &Namespace, interface: &str) -> anyhow::Result<(u64, u64)> {
+    let devices = space.proc_net("dev")?;
+    let line = devices.lines().find_map(|line| line.trim().strip_prefix(interface)?.strip_prefix(':'));
+    let line = line.with_context(|| format!("no interface {interface}"))?;
+    let mut fields = line.split_whitespace().map(str::parse::<u64>);
+    let mut next = || fields.next().context("a number")?.context("a number");
+    Ok((next()?, next()?))
+}
+
+/// Processor time of the whole machine so far, idle and stolen left out.
+pub(crate) fn busy() -> anyhow::Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().context("/proc/stat is empty")?;
+    let fields: Vec<u64> = line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+    let [user, nice, system, _idle, _iowait, irq, softirq, ..] = fields[..] else {
+        bail!("/proc/stat: {line}");
+    };
+    // USER_HZ is 100 on every Linux of these days.
+    Ok(Duration::from_millis((user + nice + system + irq + softirq) * 10))
+}

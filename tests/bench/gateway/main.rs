@@ -1,0 +1,240 @@
+//! halfgate beside what it is measured against, row by row of docs/PERFORMANCE.md.
+//!
+//! Each row is the same traffic through two networks that differ only in what stands in
+//! the gateway, in alternating runs; what counts is the ratio. `tests/bench/run.sh`
+//! installs what is needed, builds and runs this.
+// Time is what it measures.
+#![allow(clippy::disallowed_methods)]
+
+mod entry;
+mod lab;
+mod stream;
+mod table;
+
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::Command,
+    time::SystemTime,
+};
+
+use anyhow::Context as _;
+use clap::{Parser, ValueEnum};
+
+use lab::{Lab, Programs, Scratch, Way};
+use stream::Traffic;
+use table::{Row, Target};
+
+/// The table stands between these in the document.
+const MARKS: [&str; 2] = ["<!-- what tests/bench/run.sh --write puts here -->", "<!-- to here -->"];
+
+/// halfgate beside its references, in alternating runs, as a table
+#[derive(Parser, Debug)]
+#[command(name = "run.sh")]
+struct Args {
+    /// Only these measurements, all of them if left out; see --list
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Measurement>,
+    /// List the measurements
+    #[arg(long)]
+    list: bool,
+    /// Runs of each way
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// How long a run is
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+    /// Put the table into this document, between its marks, not to standard output
+    #[arg(long, value_name = "DOCUMENT", num_args = 0..=1, default_missing_value = "docs/PERFORMANCE.md")]
+    write: Option<PathBuf>,
+    /// The halfgate to measure
+    #[arg(long, default_value = "target/release/halfgate")]
+    halfgate: PathBuf,
+    /// A consumer that accepts everything, in place of tests/bench/floor.c; same options
+    #[arg(long)]
+    floor: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Measurement {
+    /// One TCP stream on the fast path, beside nftables: rate, processor time, retransmissions
+    Tcp1,
+    /// Eight TCP streams
+    Tcp8,
+    /// One TCP stream of small segments
+    Tcp1Small,
+    /// Eight TCP streams of small segments
+    Tcp8Small,
+    /// Small datagrams
+    UdpSmall,
+    /// Short transfers: whether packets overtake each other as connections leave the queue
+    Entry,
+    /// One TCP stream, every packet inspected, beside the floor
+    Full1,
+    /// Eight of them
+    Full8,
+    /// One of small segments
+    Full1Small,
+    /// Eight of small segments
+    Full8Small,
+    /// Small datagrams, every packet inspected
+    FullUdp,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let mut out = std::io::stdout().lock();
+    if args.list {
+        for measurement in Measurement::value_variants() {
+            let value = measurement.to_possible_value().context("each has a name")?;
+            let help = value.get_help().map(ToString::to_string).unwrap_or_default();
+            writeln!(out, "{:14} {help}", value.get_name())?;
+        }
+        return Ok(());
+    }
+    let chosen = if args.only.is_empty() { Measurement::value_variants() } else { &args.only };
+    let scratch = Scratch::new()?;
+    let programs = Programs::find(&args.halfgate, args.floor.as_deref(), &scratch.0)?;
+    let mut rows = Vec::new();
+    for measurement in chosen {
+        let found = measure(*measurement, &args, &programs).with_context(|| format!("{measurement:?}"))?;
+        for row in &found {
+            eprintln!("{}", row.line());
+        }
+        rows.extend(found);
+    }
+    let text = format!("{}\n\n{}\n", about(&args)?, table_of(&rows));
+    match &args.write {
+        Some(path) => write_into(path, &text)?,
+        None => out.write_all(text.as_bytes())?,
+    }
+    Ok(())
+}
+
+fn table_of(rows: &[Row]) -> String {
+    let lines: Vec<String> = rows.iter().map(Row::line).collect();
+    format!("{}\n{}", table::HEAD, lines.join("\n"))
+}
+
+fn write_into(path: &Path, text: &str) -> anyhow::Result<()> {
+    let document = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let [begin, end] = MARKS;
+    let whole = table::put_between(&document, begin, end, text);
+    let whole = whole.with_context(|| format!("{}: no {begin} and {end}", path.display()))?;
+    fs::write(path, whole).with_context(|| format!("write {}", path.display()))
+}
+
+/// The machine, the version and the day.
+fn about(args: &Args) -> anyhow::Result<String> {
+    let processors = fs::read_to_string("/proc/cpuinfo")?;
+    let model = processors.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let cores = std::thread::available_parallelism()?;
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let commit = Command::new("git").args(["describe", "--always", "--dirty"]).output();
+    let commit = commit.ok().filter(|output| output.status.success());
+    let commit = commit.map_or_else(
+        || "unknown".to_owned(),
+        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+    );
+    let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    let day = now.split('T').next().unwrap_or_default();
+    Ok(format!(
+        "{}, {cores} cores, kernel {}; version {commit}; {day}. Medians of {} runs of {} s each way, lowest \
+         and highest in brackets; a ratio is that of two runs beside each other.",
+        model.map_or("unknown processor", |(_, model)| model),
+        kernel.trim(),
+        args.runs,
+        args.seconds,
+    ))
+}
+
+fn measure(measurement: Measurement, args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
+    let tcp = |connections, short| Traffic::Tcp { connections, short };
+    match measurement {
+        Measurement::Tcp1 => streams(tcp(1, false), Way::Fast, args, programs),
+        Measurement::Tcp8 => streams(tcp(8, false), Way::Fast, args, programs),
+        Measurement::Tcp1Small => streams(tcp(1, true), Way::Fast, args, programs),
+        Measurement::Tcp8Small => streams(tcp(8, true), Way::Fast, args, programs),
+        Measurement::UdpSmall => streams(Traffic::Udp, Way::Fast, args, programs),
+        Measurement::Entry => entries(args, programs),
+        Measurement::Full1 => streams(tcp(1, false), Way::Full, args, programs),
+        Measurement::Full8 => streams(tcp(8, false), Way::Full, args, programs),
+        Measurement::Full1Small => streams(tcp(1, true), Way::Full, args, programs),
+        Measurement::Full8Small => streams(tcp(8, true), Way::Full, args, programs),
+        Measurement::FullUdp => streams(Traffic::Udp, Way::Full, args, programs),
+    }
+}
+
+/// The same in two networks, in turns; whoever is second in one round is first in the next.
+fn alternate<T>(
+    args: &Args,
+    what: &str,
+    mut ours: impl FnMut() -> anyhow::Result<T>,
+    mut theirs: impl FnMut() -> anyhow::Result<T>,
+) -> anyhow::Result<(Vec<T>, Vec<T>)> {
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    for round in 0..args.runs {
+        eprintln!("{what}: round {} of {}", round + 1, args.runs);
+        if round % 2 == 0 {
+            right.push(theirs()?);
+            left.push(ours()?);
+        } else {
+            left.push(ours()?);
+            right.push(theirs()?);
+        }
+    }
+    Ok((left, right))
+}
+
+fn streams(traffic: Traffic, way: Way, args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
+    let (reference, against, how) = match way {
+        Way::Full => (Way::Floor, "floor", "full inspection"),
+        Way::Fast | Way::Conntrack | Way::Floor => (Way::Conntrack, "nftables", "fast path"),
+    };
+    let (mut ours, mut theirs) = (Lab::new(way, programs)?, Lab::new(reference, programs)?);
+    stream::serve(&mut ours)?;
+    stream::serve(&mut theirs)?;
+    let what = format!("{}, {how}", traffic.name());
+    let (ours, theirs) = alternate(
+        args,
+        &what,
+        || stream::run(&ours, traffic, args.seconds),
+        || stream::run(&theirs, traffic, args.seconds),
+    )?;
+    let row = |what: String, unit, target, of: fn(&stream::Run) -> f64| Row {
+        what,
+        unit,
+        against,
+        ours: ours.iter().map(of).collect(),
+        theirs: theirs.iter().map(of).collect(),
+        target,
+    };
+    let unit = if traffic == Traffic::Udp { "1,000 packets/s" } else { "Gbit/s" };
+    let mut rows = vec![row(what.clone(), unit, Target::AtLeast(0.95), |run| run.rate)];
+    if way == Way::Fast {
+        rows.push(row(format!("{what}: processor time"), "s a GB", Target::AtMost(1.1), |run| run.cpu));
+    }
+    if way == Way::Fast && traffic != Traffic::Udp {
+        let target = Target::NoMore;
+        rows.push(row(format!("{what}: sent again"), "segments a run", target, |run| run.again as f64));
+        rows.push(row(format!("{what}: out of order"), "segments a run", target, |run| run.early as f64));
+    }
+    Ok(rows)
+}
+
+fn entries(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
+    let (ours, theirs) = (Lab::new(Way::Fast, programs)?, Lab::new(Way::Conntrack, programs)?);
+    let count = usize::try_from(args.seconds)? * 40;
+    let what = format!("{count} transfers of 4 MiB");
+    let (ours, theirs) = alternate(args, &what, || entry::run(&ours, count), || entry::run(&theirs, count))?;
+    let row = |name: &str, of: fn(&entry::Run) -> f64| Row {
+        what: format!("{what}: {name}"),
+        unit: "segments a run",
+        against: "nftables",
+        ours: ours.iter().map(of).collect(),
+        theirs: theirs.iter().map(of).collect(),
+        target: Target::NoMore,
+    };
+    Ok(vec![row("sent again", |run| run.again as f64), row("out of order", |run| run.early as f64)])
+}
