@@ -58,7 +58,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -118,6 +118,8 @@ pub struct Engine {
     budget: Budget,
     /// For keepalives: what attackers have answered with RSTs must not eat it up.
     asking: Budget,
+    /// Nobody is evicted for a SYN while the kernel is behind with those who were.
+    evictions_held: AtomicBool,
     passed: PassCounts,
     stats: Mutex<Vec<Arc<Stats>>>,
 }
@@ -165,6 +167,7 @@ impl Engine {
             tended_shrink: AtomicU32::new(1000),
             budget,
             asking,
+            evictions_held: AtomicBool::new(false),
             passed: PassCounts::default(),
             stats: Mutex::new(Vec::new()),
         };
@@ -225,6 +228,22 @@ impl Engine {
         self.replace(|ruling| ruling.with_interfaces(interfaces));
     }
 
+    /// Whether a limit that says `evict` drops the SYN instead. The shell holds evictions
+    /// while more evicted connections than it allows wait until the kernel's conntrack has
+    /// forgotten them: what evicts faster than the kernel forgets would fill its table.
+    pub fn hold_evictions(&self, held: bool) {
+        // Read by every SYN past a limit, so that it is only written where it changes.
+        if self.evictions_held.load(Ordering::Relaxed) != held {
+            self.evictions_held.store(held, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether they are held.
+    #[must_use]
+    pub fn evictions_are_held(&self) -> bool {
+        self.evictions_held.load(Ordering::Relaxed)
+    }
+
     /// The live changes in force.
     #[must_use]
     pub fn live(&self) -> Live {
@@ -278,6 +297,11 @@ impl Worker {
     /// inside of a host. A gateway never does.
     pub const fn allow_loopback(&mut self) {
         self.loopback = wire::Loopback::Allow;
+    }
+
+    /// As [`Engine::hold_evictions`], until the shell says otherwise.
+    pub fn hold_evictions(&self) {
+        self.engine.hold_evictions(true);
     }
 
     /// Judges one packet. `bytes` starts at the IP header.

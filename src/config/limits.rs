@@ -10,6 +10,7 @@ use super::{
 };
 use crate::policy::{
     EmbryonicLimits, Limit, NetworkSet, OnExcess, OpenLimits, OwnPrefix, Rule, Settings, Term, duration,
+    limits::NO_COOKIES_PER_SOURCE,
 };
 
 /// Reads `limits:`.
@@ -121,7 +122,7 @@ pub(super) fn check_cookies<'a>(
 fn no_cookies_per_source(place: Place, report: &mut Report) {
     report.error(
         place,
-        "`on_excess: syncookies` can't answer a limit per source: the kernel answers all SYNs to a destination",
+        NO_COOKIES_PER_SOURCE,
         "put per_source into another `limits:` with on_excess drop, reset, evict or challenge (the rule set's or the rule's), or write `on_excess: challenge`",
     );
 }

@@ -4,9 +4,12 @@
 //! about each of them would be behind at once, and its table would fill with what ours no
 //! longer has. So many at once are deleted by their addresses alone, in few system calls.
 //!
-//! An RST needs the entry, so none is deleted before what was to be sent until then is
-//! sent. And the kernel confirms an entry only when its first packet leaves: what is not
+//! An RST needs the entry: a connection that gets one comes here from the sender, who has
+//! sent it. And the kernel confirms an entry only when its first packet leaves: what is not
 //! there yet is looked for once more, a moment later.
+//!
+//! If so many are waiting that the kernel's table would grow beyond what is said, nobody is
+//! evicted for a SYN until this has caught up.
 
 use std::{
     collections::VecDeque,
@@ -20,7 +23,7 @@ use std::{
 
 use super::{
     log,
-    shared::{FORGETS_WAITING, Pulse, Shared, Tally},
+    shared::{FORGETS_BEHIND, FORGETS_WAITING, Pulse, Shared, Tally},
 };
 use crate::{
     conntrack::{Flow, Instant},
@@ -39,10 +42,6 @@ const FEW: usize = 16;
 
 /// When what was not there is looked for again.
 const AGAIN: Duration = Duration::from_millis(100);
-
-/// How long it waits at most for what was to be sent before. The sender may itself wait
-/// for the kernel's table.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The kernel, as the forgetter needs it.
 pub trait Conntrack {
@@ -87,13 +86,13 @@ pub fn run(
         match inbox.recv_timeout(wait) {
             Ok(first) => {
                 let batch: Vec<_> = std::iter::once(first).chain(inbox.try_iter().take(BATCH)).collect();
-                forgetter.wait_for_the_sender();
                 forgetter.forget(&batch, true);
+                forgetter.catch_up(batch.len());
             }
             Err(RecvTimeoutError::Timeout) if shared.stopping() && forgetter.again.is_empty() => {
                 return Ok(());
             }
-            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Timeout) => forgetter.catch_up(0),
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
         forgetter.look_again();
@@ -109,14 +108,11 @@ struct Forgetter<'a> {
 }
 
 impl Forgetter<'_> {
-    /// What is to be sent through these entries was handed to the sender before they
-    /// came here.
-    fn wait_for_the_sender(&self) {
-        let tally = &self.shared.tally;
-        let passed = tally.transmits_passed.load(Ordering::Acquire);
-        let until = self.shared.clock.now().after(PATIENCE);
-        while tally.transmits_done.load(Ordering::Acquire) < passed && self.shared.clock.now() < until {
-            std::thread::sleep(Duration::from_millis(1));
+    /// So many less wait.
+    fn catch_up(&self, count: usize) {
+        let before = self.shared.tally.forgets_waiting.fetch_sub(count, Ordering::Relaxed);
+        if before.saturating_sub(count) <= FORGETS_BEHIND / 2 {
+            self.shared.engine.hold_evictions(false);
         }
     }
 
@@ -162,13 +158,13 @@ impl Forgetter<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        collections::HashMap,
-        sync::mpsc::{Sender, channel},
-    };
+    use std::{collections::HashMap, sync::mpsc::sync_channel};
 
     use super::*;
-    use crate::{daemon::shared::tests::shared, wire::Protocol};
+    use crate::{
+        daemon::shared::{Forgets, tests::shared},
+        wire::Protocol,
+    };
 
     fn flow(src_port: u16) -> Flow {
         let (src, dst) = ("192.0.2.7".parse().unwrap(), "198.51.100.1".parse().unwrap());
@@ -216,8 +212,9 @@ mod tests {
 
     /// Runs it over these until it has nothing left to do.
     fn forget(shared: &Shared, kernel: &mut Fake, flows: impl Iterator<Item = Flow>) {
-        let (into, inbox): (Sender<Flow>, _) = channel();
-        flows.for_each(|flow| into.send(flow).unwrap());
+        let (into, inbox) = sync_channel(FORGETS_WAITING);
+        let into = Forgets::new(into);
+        flows.for_each(|flow| into.pass(flow, &shared.tally));
         shared.stop.store(true, Ordering::Relaxed);
         run(shared, &inbox, kernel, &Pulse::new("forgetter".to_owned())).unwrap();
         drop(into);
@@ -246,22 +243,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_to_be_sent_through_an_entry_goes_first() {
+    fn evictions_are_held_no_longer_when_it_has_caught_up() {
         let shared = shared();
-        shared.tally.transmits_passed.store(3, Ordering::Release);
-        shared.tally.transmits_done.store(2, Ordering::Release);
-        let sent_at = std::thread::scope(|scope| {
-            let forgets = scope.spawn(|| {
-                let mut kernel = Fake { entries: [(flow(1), 0)].into(), ..Fake::default() };
-                forget(&shared, &mut kernel, [flow(1)].into_iter());
-                shared.clock.now()
-            });
-            std::thread::sleep(Duration::from_millis(50));
-            let sent_at = shared.clock.now();
-            shared.tally.transmits_done.store(3, Ordering::Release);
-            (sent_at, forgets.join().unwrap())
-        });
-        assert!(sent_at.0 <= sent_at.1, "{sent_at:?}");
-        assert_eq!(shared.tally.forgotten.load(Ordering::Relaxed), 1);
+        let (into, inbox) = sync_channel(FORGETS_BEHIND + 1);
+        let forgets = Forgets::new(into);
+        (0..=FORGETS_BEHIND).for_each(|port| forgets.pass(flow(port as u16), &shared.tally));
+        assert_eq!(shared.tally.forgets_waiting.load(Ordering::Relaxed), FORGETS_BEHIND + 1);
+        shared.engine.hold_evictions(true);
+        shared.stop.store(true, Ordering::Relaxed);
+        let mut kernel = Fake {
+            entries: (0..=FORGETS_BEHIND).map(|port| (flow(port as u16), 0)).collect(),
+            ..Fake::default()
+        };
+        run(&shared, &inbox, &mut kernel, &Pulse::new("forgetter".to_owned())).unwrap();
+        assert_eq!(shared.tally.forgets_waiting.load(Ordering::Relaxed), 0);
+        assert!(!shared.engine.evictions_are_held());
     }
 }

@@ -12,7 +12,10 @@ use super::{
 use crate::{
     conntrack::{Instant, Timer},
     engine::{Change, Passed},
-    policy::{Limit, LimitTable, Live, LiveLimit, LiveTimer, Origin, Policy, ResolvedLimits, RuleId},
+    policy::{
+        Limit, LimitTable, Live, LiveLimit, LiveTimer, OnExcess, Origin, Policy, ResolvedLimits, RuleId,
+        limits::NO_COOKIES_PER_SOURCE,
+    },
 };
 
 /// The timer with this name.
@@ -268,6 +271,7 @@ impl Daemon {
         let mut live = self.shared.engine.live();
         let change = LiveLimit { limit, rule: reach.rule, value: new, until: reach.until };
         live.set_limit(change).map_err(|error| error.to_string())?;
+        check_cookies(&policy, &live, limit, scope.rule.as_deref())?;
         let effect = self.shared.engine.preview(&live, self.now());
         out.send(Line::Note("a limit counts new connections: those that exist stay".to_owned()))?;
         if !scope.dry_run {
@@ -341,6 +345,32 @@ pub fn limit_row(limits: &ResolvedLimits, limit: Limit, rule: Option<&str>) -> L
         passed_in_shadow: None,
         ends_in: None,
     }
+}
+
+/// What the rule file refuses is refused live too.
+///
+/// # Errors
+/// If a limit of half-open connections per source would be answered by SYN cookies.
+fn check_cookies(policy: &Policy, live: &Live, limit: Limit, rule: Option<&str>) -> Result<(), String> {
+    let table = LimitTable::resolve(policy, live);
+    let limits = match rule {
+        Some(name) => table.of_rule(rule_id(policy, name)?).unwrap_or_else(|| table.global()),
+        None => table.global(),
+    };
+    if limit != Limit::PerSource
+        || limits.limit(limit).value.is_none()
+        || limits.on_excess != OnExcess::Syncookies
+    {
+        return Ok(());
+    }
+    let (whose, other) = match rule {
+        Some(name) => (format!("rule {name}"), "the rule set's, without --rule,"),
+        None => ("the rule set".to_owned(), "a rule's, by --rule,"),
+    };
+    Err(format!(
+        "{NO_COOKIES_PER_SOURCE}, and that is what {whose} says (set {other} if its on_excess is drop, reset, \
+         evict or challenge, or write `on_excess: challenge` in the rule file)"
+    ))
 }
 
 /// How often a limit was passed, by whose it is.

@@ -8,16 +8,13 @@
 
 use std::{
     io,
-    sync::{
-        atomic::Ordering,
-        mpsc::{Receiver, RecvTimeoutError},
-    },
+    sync::mpsc::{Receiver, RecvTimeoutError},
     time::Duration,
 };
 
 use super::{
     log,
-    shared::{Pulse, Shared, Tally},
+    shared::{Forgets, Pulse, Shared, Tally},
 };
 use crate::{
     conntrack::Flow,
@@ -122,6 +119,7 @@ pub fn run(
     shared: &Shared,
     inbox: &Receiver<Transmit>,
     kernel: &mut dyn Kernel,
+    forgets: &Forgets,
     pulse: &Pulse,
 ) -> Result<(), String> {
     let mut complained = false;
@@ -132,8 +130,12 @@ pub fn run(
                 let batch: Vec<_> = std::iter::once(first).chain(inbox.try_iter().take(BATCH)).collect();
                 kernel.begin();
                 for transmit in batch {
+                    if let Transmit::Forget { flow } = transmit {
+                        // Its RSTs came before it.
+                        forgets.pass(flow, &shared.tally);
+                        continue;
+                    }
                     let sent = send(&transmit, kernel, &shared.tally);
-                    shared.tally.transmits_done.fetch_add(1, Ordering::Release);
                     let Err(error) = sent else { continue };
                     Tally::count(&shared.tally.send_failed);
                     // The first one is worth a line, the rest are counted.
@@ -191,10 +193,8 @@ fn send(transmit: &Transmit, kernel: &mut dyn Kernel, tally: &Tally) -> io::Resu
             let sent = kernel.send(&packet).is_ok();
             Tally::count(if sent { &tally.challenges_sent } else { &tally.challenges_failed });
         }
-        // The forgetter's.
-        Transmit::Forget { .. } => {}
-        // Whoever asks has a thread of his own.
-        Transmit::Ask { .. } => {}
+        // The forgetter's, and the asker's.
+        Transmit::Forget { .. } | Transmit::Ask { .. } => {}
         Transmit::Release { flow } => drop(kernel.release(flow)?),
     }
     Ok(())
@@ -326,8 +326,15 @@ mod tests {
         crate::daemon::shared::tests::shared()
     }
 
+    /// Sends what waits; what the forgetter has got then.
+    fn send_all(shared: &Shared, inbox: &Receiver<Transmit>, kernel: &mut Fake) -> Vec<Flow> {
+        let (forgets, forgotten) = sync_channel(8);
+        run(shared, inbox, kernel, &Forgets::new(forgets), &Pulse::new("sender".to_owned())).unwrap();
+        forgotten.try_iter().collect()
+    }
+
     #[test]
-    fn rsts_go_to_both_ends_and_the_kernels_entry_is_anothers_matter() {
+    fn rsts_go_to_both_ends_before_the_forgetter_hears_of_it() {
         let shared = shared();
         let (into, inbox) = sync_channel(8);
         let flow = flow(CLIENT, 4000, SERVER, 80);
@@ -338,7 +345,7 @@ mod tests {
         into.send(Transmit::Forget { flow }).unwrap();
         drop(into);
         let mut kernel = Fake::default();
-        run(&shared, &inbox, &mut kernel, &Pulse::new("sender".to_owned())).unwrap();
+        let forgotten = send_all(&shared, &inbox, &mut kernel);
         assert_eq!(
             kernel.said,
             [
@@ -348,8 +355,8 @@ mod tests {
             ]
         );
         assert_eq!(shared.tally.rst_sent.load(Ordering::Relaxed), 2);
-        assert_eq!(shared.tally.transmits_done.load(Ordering::Relaxed), 3);
-        assert_eq!(shared.tally.forgotten.load(Ordering::Relaxed), 0);
+        assert_eq!(forgotten, [flow], "handed on when its RSTs are sent");
+        assert_eq!(shared.tally.forgets_waiting.load(Ordering::Relaxed), 1);
         assert_eq!(shared.tally.send_failed.load(Ordering::Relaxed), 0);
     }
 
@@ -366,7 +373,7 @@ mod tests {
         drop(into);
         let tuples = Tuples { original: inside, reply: flow(SERVER, 80, OUTSIDE, 61000) };
         let mut kernel = Fake { tuples: Some(tuples), ..Fake::default() };
-        run(&shared, &inbox, &mut kernel, &Pulse::new("sender".to_owned())).unwrap();
+        assert!(send_all(&shared, &inbox, &mut kernel).is_empty());
         assert_eq!(
             kernel.said,
             [
@@ -388,7 +395,7 @@ mod tests {
             .unwrap();
         drop(into);
         let mut kernel = Fake { refuses: true, ..Fake::default() };
-        run(&shared, &inbox, &mut kernel, &Pulse::new("sender".to_owned())).unwrap();
+        assert!(send_all(&shared, &inbox, &mut kernel).is_empty());
         assert_eq!(shared.tally.rst_sent.load(Ordering::Relaxed), 0);
         assert_eq!(shared.tally.send_failed.load(Ordering::Relaxed), 1);
     }

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     mpsc::{SyncSender, TrySendError},
 };
 
@@ -19,9 +19,15 @@ use crate::{
 /// How many transmits may wait for the sender.
 pub const TRANSMITS_WAITING: usize = 8192;
 
-/// How many ended connections may wait until the kernel's conntrack forgets them: more
-/// than end within the longest time that the sender may be waited for.
+/// How many ended connections may wait until the kernel's conntrack forgets them: as many
+/// as a reload may end at once.
 pub const FORGETS_WAITING: usize = 1 << 17;
+
+/// From so many on nobody is evicted for a SYN, until half of them are forgotten: by so
+/// many the kernel's table may be larger than ours. It is what a flood evicts in about a
+/// fifth of a second, so that a forgetter who finds no processor for a moment holds nothing
+/// up.
+pub const FORGETS_BEHIND: usize = 1 << 14;
 
 /// How many events may wait for the recorder.
 pub const EVENTS_WAITING: usize = 16384;
@@ -33,12 +39,10 @@ pub struct Tally {
     pub events_lost: AtomicU64,
     /// Transmits given up because the sender was behind.
     pub transmits_lost: AtomicU64,
-    /// Transmits handed to the sender.
-    pub transmits_passed: AtomicU64,
-    /// Those of them that it has sent, or given up.
-    pub transmits_done: AtomicU64,
     /// Ended connections that the kernel was not told of, because the forgetter was behind.
     pub forgets_lost: AtomicU64,
+    /// Ended connections that wait for the forgetter now.
+    pub forgets_waiting: AtomicUsize,
     /// RSTs sent.
     pub rst_sent: AtomicU64,
     /// Keepalives sent.
@@ -134,7 +138,7 @@ pub struct Outbox {
     /// Apart, so that a flood of them takes no RST's place.
     challenges: SyncSender<Transmit>,
     /// Apart, so that those of a flood's that were evicted take no RST's place either.
-    forgets: SyncSender<Flow>,
+    forgets: Forgets,
     /// Apart, so that timers that fire together delay no RST.
     questions: SyncSender<Transmit>,
 }
@@ -146,7 +150,7 @@ impl Outbox {
         events: SyncSender<Event>,
         transmits: SyncSender<Transmit>,
         challenges: SyncSender<Transmit>,
-        forgets: SyncSender<Flow>,
+        forgets: Forgets,
         questions: SyncSender<Transmit>,
     ) -> Self {
         Self { events, transmits, challenges, forgets, questions }
@@ -154,30 +158,66 @@ impl Outbox {
 
     /// Takes everything out of the worker. What finds no room is counted.
     pub fn drain(&self, worker: &mut Worker, tally: &Tally) {
+        // Whose RSTs are still to be sent.
+        let mut on_its_way = None;
         while let Some(transmit) = worker.poll_transmit() {
-            match transmit {
-                Transmit::Challenge { .. } => {
-                    pass(&self.challenges, transmit, &tally.challenges_lost);
-                }
-                Transmit::Ask { .. } => {
-                    pass(&self.questions, transmit, &tally.questions_lost);
-                }
-                Transmit::Reset { .. }
-                | Transmit::Keepalive { .. }
-                | Transmit::Acknowledge { .. }
-                | Transmit::Release { .. } => {
-                    if pass(&self.transmits, transmit, &tally.transmits_lost) {
-                        tally.transmits_passed.fetch_add(1, Ordering::Release);
-                    }
-                }
-                // Behind the RSTs of its connection, which came before it.
-                Transmit::Forget { flow } => {
-                    pass(&self.forgets, flow, &tally.forgets_lost);
-                }
-            }
+            self.put(transmit, &mut on_its_way, tally);
+        }
+        if tally.forgets_waiting.load(Ordering::Relaxed) > FORGETS_BEHIND {
+            worker.hold_evictions();
         }
         while let Some(event) = worker.poll_event() {
             pass(&self.events, event, &tally.events_lost);
+        }
+    }
+
+    fn put(&self, transmit: Transmit, on_its_way: &mut Option<Flow>, tally: &Tally) {
+        match transmit {
+            Transmit::Challenge { .. } => {
+                pass(&self.challenges, transmit, &tally.challenges_lost);
+            }
+            Transmit::Ask { .. } => {
+                pass(&self.questions, transmit, &tally.questions_lost);
+            }
+            Transmit::Reset { .. }
+            | Transmit::Keepalive { .. }
+            | Transmit::Acknowledge { .. }
+            | Transmit::Release { .. } => {
+                let flow = transmit.flow();
+                if pass(&self.transmits, transmit, &tally.transmits_lost) {
+                    *on_its_way = flow;
+                }
+            }
+            // An RST finds its addresses by the entry. It came just before, and the sender
+            // hands this on when it has sent that; who has got none, as nearly all that a
+            // flood has evicted, waits for nobody. And rather an RST without its entry than
+            // an entry that stays.
+            Transmit::Forget { flow } => {
+                if *on_its_way != Some(flow) || self.transmits.try_send(transmit).is_err() {
+                    self.forgets.pass(flow, tally);
+                }
+            }
+        }
+    }
+}
+
+/// The way to the forgetter.
+#[derive(Clone)]
+pub struct Forgets(SyncSender<Flow>);
+
+impl Forgets {
+    /// Into this channel.
+    #[must_use]
+    pub const fn new(into: SyncSender<Flow>) -> Self {
+        Self(into)
+    }
+
+    /// Has an ended connection forgotten. What finds no room is counted.
+    pub fn pass(&self, flow: Flow, tally: &Tally) {
+        // First, so that it is not forgotten before it is counted.
+        tally.forgets_waiting.fetch_add(1, Ordering::Relaxed);
+        if !pass(&self.0, flow, &tally.forgets_lost) {
+            tally.forgets_waiting.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -197,7 +237,10 @@ fn pass<T>(channel: &SyncSender<T>, thing: T, lost: &AtomicU64) -> bool {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::policy::{Policy, Settings};
+    use crate::{
+        policy::{Hook, Policy, Settings},
+        wire::{FourTuple, Protocol, SeqNum},
+    };
     use std::sync::mpsc::sync_channel;
 
     /// A daemon's shared part without a daemon.
@@ -217,6 +260,38 @@ pub(crate) mod tests {
             shields: Shields::default(),
             at_start: AtStart::default(),
         }
+    }
+
+    #[test]
+    fn who_gets_an_rst_is_forgotten_after_it_and_the_others_wait_for_nobody() {
+        let (into_sender, sender) = sync_channel(2);
+        let (into_forgetter, forgetter) = sync_channel(4);
+        let (events, others) = (sync_channel(1).0, || sync_channel(1).0);
+        let outbox = Outbox::new(events, into_sender, others(), Forgets::new(into_forgetter), others());
+        let flow = |src_port| {
+            let (src, dst) = ("192.0.2.7".parse().unwrap(), "198.51.100.1".parse().unwrap());
+            Flow { protocol: Protocol::TCP, src, src_port, dst, dst_port: 80 }
+        };
+        let reset = |port| {
+            let Flow { src, src_port, dst, dst_port, .. } = flow(port);
+            let tuple = FourTuple { src, src_port, dst, dst_port };
+            let (seq, hook) = (SeqNum(7), Hook::Forward);
+            Transmit::Reset { flow: flow(port), tuple, seq, ack: None, hook, untranslated: false }
+        };
+        let (tally, mut on_its_way) = (Tally::default(), None);
+        let mut put = |transmit| outbox.put(transmit, &mut on_its_way, &tally);
+        put(reset(1));
+        put(Transmit::Forget { flow: flow(1) });
+        // Its RST was suppressed.
+        put(Transmit::Forget { flow: flow(2) });
+        // The sender has no room: the entry does not stay for that.
+        put(reset(3));
+        put(Transmit::Forget { flow: flow(3) });
+        let sent = [reset(1), Transmit::Forget { flow: flow(1) }];
+        assert_eq!(sender.try_iter().collect::<Vec<_>>(), sent);
+        assert_eq!(forgetter.try_iter().collect::<Vec<_>>(), [flow(2), flow(3)]);
+        assert_eq!(tally.forgets_waiting.load(Ordering::Relaxed), 2);
+        assert_eq!(tally.transmits_lost.load(Ordering::Relaxed), 1);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use super::{
     rules::{self, LoadError, Source},
     saved::Saved,
     sender::{self, RealKernel},
-    shared::{EVENTS_WAITING, FORGETS_WAITING, Outbox, Pulse, Shared, TRANSMITS_WAITING, Tally},
+    shared::{EVENTS_WAITING, FORGETS_WAITING, Forgets, Outbox, Pulse, Shared, TRANSMITS_WAITING, Tally},
     shields::{self, Shields},
     state::{Daemon, Order, Parts, State},
     status, threads,
@@ -342,12 +342,16 @@ impl Crew {
         let (transmits, sender): (_, mpsc::Receiver<Transmit>) = mpsc::sync_channel(TRANSMITS_WAITING);
         let (challenges, challenger): (_, mpsc::Receiver<Transmit>) = mpsc::sync_channel(TRANSMITS_WAITING);
         let (forgets, forgetter) = mpsc::sync_channel(FORGETS_WAITING);
+        let forgets = Forgets::new(forgets);
+        let (after, none_after) = (forgets.clone(), forgets.clone());
         let (questions, asked): (_, mpsc::Receiver<Transmit>) = mpsc::sync_channel(TRANSMITS_WAITING);
         let outbox = Outbox::new(events, transmits, challenges, forgets, questions);
         self.hire("recorder", shared, move |shared, pulse| recorder::run(shared, &inbox, pulse))?;
-        self.hire("sender", shared, move |shared, pulse| sender::run(shared, &sender, &mut kernel, pulse))?;
+        self.hire("sender", shared, move |shared, pulse| {
+            sender::run(shared, &sender, &mut kernel, &after, pulse)
+        })?;
         self.hire("challenger", shared, move |shared, pulse| {
-            sender::run(shared, &challenger, &mut challenging, pulse)
+            sender::run(shared, &challenger, &mut challenging, &none_after, pulse)
         })?;
         self.hire("forgetter", shared, move |shared, pulse| {
             forgetter::run(shared, &forgetter, &mut conntrack, pulse)

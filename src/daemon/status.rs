@@ -64,6 +64,13 @@ impl Daemon {
                  them: more ended at once than it could be told of"
             ));
         }
+        if counters.evictions_held > 0 {
+            warnings.push(format!(
+                "{} SYNs were dropped where a limit says evict: more half-open connections were evicted than \
+                 the kernel's conntrack could forget; challenge or syncookies bear such a flood",
+                counters.evictions_held
+            ));
+        }
         let memory = memory::plan(engine, self.shared.at_start);
         warnings.extend(memory::warning(engine, &memory));
         let proven = engine.proven(self.now());
@@ -98,6 +105,7 @@ impl Daemon {
             stale: counters.stale,
             phases: named(&counters.phases),
             evicted: named(&counters.evicted),
+            evictions_held: counters.evictions_held,
             opened: counters.opened,
             closed: counters.closed,
             forgotten: counters.forgotten,
@@ -119,6 +127,7 @@ impl Daemon {
                 suppressed: counters.rst_suppressed,
                 lost: load(&tally.transmits_lost),
                 forgotten: load(&tally.forgotten),
+                to_forget: tally.forgets_waiting.load(Ordering::Relaxed) as u64,
             },
             challenges: Challenges {
                 made: counters.challenged,

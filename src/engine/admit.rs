@@ -375,7 +375,7 @@ impl Context<'_> {
             let Some(most) = limits.limit(limit).value.filter(|most| tracker.count(&scope) >= *most) else {
                 continue;
             };
-            let (answer, shadow) = (self.answer_to(arrival, limit, limits.on_excess), limits.shadow);
+            let (answer, shadow) = (self.answer_to(arrival, limit, &limits), limits.shadow);
             self.passed_limit(&arrival.flow, rule, (group, limit), answer, shadow);
             if !shadow {
                 self.ask_for_cookies(arrival, rule, (group, limit), &limits);

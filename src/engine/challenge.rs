@@ -15,7 +15,7 @@ use crate::{
         cookie::{Challenge, Cookies},
         window::Seen,
     },
-    policy::{Hook, Limit, OnExcess},
+    policy::{Hook, Limit, OnExcess, limits::ResolvedLimits},
     wire::{self, Flags, FourTuple, Segment, Transport},
 };
 
@@ -73,8 +73,8 @@ impl Context<'_> {
     /// those who can prove themselves either. What the gateway sends needs no proof, and
     /// what the kernel opens behind a cookie has one. Where the kernel can't answer SYNs,
     /// they are challenged.
-    pub(super) fn answer_to(&self, arrival: &Arrival<'_>, limit: Limit, on_excess: OnExcess) -> OnExcess {
-        match on_excess {
+    pub(super) fn answer_to(&self, arrival: &Arrival<'_>, limit: Limit, limits: &ResolvedLimits) -> OnExcess {
+        let answer = match limits.on_excess {
             OnExcess::Challenge | OnExcess::Syncookies
                 if arrival.meta.hook == Hook::Output
                     || self.out.opening
@@ -89,8 +89,13 @@ impl Context<'_> {
             | OnExcess::Reset
             | OnExcess::Evict
             | OnExcess::Challenge
-            | OnExcess::Syncookies => on_excess,
+            | OnExcess::Syncookies => limits.on_excess,
+        };
+        if answer == OnExcess::Evict && self.engine.evictions_are_held() {
+            add(&self.stats.evictions_held, u64::from(!limits.shadow));
+            return OnExcess::Drop;
         }
+        answer
     }
 
     fn is_proven(&self, source: IpAddr) -> bool {

@@ -322,3 +322,19 @@ pub enum Transmit {
         flow: Flow,
     },
 }
+
+impl Transmit {
+    /// The connection that it is about; `None`: a challenge, which is about none.
+    #[must_use]
+    pub const fn flow(&self) -> Option<Flow> {
+        match self {
+            Self::Reset { flow, .. }
+            | Self::Keepalive { flow, .. }
+            | Self::Acknowledge { flow, .. }
+            | Self::Ask { flow }
+            | Self::Release { flow }
+            | Self::Forget { flow } => Some(*flow),
+            Self::Challenge { .. } => None,
+        }
+    }
+}

@@ -191,6 +191,7 @@ impl Engine {
             reset: sum(|s| s.reset.load(Ordering::Relaxed)),
             stripped: sum(|s| s.stripped.load(Ordering::Relaxed)),
             rst_suppressed: sum(|s| s.rst_suppressed.load(Ordering::Relaxed)),
+            evictions_held: sum(|s| s.evictions_held.load(Ordering::Relaxed)),
             keepalives: sum(|s| s.keepalives.load(Ordering::Relaxed)),
             challenged: sum(|s| s.challenged.load(Ordering::Relaxed)),
             proofs: sum(|s| s.proofs.load(Ordering::Relaxed)),

@@ -94,6 +94,9 @@ pub struct Counters {
     pub stripped: u64,
     /// RSTs that the budget kept back.
     pub rst_suppressed: u64,
+    /// SYNs that were dropped where another would have been evicted, because the kernel was
+    /// behind with forgetting those who were.
+    pub evictions_held: u64,
     /// Keepalives to be sent.
     pub keepalives: u64,
     /// SYNs that were challenged (`on_excess: challenge`).

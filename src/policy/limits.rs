@@ -135,6 +135,10 @@ pub struct EmbryonicLimits {
     pub source_prefix: OwnPrefix,
 }
 
+/// Why `per_source` has no SYN cookies.
+pub const NO_COOKIES_PER_SOURCE: &str =
+    "`on_excess: syncookies` can't answer a limit per source: the kernel answers all SYNs to a destination";
+
 /// How long the pressure must be gone until SYN cookies end, if nobody says otherwise.
 pub const CALM: Duration = Duration::from_secs(60);
 

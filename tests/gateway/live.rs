@@ -4,7 +4,7 @@ use std::{net::Shutdown, time::Duration};
 
 use halfgate::sys::netns::Family;
 
-use crate::harness::{EARLY, Gateway, LATE, SOON, accept, rules, s, say, wait_reset};
+use crate::harness::{Done, EARLY, Gateway, LATE, SOON, accept, rules, s, say, wait_reset};
 
 both_families! {
     a_timer_set_live_acts_on_connections_that_exist
@@ -120,6 +120,30 @@ fn a_limit_set_live_holds(family: Family) {
         .find(|row| row["limit"] == "embryonic.per_source" && row["rule"].is_null())
         .expect("a row");
     assert_eq!((&row["value"], row["origin"].as_str()), (&3.into(), Some("live")));
+}
+
+/// As in the rule file: the kernel's cookies are for destinations.
+#[test]
+fn cookies_for_a_source_are_refused_live_too() {
+    let gateway = Gateway::start(&rules(
+        "limits: { embryonic: { per_destination: 50, on_excess: syncookies } }\n\
+         rules:\n\
+         \x20 - { name: web, from: outside, service: tcp/80, action: accept }\n\
+         \x20 - { name: mail, from: outside, service: tcp/25, action: accept, limits: { embryonic: { total: 9, on_excess: evict } } }",
+    ));
+    let set = |rest: &[&str]| gateway.cli(&[&["limits", "set", "embryonic.per_source"], rest].concat());
+    for rest in [&["3"][..], &["3", "--rule", "web"], &["3", "--dry-run"], &["3", "--save"]] {
+        let Done { code, err: told, .. } = set(rest);
+        assert_eq!(code, 1, "{rest:?}: {told}");
+        assert!(told.contains("can't answer a limit per source"), "{told}");
+        assert!(told.contains("write `on_excess: challenge`"), "{told}");
+    }
+    let rows = gateway.json(&["limits"]);
+    assert!(rows.iter().all(|row| row["origin"] != "live" && row["origin"] != "live_rule"), "{rows:?}");
+    for rest in [&["3", "--rule", "mail"][..], &["off"]] {
+        let Done { code, err: told, .. } = set(rest);
+        assert_eq!(code, 0, "{rest:?}: {told}");
+    }
 }
 
 #[test]

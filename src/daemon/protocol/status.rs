@@ -48,6 +48,9 @@ pub struct Sent {
     pub lost: u64,
     /// Entries of the kernel's conntrack deleted.
     pub forgotten: u64,
+    /// Ended connections that wait until the kernel's conntrack has forgotten them.
+    #[serde(default)]
+    pub to_forget: u64,
 }
 
 /// What became of SYNs past a limit with `on_excess: challenge`.
@@ -195,6 +198,10 @@ pub struct Status {
     /// Connections that made room in a full table, by phase, since the start.
     #[serde(default)]
     pub evicted: Vec<Named>,
+    /// SYNs that were dropped where another would have been evicted, because more of those
+    /// that were evicted waited for the kernel to forget them than may.
+    #[serde(default)]
+    pub evictions_held: u64,
     /// Opened since the start.
     pub opened: u64,
     /// Closed since the start.

@@ -434,3 +434,27 @@ fn a_limit_set_live_finds_true_numbers() {
     lab.client.1 = 5003;
     lab.dropped(client("S", 0), DropReason::Limit);
 }
+
+/// What evicts faster than the kernel forgets would fill its table: the new one is dropped
+/// then, and those that are there go on.
+#[test]
+fn while_the_kernel_is_behind_nobody_is_evicted() {
+    let mut lab = limited(limits(|l| {
+        l.per_source = Some(1);
+        l.on_excess = Some(OnExcess::Evict);
+    }));
+    from(&mut lab, "198.51.100.7", 5000);
+    lab.pass(&[client("S", 0)]);
+    lab.engine.hold_evictions(true);
+    from(&mut lab, "198.51.100.7", 5001);
+    lab.dropped(client("S", 0), DropReason::Limit);
+    assert_eq!(lab.engine.counters().evictions_held, 1);
+    from(&mut lab, "198.51.100.7", 5000);
+    lab.pass(&[server("S.", 0).ack(1), client(".", 1).ack(1)]);
+    from(&mut lab, "198.51.100.7", 5001);
+    lab.pass(&[client("S", 0)]);
+    lab.engine.hold_evictions(false);
+    from(&mut lab, "198.51.100.7", 5002);
+    lab.pass(&[client("S", 0)]);
+    assert_eq!(lab.engine.counters().evictions_held, 1);
+}

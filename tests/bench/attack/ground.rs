@@ -124,7 +124,7 @@ pub(crate) struct Usage {
     ticks: Option<u64>,
     /// The most memory that the protector had, in KiB.
     resident: Option<u64>,
-    /// Entries in the kernel's own table.
+    /// Entries in the kernel's own table, those included that a packet in a queue has.
     conntrack: u64,
 }
 
@@ -142,13 +142,7 @@ impl Usage {
             .flat_map(|line| line.split_whitespace().skip(5).take(2))
             .filter_map(|field| field.parse::<u64>().ok())
             .sum();
-        let conntrack = ground
-            .three
-            .gateway
-            .enter(|| fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count"))?
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-            .unwrap_or(0);
+        let conntrack = entries(ground)?;
         let process = guard.and_then(Guard::id);
         Ok(Self {
             received,
@@ -157,6 +151,16 @@ impl Usage {
             resident: process.map(peak).transpose()?,
             conntrack,
         })
+    }
+
+    /// With the entries that are there when the queues have been emptied: those of packets
+    /// that wait are in no table yet, but the kernel counts them.
+    pub(crate) fn once_judged(self, ground: &Ground) -> anyhow::Result<Self> {
+        let start = Instant::now();
+        while waiting(ground) > 0 && start.elapsed() < Duration::from_secs(5) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(Self { conntrack: entries(ground)?, ..self })
     }
 
     pub(crate) fn since(&self, before: &Self) -> Self {
@@ -179,6 +183,19 @@ impl Usage {
         // USER_HZ is 100 on every Linux of these days.
         self.ticks.map_or_else(|| "-".to_owned(), |ticks| format!("{} %", ticks / seconds))
     }
+}
+
+fn entries(ground: &Ground) -> anyhow::Result<u64> {
+    let count =
+        ground.three.gateway.enter(|| fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count"))?;
+    Ok(count.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0))
+}
+
+/// Packets that wait in a queue for their verdict.
+fn waiting(ground: &Ground) -> u64 {
+    let queues = ground.three.gateway.proc_net("netfilter/nfnetlink_queue").unwrap_or_default();
+    let column = queues.lines().filter_map(|line| line.split_whitespace().nth(2));
+    column.filter_map(|field| field.parse::<u64>().ok()).sum()
 }
 
 fn ticks(process: u32) -> anyhow::Result<u64> {

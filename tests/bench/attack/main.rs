@@ -97,7 +97,7 @@ fn run(args: &Args, attack: Attack, protector: Protector) -> anyhow::Result<Row>
     }
     let outcome = honest.stop();
     let sent = attacker.stop();
-    let usage = Usage::read(&ground, guard.as_ref())?.since(&before);
+    let usage = Usage::read(&ground, guard.as_ref())?.since(&before).once_judged(&ground)?;
     let kept = held.kept();
     Ok(Row { attack, protector, sent, honest: outcome, kept, usage })
 }
