@@ -26,9 +26,16 @@
 //! Where a window is not known, because its end was met mid-stream or is never
 //! seen, nobody may be further ahead of what was seen than `REACH`.
 
+mod seen;
+mod stale_syn;
+mod unseen;
+
+pub use seen::Seen;
+pub use stale_syn::StaleSyn;
+pub use unseen::{agree, meet_again, note_unconfirmed};
+
 use std::time::Duration;
 
-use super::Direction;
 use crate::wire::{Flags, Segment, SeqNum};
 
 /// How far back an acknowledgement may lie at least: more than an unscaled window,
@@ -94,155 +101,6 @@ pub struct Half {
     /// None of its segments has come by, because they may take another path
     /// (`pickup: loose`): it is known only by what its peer acknowledges.
     pub elsewhere: bool,
-}
-
-/// What an end has done so far, a bit each.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Seen(u16);
-
-impl Seen {
-    /// Sent its SYN (or was picked up mid-stream).
-    pub const SYN: Self = Self(1);
-    /// Its SYN offered window scaling.
-    pub const SCALE: Self = Self(1 << 1);
-    /// Has acknowledged something.
-    pub const ACK: Self = Self(1 << 2);
-    /// Sent its FIN; `end` is the number after it.
-    pub const FIN: Self = Self(1 << 3);
-    /// Its FIN was acknowledged.
-    pub const FIN_ACKED: Self = Self(1 << 4);
-    /// Sent a keepalive probe that was not answered yet.
-    pub const PROBE: Self = Self(1 << 5);
-    /// Sent an acknowledgement that passed as stale: a peer that does not know
-    /// what it acknowledges answers with an RST of the number `challenge`
-    /// (RFC 9293 §3.5.1).
-    pub const CHALLENGED: Self = Self(1 << 6);
-    /// Sends timestamps.
-    pub const TIMESTAMPS: Self = Self(1 << 7);
-    /// Sent the RST that ended the connection.
-    pub const RST: Self = Self(1 << 8);
-    /// Was met mid-stream: may have sent more than was seen.
-    pub const MET: Self = Self(1 << 9);
-    /// An RST bears its address that was in window but not exact (RFC 5961 §3).
-    pub const DOUBTED: Self = Self(1 << 10);
-    /// Seems to have forgotten the connection (RFC 9293 §3.5.1): a SYN bears its
-    /// address that is not of this connection, or an RST such as a closed port
-    /// answers with. Whatever it says in window takes that back.
-    pub const FORGOT: Self = Self(1 << 11);
-    /// `end` is that of a segment which the peer need not take (an outdated one, or one
-    /// beyond its window) and has not acknowledged.
-    pub const UNTAKEN: Self = Self(1 << 12);
-    /// That segment was a FIN.
-    pub const UNTAKEN_FIN: Self = Self(1 << 13);
-    /// Its SYN carried data, and nobody has told yet whether they were taken.
-    pub const SYN_DATA: Self = Self(1 << 14);
-    /// Was sent a keepalive of halfgate's and has not answered it yet.
-    pub const ASKED: Self = Self(1 << 15);
-
-    /// Whether all of these happened.
-    #[must_use]
-    pub const fn has(self, what: Self) -> bool {
-        self.0 & what.0 == what.0
-    }
-
-    /// These, and those.
-    #[must_use]
-    pub const fn and(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    /// Notes these.
-    pub const fn add(&mut self, what: Self) {
-        self.0 |= what.0;
-    }
-
-    /// Forgets these.
-    pub const fn clear(&mut self, what: Self) {
-        self.0 &= !what.0;
-    }
-}
-
-/// A SYN that met a connection which it can't replace by itself: if the other end
-/// answers it, both ends have forgotten that connection.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct StaleSyn {
-    /// Who sent it.
-    pub from: Direction,
-    iss: SeqNum,
-    len: u16,
-    window: u16,
-    scale: Option<u8>,
-    /// Another SYN came before it, from the other end: both may open at the same time.
-    crossed: bool,
-    other: SeqNum,
-}
-
-impl StaleSyn {
-    /// What of a SYN is needed later; `last` was remembered before it.
-    #[must_use]
-    pub fn of(segment: &Segment, from: Direction, last: Option<Self>) -> Self {
-        let (crossed, other) = match last {
-            Some(last) if last.from != from => (true, last.iss),
-            Some(last) => (last.crossed, last.other),
-            None => (false, SeqNum(0)),
-        };
-        Self {
-            from,
-            iss: segment.seq,
-            len: u16::try_from(segment.payload_len).unwrap_or(u16::MAX),
-            window: segment.window,
-            scale: segment.options.window_scale,
-            crossed,
-            other,
-        }
-    }
-
-    /// The same, as a connection knows it that the sender in this direction opens.
-    #[must_use]
-    pub fn toward(self, opener: Direction) -> Self {
-        let from = if opener == Direction::Original { self.from } else { self.from.opposite() };
-        Self { from, ..self }
-    }
-
-    /// The number after it.
-    fn end(&self) -> SeqNum {
-        self.iss.plus(u32::from(self.len)).plus(1)
-    }
-
-    /// The SYN of an opener that has sent nothing else.
-    #[must_use]
-    pub fn of_half(half: &Half) -> Self {
-        let scale = half.seen.has(Seen::SCALE).then_some(half.scale & !NOT_IN_FORCE);
-        let window = u16::try_from(half.max_win).unwrap_or(u16::MAX);
-        let len = u16::try_from(half.end.since(half.iss.plus(1))).unwrap_or(u16::MAX);
-        let (crossed, other) = (false, SeqNum(0));
-        Self { from: Direction::Original, iss: half.iss, len, window, scale, crossed, other }
-    }
-
-    /// Whether `other` is this one again, with no more data.
-    #[must_use]
-    pub fn covers(&self, other: &Self) -> bool {
-        (self.from, self.iss) == (other.from, other.iss) && self.len >= other.len
-    }
-
-    /// Whether this segment acknowledges it.
-    #[must_use]
-    pub fn is_acked_by(&self, ack: SeqNum) -> bool {
-        ack.after(self.iss) && ack.before_or_at(self.end())
-    }
-
-    /// Whether this number may follow it; a keepalive lies one below the first.
-    #[must_use]
-    pub fn is_continued_by(&self, seq: SeqNum) -> bool {
-        seq.after_or_at(self.iss) && seq.before_or_at(self.end().plus(REACH))
-    }
-
-    /// Whether this SYN-ACK is the same end's answer to the SYN that came before
-    /// (RFC 9293 §3.5, figure 7).
-    #[must_use]
-    pub fn answers_other(&self, segment: &Segment, from: Direction) -> bool {
-        self.crossed && (self.from, self.iss) == (from, segment.seq) && segment.ack == self.other.plus(1)
-    }
 }
 
 /// Which inequality a segment fails, and by what.
@@ -672,102 +530,11 @@ pub fn learn(sender: &mut Half, receiver: &mut Half, segment: &Segment) {
     }
 }
 
-/// Whether two numbers are no further apart than these two ends may be.
-fn are_near(one: SeqNum, other: SeqNum, sender: &Half, receiver: &Half) -> bool {
-    let reach = REACH.max(sender.max_win).max(receiver.max_win).min(MAX_REACH);
-    one.since(other) <= reach || other.since(one) <= reach
-}
-
-/// Whether a segment after a time unseen fits what was noted of its receiver since: each
-/// of them has sent about what the other acknowledges.
-#[must_use]
-pub fn agree(sender: &Half, receiver: &Half, segment: &Segment) -> bool {
-    are_near(segment.seq, receiver.ack, sender, receiver)
-        && are_near(segment.ack, receiver.end, sender, receiver)
-}
-
-/// Notes what one end shows of both after a time unseen, without believing it.
-/// `is_known`: something of it was noted before.
-pub fn note_unconfirmed(sender: &mut Half, receiver: &mut Half, segment: &Segment, is_known: bool) {
-    let window = offered_window(sender, segment);
-    let goes_on = is_known && are_near(segment.end(), sender.end, sender, receiver);
-    sender.ack = if goes_on { sender.ack.latest(segment.ack) } else { segment.ack };
-    let known = if sender.is_guessed() { window.min(REACH) } else { window };
-    sender.max_win = sender.max_win.max(known);
-    receiver.max_end = segment.ack.plus(window.max(1));
-    if let Some((value, _)) = segment.options.timestamps {
-        sender.ts_recent = value;
-    }
-    // It speaks on, so it has not reset.
-    sender.seen.clear(Seen::RST);
-    if !goes_on || segment.end().after(sender.end) {
-        sender.end = segment.end();
-        sender.seen.clear(Seen::UNTAKEN);
-        sender.seen.clear(Seen::UNTAKEN_FIN);
-    }
-    if segment.flags.contains(Flags::FIN) && segment.end() == sender.end && !sender.seen.has(Seen::FIN) {
-        sender.seen.add(Seen::UNTAKEN);
-        sender.seen.add(Seen::UNTAKEN_FIN);
-    }
-}
-
-/// Takes up both ends' numbers anew, where a segment agrees with what was noted of its
-/// receiver: they are known as those of ends that were met mid-stream are, but for their
-/// scales. `is_known`: something of its sender was noted, too.
-pub fn meet_again(sender: &mut Half, receiver: &mut Half, segment: &Segment, is_known: bool) {
-    if !(is_known && are_near(segment.end(), sender.end, sender, receiver)) {
-        sender.end = segment.seq;
-        sender.ack = segment.ack;
-        sender.seen.clear(Seen::UNTAKEN);
-        sender.seen.clear(Seen::UNTAKEN_FIN);
-    }
-    if let Some((value, _)) = segment.options.timestamps {
-        sender.ts_recent = value;
-    }
-    receiver.end = receiver.end.latest(segment.ack);
-    receiver.max_end = segment.ack.plus(offered_window(sender, segment).max(1));
-    for half in [sender, receiver] {
-        half.seen.clear(Seen::RST);
-        half.seen.add(Seen::MET);
-        half.iss = half.end.plus(REACH);
-        half.max_end = half.max_end.latest(half.end);
-    }
-}
-
 /// After both SYNs: scaling holds only if both offered it (RFC 7323 §2.2). What each has
 /// offered stays known, because another SYN may count after all.
 pub fn settle_scaling(one: &mut Half, other: &mut Half) {
     let both = one.seen.has(Seen::SCALE) && other.seen.has(Seen::SCALE);
     for half in [one, other] {
         half.scale = half.scale & !NOT_IN_FORCE | if both { 0 } else { NOT_IN_FORCE };
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_an_end_has_done_has_a_bit_each() {
-        let all = [
-            Seen::SYN,
-            Seen::SCALE,
-            Seen::ACK,
-            Seen::FIN,
-            Seen::FIN_ACKED,
-            Seen::PROBE,
-            Seen::CHALLENGED,
-            Seen::TIMESTAMPS,
-            Seen::RST,
-            Seen::MET,
-            Seen::DOUBTED,
-            Seen::FORGOT,
-            Seen::UNTAKEN,
-            Seen::UNTAKEN_FIN,
-            Seen::SYN_DATA,
-            Seen::ASKED,
-        ];
-        let seen = all.iter().fold(0, |seen, what| seen | what.0);
-        assert_eq!(seen.count_ones() as usize, all.len());
     }
 }
