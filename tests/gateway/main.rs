@@ -50,6 +50,7 @@ mod live;
 mod mend;
 mod nat;
 mod native;
+mod overtaking;
 mod player;
 mod pressure;
 mod probe;

@@ -137,6 +137,11 @@ pub(super) fn ct_mark_has(bit: u32) -> Statement<'static> {
     Statement::Match(Match { left, right: Expression::Number(0), op: Operator::NEQ })
 }
 
+/// This bit of it is not.
+pub(super) fn ct_mark_lacks(bit: u32) -> Statement<'static> {
+    equals(and(ct_mark(), Expression::Number(bit)), Expression::Number(0))
+}
+
 /// The conntrack entry's mark becomes `(mark & keep) | set`.
 pub(super) fn set_ct_mark(keep: u32, set: u32) -> Statement<'static> {
     let value = match (keep, set) {

@@ -7,12 +7,16 @@
 //! Packets that ride overtake those that still wait in the queue. So a ride begins in two
 //! steps: the first verdict makes the connection a candidate; the next packet of it is known
 //! as the latest that has come to the queue, until one comes behind it; and the verdict of
-//! that packet begins the ride only if it still is the latest when it leaves the queue.
+//! that packet begins the ride only if it still is the latest when it leaves the queue. There
+//! is one latest packet at a time: while it waits, no other verdict makes a candidate, or the
+//! packet after that would be the latest in its name. (Where one has come behind it, that it
+//! waits is not known here: who judges does not let a packet begin a ride behind a candidate
+//! of the same batch.)
 
 use nftables::{expr::Expression, stmt::Statement};
 
 use super::{
-    errands::{ct_mark_has, set_ct_mark},
+    errands::{ct_mark_has, ct_mark_lacks, set_ct_mark},
     rules::{Document, and, equals, field, is_of, is_related, known, mark_is, or, set_mark, string, with},
 };
 use crate::{policy::Marks, wire::Protocol};
@@ -52,7 +56,8 @@ impl Document {
         let (fast, candidate, latest) = (marks.fast(), marks.candidate(), marks.latest());
         let all = marks.inspected() | marks.ride_begins();
         let says = |bits| mark_is(all, marks.inspected() | bits);
-        self.rule(chain, vec![says(marks.ride_may_begin()), set_ct_mark(!latest, candidate)]);
+        let may_begin = says(marks.ride_may_begin());
+        self.rule(chain, vec![may_begin, ct_mark_lacks(latest), set_ct_mark(!0, candidate)]);
         let begins = says(marks.ride_begins());
         self.rule(chain, vec![begins, ct_mark_has(latest), set_ct_mark(!latest, fast)]);
         let ends = says(marks.ride_ends());
