@@ -1,12 +1,13 @@
 //! The only place with system calls: NFQUEUE, nftables, raw socket, ctnetlink,
 //! interfaces, listeners, sysctls, clock, random numbers, network namespaces, control
-//! socket, memory and the processor's caches.
+//! socket, memory, processors and their caches.
 //!
 //! Types of `nfq` and `nftables` never leave this room.
 #![allow(unsafe_code)]
 
 pub mod clock;
 pub mod control;
+pub mod cpus;
 pub mod ctnetlink;
 pub mod interfaces;
 pub mod listeners;

@@ -527,6 +527,7 @@ fn the_file_itself() {
         "adaptive: { start: 90%, end: 80% }",
         "queues: { base: 65000, count: 129 }",
         "queues: { base: 65535 }",
+        "queues: { cpus: [1, 1, x, 4000] }",
         "marks: { mask: 0x0f }",
         "marks: { mask: 0xff000001 }",
         "rst_per_second: 0",
@@ -560,6 +561,10 @@ fn the_file_itself() {
         t:6:31: error: count can't be 129 (write a number from 1 to 128)
     queues: { base: 65535 }
         t:6:17: error: base can't be 65535 (write a number from 0 to 65000)
+    queues: { cpus: [1, 1, x, 4000] }
+        t:6:21: error: processor 1 is named twice (name each once)
+        t:6:24: error: a processor must be a whole number, and `x` is not (write a number from 0 to 1023)
+        t:6:27: error: a processor can't be 4000 (write a number from 0 to 1023)
     marks: { mask: 0x0f }
         t:6:16: error: `0x0f` is not a mask of eight bits side by side (write it like 0xff000000, 0x00ff0000 or 0x0000ff00)
     marks: { mask: 0xff000001 }

@@ -263,7 +263,7 @@ pub const SOURCE_PREFIX: Group = Group {
 pub const QUEUES: Group = Group {
     title: "queues",
     example: "{ base: 0, count: 4 }",
-    keys: &["base", "count"],
+    keys: &["base", "count", "cpus"],
     later: &[],
     foreign: &[
         ("first", "base"),
@@ -271,6 +271,9 @@ pub const QUEUES: Group = Group {
         ("num", "count"),
         ("workers", "count"),
         ("threads", "count"),
+        ("cpu", "cpus"),
+        ("cores", "cpus"),
+        ("affinity", "cpus"),
     ],
 };
 

@@ -88,7 +88,7 @@ pub(super) fn read(fields: &Fields<'_>, report: &mut Report) -> Settings {
         settings.scans = scans(node, report);
     }
     if let Some(node) = fields.get("queues") {
-        settings.queues = queues(node, settings.queues, report).unwrap_or(settings.queues);
+        settings.queues = queues(node, &settings.queues, report).unwrap_or(settings.queues);
     }
     if let Some(node) = fields.get("marks") {
         settings.marks = marks(node, report).unwrap_or(settings.marks);
@@ -348,7 +348,7 @@ pub(super) fn timers(node: &Node, report: &mut Report) -> Vec<(Timer, Option<Dur
     out
 }
 
-fn queues(node: &Node, old: Queues, report: &mut Report) -> Option<Queues> {
+fn queues(node: &Node, old: &Queues, report: &mut Report) -> Option<Queues> {
     let fields = Fields::of(node, &schema::QUEUES, report)?;
     let mut number = |key: &'static str, range| {
         let node = fields.get(key)?;
@@ -357,6 +357,7 @@ fn queues(node: &Node, old: Queues, report: &mut Report) -> Option<Queues> {
     let queues = Queues {
         base: number("base", 0..=65_000).unwrap_or(old.base),
         count: number("count", 1..=128).or(old.count),
+        cpus: fields.get("cpus").map_or_else(Vec::new, |node| cpus(node, report)),
     };
     // `count` queues of each kind (known connections, SYNs, SYNs of proven sources), all
     // below 65536.
@@ -366,6 +367,20 @@ fn queues(node: &Node, old: Queues, report: &mut Report) -> Option<Queues> {
         return None;
     }
     Some(queues)
+}
+
+/// Processors by their numbers, each once.
+fn cpus(node: &Node, report: &mut Report) -> Vec<u16> {
+    let mut all = Vec::new();
+    for node in reader::one_or_more(node) {
+        let number = reader::number(node, "a processor", 0..=1023, report);
+        let Some(cpu) = number.and_then(|number| u16::try_from(number).ok()) else { continue };
+        if all.contains(&cpu) {
+            report.error(node.place, format!("processor {cpu} is named twice"), "name each once");
+        }
+        all.push(cpu);
+    }
+    all
 }
 
 fn marks(node: &Node, report: &mut Report) -> Option<Marks> {

@@ -108,8 +108,15 @@ fn needs(engine: &Engine) -> Needs {
 
 /// How many queues of each kind.
 #[must_use]
-pub fn queue_count(queues: Queues, cores: usize) -> u16 {
+pub fn queue_count(queues: &Queues, cores: usize) -> u16 {
+    let cores = if queues.cpus.is_empty() { cores } else { queues.cpus.len() };
     queues.count.unwrap_or_else(|| u16::try_from(cores).unwrap_or(MOST_WORKERS).clamp(1, MOST_WORKERS))
+}
+
+/// On which processor a worker runs; `None`: wherever the kernel likes.
+#[must_use]
+pub fn cpu_of(queues: &Queues, worker: usize) -> Option<u16> {
+    queues.cpus.get(worker.checked_rem(queues.cpus.len())?).copied()
 }
 
 /// The first of `3 * count` numbers from `base` on that nobody has, outside of
@@ -181,10 +188,11 @@ mod tests {
 
     #[test]
     fn workers_follow_the_cores_unless_told() {
-        let queues = |count| Queues { base: 0, count };
-        assert_eq!(queue_count(queues(Some(3)), 16), 3);
-        assert_eq!(queue_count(queues(None), 4), 4);
-        assert_eq!(queue_count(queues(None), 0), 1);
-        assert_eq!(queue_count(queues(None), 4096), 64);
+        let queues = |count| Queues { count, ..Queues::default() };
+        assert_eq!(queue_count(&queues(Some(3)), 16), 3);
+        assert_eq!(queue_count(&queues(None), 4), 4);
+        assert_eq!(queue_count(&queues(None), 0), 1);
+        assert_eq!(queue_count(&queues(None), 4096), 64);
+        assert_eq!(queue_count(&Queues { cpus: vec![2, 5, 7], ..queues(None) }, 16), 3);
     }
 }

@@ -34,10 +34,11 @@ use super::{
 use crate::{
     config::Compiled,
     engine::{Engine, Event, Transmit},
-    policy::{Live, Marks, Policy},
+    policy::{Live, Marks, Policy, Queues},
     sys::{
         clock::Clock,
         control::{ControlSocket, Lock, lock_namespace, missing_capabilities},
+        cpus,
         ctnetlink::Ctnetlink,
         interfaces,
         queue::{self, Queue, QueueSettings},
@@ -90,6 +91,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let socket = ControlSocket::bind(&options.socket)?;
     let diversion = table::probe()?;
     let policy = compiled.policy;
+    check_cpus(&policy.settings.queues)?;
     let (spec, queues) = open_queues(&policy, &mut lock)?;
     let spec = TableSpec { syncookies: shields::wanted(&policy, diversion)?, ..spec };
     if !queues.iter().any(Queue::tells_conntrack) {
@@ -242,10 +244,22 @@ fn spec(policy: &Policy, queue_base: u16, queue_count: u16) -> TableSpec {
     }
 }
 
+/// Whether the workers may run where the rule file wants them.
+fn check_cpus(queues: &Queues) -> Result<()> {
+    let allowed = cpus::allowed().context("can't see which processors there are")?;
+    let Some(missing) = queues.cpus.iter().find(|cpu| !allowed.contains(cpu)) else { return Ok(()) };
+    let allowed: Vec<String> = allowed.iter().map(u16::to_string).collect();
+    bail!(
+        "`queues: {{ cpus: ... }}` in the rule file names processor {missing}, and halfgate may run on {}: \
+         name some of these (a service's are in AllowedCPUs= and CPUAffinity= of its unit)",
+        allowed.join(", ")
+    )
+}
+
 /// Opens all queues, before any rule sends packets to them.
 fn open_queues(policy: &Policy, lock: &mut Lock) -> Result<(TableSpec, Vec<Queue>)> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let wanted = policy.settings.queues;
+    let wanted = &policy.settings.queues;
     let count = kernel::queue_count(wanted, cores);
     // A daemon that ended well wiped its note.
     let left_over = kernel::noted_range(&lock.note());
@@ -363,10 +377,18 @@ impl Crew {
         self.hire("interfaces", shared, move |shared, pulse| {
             threads::watch_interfaces(shared, &watch, pulse)
         })?;
-        for queue in queues {
+        let policy = shared.engine.policy();
+        let workers = (queues.len() / kernel::KINDS as usize).max(1);
+        for (index, queue) in queues.into_iter().enumerate() {
             let outbox = outbox.clone();
             let name = format!("queue-{}", queue.number());
-            self.hire(&name, shared, move |shared, pulse| threads::serve(shared, queue, &outbox, pulse))?;
+            let cpu = kernel::cpu_of(&policy.settings.queues, index % workers);
+            self.hire(&name, shared, move |shared, pulse| {
+                if let Some(cpu) = cpu {
+                    cpus::pin(cpu).map_err(|error| format!("can't run on processor {cpu}: {error}"))?;
+                }
+                threads::serve(shared, queue, &outbox, pulse)
+            })?;
         }
         let own = outbox.clone();
         self.hire("ticker", shared, move |shared, pulse| threads::tick(shared, &own, pulse))?;

@@ -469,7 +469,7 @@ mod tests {
         assert_eq!(needs(Settings { hooks, ..Settings::default() }), None);
         for (settings, word) in [
             (Settings { max_connections: 7, ..Settings::default() }, "max_connections"),
-            (Settings { queues: Queues { base: 9, count: None }, ..Settings::default() }, "queues"),
+            (Settings { queues: Queues { base: 9, ..Queues::default() }, ..Settings::default() }, "queues"),
             (Settings { marks: Marks { shift: 8 }, ..Settings::default() }, "marks"),
         ] {
             assert!(needs(settings).unwrap().contains(word));

@@ -83,12 +83,14 @@ impl Default for Probe {
 
 /// NFQUEUE numbers. `count` queues for packets of known connections, then
 /// `count` for SYNs, then `count` for SYNs of proven sources.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Queues {
     /// The first number.
     pub base: u16,
-    /// Workers; `None`: one per core.
+    /// Workers; `None`: one per core, or per processor of `cpus`.
     pub count: Option<u16>,
+    /// The processors on which the workers run, by turns; none: wherever the kernel likes.
+    pub cpus: Vec<u16>,
 }
 
 /// The bits of the packet mark that are halfgate's: eight bits from `shift` up.
@@ -356,7 +358,7 @@ impl Default for Settings {
             limits: EmbryonicLimits::default(),
             scans: Some(ScanLimit::default()),
             open_limits: OpenLimits::default(),
-            queues: Queues { base: 0, count: None },
+            queues: Queues::default(),
             marks: Marks { shift: 24 },
             rst_per_second: 1000,
         }

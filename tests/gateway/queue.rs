@@ -86,3 +86,29 @@ fn a_queue_that_is_taken_away_ends_the_daemon_and_holds_what_fail_says() {
         assert_eq!(gateway.kernel_rules(), "");
     }
 }
+
+#[test]
+fn workers_run_on_the_processors_that_the_rule_file_names() {
+    let mut gateway = Gateway::start(&open("queues: { count: 2, cpus: [0] }\n"));
+    let tasks = format!("/proc/{}/task", gateway.firewall().id());
+    let mut seen = 0;
+    for task in std::fs::read_dir(tasks).unwrap() {
+        let task = task.unwrap().path();
+        let (name, status) = (task.join("comm"), task.join("status"));
+        let is_worker = std::fs::read_to_string(name).unwrap().starts_with("queue-");
+        let status = std::fs::read_to_string(status).unwrap();
+        let cpus = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap().trim();
+        assert!(!is_worker || cpus == "0", "{status}");
+        seen += u32::from(is_worker);
+    }
+    assert_eq!(seen, 6, "two of each kind");
+    drop(gateway.pair(Family::V4, 80));
+
+    let gateway = Gateway::without_firewall(&open("queues: { cpus: [0, 1023] }\n"));
+    let mut command = gateway.three.gateway.command(crate::harness::HALFGATE);
+    command.arg("--socket").arg(gateway.socket()).arg("run").arg(gateway.rules_file());
+    let done = crate::harness::run(&mut command);
+    assert_eq!(done.code, 1, "{done:?}");
+    assert!(done.err.contains("names processor 1023, and halfgate may run on 0"), "{done:?}");
+    assert_eq!(gateway.kernel_rules(), "");
+}

@@ -26,7 +26,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(settings.on_expire, OnExpire::Reset);
     assert_eq!(settings.timers, []);
     assert_eq!(settings.limits, EmbryonicLimits::default());
-    assert_eq!(settings.queues, Queues { base: 0, count: None });
+    assert_eq!(settings.queues, Queues::default());
     assert_eq!(settings.marks, Marks { shift: 24 });
     assert_eq!(settings.rst_per_second, 1000);
     assert!(policy.zones.is_empty() && policy.rules.is_empty());
@@ -56,7 +56,7 @@ adaptive: { start: 70%, end: 130 % }
 on_expire: drop
 timers: { half_closed: 30m, half_closed_max: off, established: 1d2h }
 limits: { source_prefix: 24, embryonic: { total: 20000, per_source: 200, per_destination: 2000, on_excess: evict, shadow: true } }
-queues: { base: 100, count: 4 }
+queues: { base: 100, count: 4, cpus: [0, 3] }
 marks: { mask: 0x00ff0000 }
 rst_per_second: 50
 rules:
@@ -103,8 +103,8 @@ rules:
     };
     assert_eq!(settings.limits, limits);
     assert_eq!(
-        (settings.queues, settings.marks),
-        (Queues { base: 100, count: Some(4) }, Marks { shift: 16 })
+        (settings.queues.clone(), settings.marks),
+        (Queues { base: 100, count: Some(4), cpus: vec![0, 3] }, Marks { shift: 16 })
     );
     assert_eq!(settings.marks.mask(), 0x00ff_0000);
 
