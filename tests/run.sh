@@ -23,7 +23,7 @@ mapfile -t packages < <(missing_packages \
     nft=nftables iptables=iptables ip=iproute2 conntrack=conntrack ping=iputils-ping traceroute=traceroute \
     tcpdump=tcpdump hping3=hping3 nmap=nmap iperf3=iperf3 curl=curl unshare=util-linux sysctl=procps cc=gcc \
     shellcheck=shellcheck systemd-analyze=systemd qemu-system-x86_64=qemu-system-x86 busybox=busybox-static \
-    cpio=cpio depmod=kmod strip=binutils valgrind=valgrind nginx=nginx-light)
+    cpio=cpio depmod=kmod strip=binutils valgrind=valgrind nginx=nginx-light wrk=wrk)
 if [ ! -e /usr/include/stdio.h ]; then packages+=(libc6-dev); fi
 if [ ! -e /etc/ssl/certs/ca-certificates.crt ]; then packages+=(ca-certificates); fi
 install_packages "${packages[@]}"
@@ -129,7 +129,8 @@ bench() {
         "$built/halfgate" --socket "$logs/bench.sock" run "$logs/bench.yaml" || return 1
     "$built/examples/attack_bench" --halfgate "$built/halfgate" --seconds 1 --rate 500 \
         --attacks nothing,spoofed-syns --against none,drop || return 1
-    "$built/examples/gateway_bench" --halfgate "$built/halfgate" --runs 1 --seconds 1 --only tcp1,entry,full-udp
+    "$built/examples/gateway_bench" --halfgate "$built/halfgate" --runs 1 --seconds 1 \
+        --only tcp1,entry,full-udp,connections,verdicts,latency,flood
 }
 
 lab() { "$built/halfgate" lab; }

@@ -6,11 +6,12 @@
  * but the kernel's headers and makes no call that it could leave out.
  *
  *   cc -O2 -o floor floor.c
- *   floor QUEUE [--batch N] [--range OCTETS] [--no-gso]
+ *   floor QUEUE [--batch N] [--range OCTETS] [--no-gso] [--mark MARK]
  *
  * --batch 1 (default) receives and answers one packet per system call. With
  * more it receives with recvmmsg and sends the batch's verdicts, one message
- * each, in one call. Ends on SIGINT or SIGTERM and prints what it did.
+ * each, in one call. --mark gives every packet this mark, as rules that wait for
+ * a verdict may want it. Ends on SIGINT or SIGTERM and prints what it did.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -20,6 +21,7 @@
 #include <linux/netfilter/nfnetlink_queue.h>
 #include <linux/netlink.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,6 +43,9 @@ struct verdict {
 	struct nfgenmsg family;
 	struct nlattr attribute;
 	struct nfqnl_msg_verdict_hdr verdict;
+	/* Left out without --mark. */
+	struct nlattr mark_attribute;
+	uint32_t mark;
 };
 
 static volatile sig_atomic_t stop;
@@ -109,9 +114,10 @@ int main(int argc, char **argv)
 {
 	static struct mmsghdr headers[MAX_BATCH];
 	static struct iovec vectors[MAX_BATCH];
-	static struct verdict verdicts[MAX_BATCH];
+	static struct verdict verdicts[MAX_BATCH], verdict;
 	int batch = 1, gso = 1, range = 0xffff, one = 1, room = 64 << 20;
-	unsigned long packets = 0, calls = 0;
+	unsigned long packets = 0, calls = 0, mark = 0;
+	size_t length;
 	struct sockaddr_nl address = { .nl_family = AF_NETLINK };
 	struct sigaction action = { .sa_handler = on_signal };
 	struct config c;
@@ -123,14 +129,17 @@ int main(int argc, char **argv)
 			batch = atoi(argv[++i]);
 		else if (!strcmp(argv[i], "--range") && i + 1 < argc)
 			range = atoi(argv[++i]);
+		else if (!strcmp(argv[i], "--mark") && i + 1 < argc)
+			mark = strtoul(argv[++i], NULL, 0);
 		else
 			argc = 0;
 	}
 	if (argc < 2 || batch < 1 || batch > MAX_BATCH || range < 1 || range > 0xffff) {
-		fprintf(stderr, "usage: floor QUEUE [--batch 1..%d] [--range 1..65535] [--no-gso]\n", MAX_BATCH);
+		fprintf(stderr, "usage: floor QUEUE [--batch 1..%d] [--range 1..65535] [--no-gso] [--mark MARK]\n", MAX_BATCH);
 		return 2;
 	}
 	queue = atoi(argv[1]);
+	length = mark ? sizeof(struct verdict) : offsetof(struct verdict, mark_attribute);
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
 
@@ -152,20 +161,23 @@ int main(int argc, char **argv)
 	    setsockopt(sock, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room) < 0)
 		fail("setsockopt");
 
+	verdict = (struct verdict){
+		.header = { .nlmsg_len = length, .nlmsg_flags = NLM_F_REQUEST,
+			    .nlmsg_type = NFNL_SUBSYS_QUEUE << 8 | NFQNL_MSG_VERDICT },
+		.family = { .version = NFNETLINK_V0, .res_id = htons(queue) },
+		.attribute = { .nla_type = NFQA_VERDICT_HDR,
+			       .nla_len = NLA_HDRLEN + sizeof(struct nfqnl_msg_verdict_hdr) },
+		.verdict = { .verdict = htonl(NF_ACCEPT) },
+		.mark_attribute = { .nla_type = NFQA_MARK, .nla_len = NLA_HDRLEN + 4 },
+		.mark = htonl(mark),
+	};
 	for (int i = 0; i < batch; i++) {
 		vectors[i] = (struct iovec){ malloc(range + OVERHEAD), range + OVERHEAD };
 		if (!vectors[i].iov_base)
 			fail("memory");
 		headers[i].msg_hdr.msg_iov = &vectors[i];
 		headers[i].msg_hdr.msg_iovlen = 1;
-		verdicts[i] = (struct verdict){
-			.header = { .nlmsg_len = sizeof(struct verdict), .nlmsg_flags = NLM_F_REQUEST,
-				    .nlmsg_type = NFNL_SUBSYS_QUEUE << 8 | NFQNL_MSG_VERDICT },
-			.family = { .version = NFNETLINK_V0, .res_id = htons(queue) },
-			.attribute = { .nla_type = NFQA_VERDICT_HDR,
-				       .nla_len = NLA_HDRLEN + sizeof(struct nfqnl_msg_verdict_hdr) },
-			.verdict = { .verdict = htonl(NF_ACCEPT) },
-		};
+		memcpy((char *)verdicts + i * length, &verdict, length);
 	}
 	while (!stop) {
 		int received, answers = 0;
@@ -179,11 +191,11 @@ int main(int argc, char **argv)
 			uint32_t id = packet_id(vectors[i].iov_base);
 
 			if (id)
-				verdicts[answers++].verdict.id = id;
+				((struct verdict *)((char *)verdicts + answers++ * length))->verdict.id = id;
 		}
 		packets += answers;
 		if (answers) {
-			send(sock, verdicts, answers * sizeof verdicts[0], 0);
+			send(sock, verdicts, answers * length, 0);
 			calls++;
 		}
 	}

@@ -11,7 +11,13 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
-use halfgate::sys::netns::{Family, Namespace, Process, Three};
+use halfgate::{
+    policy::Settings,
+    sys::netns::{Family, Namespace, Process, Three},
+};
+
+/// nginx listens here.
+pub(crate) const WEB: u16 = 80;
 
 /// iperf3 listens here.
 pub(crate) const STREAM: u16 = 5201;
@@ -27,6 +33,12 @@ pub(crate) enum Way {
     Fast,
     /// halfgate, every packet through the queue
     Full,
+    /// halfgate's chains, and the floor, many packets a system call, on all of its queues
+    Chains,
+    /// The floor, many packets a system call, on one queue
+    Many,
+    /// Suricata without signatures
+    Suricata,
 }
 
 /// The programs that are measured.
@@ -58,6 +70,12 @@ fn own_floor(scratch: &Path) -> anyhow::Result<PathBuf> {
     Ok(floor)
 }
 
+/// What halfgate has the kernel copy of each packet.
+const RANGE: &str = "256";
+
+/// Packets a system call that halfgate takes.
+const MANY: &str = "32";
+
 const CONNTRACK: &str = "table inet peer { chain forward { type filter hook forward priority 0; policy drop;\n\
     ct state established,related accept\n\
     ct state invalid drop\n\
@@ -70,7 +88,7 @@ const CONNTRACK: &str = "table inet peer { chain forward { type filter hook forw
 pub(crate) struct Lab {
     // In this order: processes end before the networks that they are in.
     servers: Vec<Process>,
-    guard: Option<Process>,
+    guards: Vec<Process>,
     pub(crate) three: Three,
     scratch: Scratch,
 }
@@ -98,10 +116,13 @@ impl Drop for Scratch {
 impl Lab {
     pub(crate) fn new(way: Way, programs: &Programs) -> anyhow::Result<Self> {
         let mut lab =
-            Self { servers: Vec::new(), guard: None, three: Three::new()?, scratch: Scratch::new()? };
+            Self { servers: Vec::new(), guards: Vec::new(), three: Three::new()?, scratch: Scratch::new()? };
         match way {
             Way::Conntrack => lab.tool("nft", &[CONNTRACK])?,
-            Way::Floor => lab.start_floor(&programs.floor)?,
+            Way::Floor => lab.start_floor(&programs.floor, "1")?,
+            Way::Many => lab.start_floor(&programs.floor, MANY)?,
+            Way::Chains => lab.start_floor_behind(programs)?,
+            Way::Suricata => lab.start_suricata()?,
             Way::Fast => lab.start_halfgate(&programs.halfgate, "lifecycle")?,
             Way::Full => lab.start_halfgate(&programs.halfgate, "full")?,
         }
@@ -134,19 +155,76 @@ impl Lab {
         self.wait("halfgate", |lab| lab.log().contains("ready:"))
     }
 
-    fn start_floor(&mut self, program: &Path) -> anyhow::Result<()> {
+    fn start_floor(&mut self, program: &Path, batch: &str) -> anyhow::Result<()> {
         let mut command = self.three.gateway.command(program);
-        // What halfgate has the kernel copy, and GSO as it has.
-        command.args(["0", "--range", "256"]);
+        command.args(["0", "--range", RANGE, "--batch", batch]);
         self.start_guard(&mut command)?;
-        self.wait("the floor", |lab| lab.has_queue())?;
+        self.wait("the floor", |lab| lab.queues() == 1)?;
         self.tool("iptables-nft", &["-t", "mangle", "-A", "FORWARD", "-j", "NFQUEUE", "--queue-num", "0"])
+    }
+
+    /// halfgate leaves its chains behind, and the floor takes its place.
+    fn start_floor_behind(&mut self, programs: &Programs) -> anyhow::Result<()> {
+        self.start_halfgate(&programs.halfgate, "full")?;
+        let queues = self.queues();
+        let chains = self.listing("nft", &["-s", "list", "table", "inet", "halfgate"])?;
+        let diverted = self.listing("iptables-save", &["-t", "mangle"])?;
+        self.guards.clear();
+        self.wait("the queues' end", |lab| lab.queues() == 0)?;
+        let inspected = Settings::default().marks.inspected().to_string();
+        for queue in 0..queues {
+            let mut command = self.three.gateway.command(&programs.floor);
+            command.args([&queue.to_string(), "--range", RANGE, "--batch", MANY, "--mark", &inspected]);
+            self.start_guard(&mut command)?;
+        }
+        self.wait("the floor", |lab| lab.queues() == queues)?;
+        // As halfgate sets it while it runs.
+        self.three.gateway.sysctls(&[("netfilter/nf_conntrack_acct", "1")])?;
+        for (text, program, arguments) in
+            [(chains, "nft", &["-f"][..]), (diverted, "iptables-restore", &["--noflush"])]
+        {
+            let file = self.scratch.0.join("loaded");
+            fs::write(&file, text)?;
+            let file = file.to_str().context("a path in UTF-8")?;
+            self.tool(program, &[arguments, &[file]].concat())?;
+        }
+        Ok(())
+    }
+
+    fn listing(&self, program: &str, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = self.three.gateway.command(program).args(arguments).output();
+        let output = output.with_context(|| format!("run {program}"))?;
+        ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    fn start_suricata(&mut self) -> anyhow::Result<()> {
+        let none = self.scratch.0.join("none.rules");
+        fs::write(&none, "")?;
+        let mut command = self.three.gateway.command("suricata");
+        command.args([
+            "-c",
+            "/etc/suricata/suricata.yaml",
+            "-q",
+            "0",
+            "-q",
+            "1",
+            "--runmode",
+            "workers",
+            "-l",
+        ]);
+        command.arg(&self.scratch.0).arg("-S").arg(&none);
+        command.arg("--pidfile").arg(self.scratch.0.join("suricata.pid"));
+        command.args(["--set", "outputs.0.fast.enabled=no", "--set", "outputs.1.eve-log.enabled=no"]);
+        self.start_guard(&mut command)?;
+        self.wait("suricata", |lab| lab.log().contains("ngine started"))?;
+        self.tool("iptables-nft", &["-A", "FORWARD", "-j", "NFQUEUE", "--queue-balance", "0:1"])
     }
 
     fn start_guard(&mut self, command: &mut Command) -> anyhow::Result<()> {
         let log = fs::File::create(self.scratch.0.join("log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        self.guard = Some(Process::start(command).with_context(|| format!("start {command:?}"))?);
+        self.guards.push(Process::start(command).with_context(|| format!("start {command:?}"))?);
         Ok(())
     }
 
@@ -154,17 +232,50 @@ impl Lab {
         fs::read_to_string(self.scratch.0.join("log")).unwrap_or_default()
     }
 
-    fn has_queue(&self) -> bool {
+    /// How many queues somebody serves.
+    fn queues(&self) -> usize {
         let queues = self.three.gateway.proc_net("netfilter/nfnetlink_queue");
-        queues.is_ok_and(|queues| !queues.is_empty())
+        queues.map_or(0, |queues| queues.lines().count())
+    }
+
+    /// How many packets have reached those who judge them.
+    pub(crate) fn taken(&self) -> anyhow::Result<u64> {
+        let queues = self.three.gateway.proc_net("netfilter/nfnetlink_queue")?;
+        // Waiting, lost by the socket, and all that have got a number.
+        let taken = |line: &str| {
+            let fields: Vec<u64> = line.split_whitespace().filter_map(|field| field.parse().ok()).collect();
+            let [_, _, waiting, _, _, _, lost, numbered, ..] = fields[..] else { return None };
+            Some(numbered.saturating_sub(waiting + lost))
+        };
+        queues.lines().map(taken).sum::<Option<u64>>().context("nfnetlink_queue: not as expected")
+    }
+
+    /// Processor time of those who judge, so far.
+    pub(crate) fn guards_busy(&self) -> anyhow::Result<Duration> {
+        let mut ticks = 0;
+        for guard in &self.guards {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", guard.id()))?;
+            let fields = stat.rsplit(") ").next().context("a name in brackets")?;
+            let times = fields.split_whitespace().skip(11).take(2);
+            ticks += times.filter_map(|field| field.parse::<u64>().ok()).sum::<u64>();
+        }
+        // USER_HZ is 100 on every Linux of these days.
+        Ok(Duration::from_millis(ticks * 10))
+    }
+
+    /// A folder for what belongs to this network.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.scratch.0
     }
 
     /// Waits until what stands in the gateway is in place.
     fn wait(&mut self, what: &str, ready: impl Fn(&Self) -> bool) -> anyhow::Result<()> {
         let start = Instant::now();
         while !ready(self) {
-            if let Some(status) = self.guard.as_mut().map(Process::ended).transpose()?.flatten() {
-                bail!("{what} ended ({status}):\n{}", self.log());
+            for guard in &mut self.guards {
+                if let Some(status) = guard.ended()? {
+                    bail!("{what} ended ({status}):\n{}", self.log());
+                }
             }
             ensure!(start.elapsed() < Duration::from_secs(60), "{what} is not ready:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(20));

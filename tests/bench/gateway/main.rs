@@ -8,8 +8,10 @@
 
 mod entry;
 mod lab;
+mod small;
 mod stream;
 mod table;
+mod web;
 
 use std::{
     fs,
@@ -80,6 +82,18 @@ enum Measurement {
     Full8Small,
     /// Small datagrams, every packet inspected
     FullUdp,
+    /// Connections a second, beside nftables
+    Connections,
+    /// Connections a second, beside Suricata
+    ConnectionsSuricata,
+    /// Verdicts in a second of processor time, small packets, beside the floor and the same chains
+    Verdicts,
+    /// How late a packet is by the queue, beside the floor
+    Latency,
+    /// SYNs of a flood that are taken
+    Flood,
+    /// The other floor (--floor) beside the one of this tree
+    Floor,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -163,6 +177,12 @@ fn measure(measurement: Measurement, args: &Args, programs: &Programs) -> anyhow
         Measurement::Full1Small => streams(tcp(1, true), Way::Full, args, programs),
         Measurement::Full8Small => streams(tcp(8, true), Way::Full, args, programs),
         Measurement::FullUdp => streams(Traffic::Udp, Way::Full, args, programs),
+        Measurement::Connections => connections(Way::Conntrack, args, programs),
+        Measurement::ConnectionsSuricata => connections(Way::Suricata, args, programs),
+        Measurement::Verdicts => verdicts(args, programs),
+        Measurement::Latency => latency(args, programs),
+        Measurement::Flood => flood(args, programs),
+        Measurement::Floor => floors(args, programs),
     }
 }
 
@@ -190,7 +210,9 @@ fn alternate<T>(
 fn streams(traffic: Traffic, way: Way, args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
     let (reference, against, how) = match way {
         Way::Full => (Way::Floor, "floor", "full inspection"),
-        Way::Fast | Way::Conntrack | Way::Floor => (Way::Conntrack, "nftables", "fast path"),
+        Way::Fast | Way::Conntrack | Way::Floor | Way::Chains | Way::Many | Way::Suricata => {
+            (Way::Conntrack, "nftables", "fast path")
+        }
     };
     let (mut ours, mut theirs) = (Lab::new(way, programs)?, Lab::new(reference, programs)?);
     stream::serve(&mut ours)?;
@@ -237,4 +259,85 @@ fn entries(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
         target: Target::NoMore,
     };
     Ok(vec![row("sent again", |run| run.again as f64), row("out of order", |run| run.early as f64)])
+}
+
+fn connections(reference: Way, args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
+    let (mut ours, mut theirs) = (Lab::new(Way::Fast, programs)?, Lab::new(reference, programs)?);
+    web::serve(&mut ours)?;
+    web::serve(&mut theirs)?;
+    let what = "connections: a page over a new one each time";
+    let run = |lab: &Lab| web::run(lab, args.seconds);
+    let (ours, theirs) = alternate(args, what, || run(&ours), || run(&theirs))?;
+    let (against, target) = if reference == Way::Suricata { ("Suricata", 1.5) } else { ("nftables", 0.65) };
+    let target = Target::AtLeast(target);
+    Ok(vec![Row { what: what.to_owned(), unit: "a second", against, ours, theirs, target }])
+}
+
+fn verdicts(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
+    let (mut ours, mut theirs) = (Lab::new(Way::Full, programs)?, Lab::new(Way::Chains, programs)?);
+    stream::serve(&mut ours)?;
+    stream::serve(&mut theirs)?;
+    let what = "verdicts on datagrams of 64 octets, full inspection";
+    let run = |lab: &Lab| small::verdicts(lab, args.seconds);
+    let (ours, theirs) = alternate(args, what, || run(&ours), || run(&theirs))?;
+    let unit = "1,000 a second of its processor time";
+    let (against, target) = ("floor of batch 32, same chains", Target::AtLeast(0.85));
+    Ok(vec![Row { what: what.to_owned(), unit, against, ours, theirs, target }])
+}
+
+/// What a queue adds is what an echo takes longer than in a network without one.
+fn latency(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
+    let labs = (Lab::new(Way::Full, programs)?, Lab::new(Way::Floor, programs)?);
+    let bare = Lab::new(Way::Conntrack, programs)?;
+    let what = "latency that the queue adds to a packet";
+    let added = |lab: &Lab| -> anyhow::Result<(f64, f64)> {
+        let (without, with) = (small::echoes(&bare, args.seconds)?, small::echoes(lab, args.seconds)?);
+        Ok(((with.0 - without.0) / 2.0, (with.1 - without.1) / 2.0))
+    };
+    let (ours, theirs) = alternate(args, what, || added(&labs.0), || added(&labs.1))?;
+    let row = |name: &str, of: fn(&(f64, f64)) -> f64| Row {
+        what: format!("{what}, {name}"),
+        unit: "µs",
+        against: "floor",
+        ours: ours.iter().map(of).collect(),
+        theirs: theirs.iter().map(of).collect(),
+        target: Target::AtMost(1.2),
+    };
+    Ok(vec![row("half of them", |both| both.0), row("99 of 100", |both| both.1)])
+}
+
+fn flood(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
+    let what = "SYNs of a flood from 65,536 sources";
+    // Each run in networks of its own: a flood fills the tables of the last one.
+    let run = |way| -> anyhow::Result<f64> { small::flood(&Lab::new(way, programs)?, args.seconds) };
+    let (ours, theirs) = alternate(args, what, || run(Way::Fast), || run(Way::Many))?;
+    let (against, target) = ("floor of batch 32", Target::AtLeast(0.8));
+    Ok(vec![Row { what: what.to_owned(), unit: "1,000 taken a second", against, ours, theirs, target }])
+}
+
+/// That the floor of this tree is as fast as another one.
+fn floors(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
+    let Some(other) = &args.floor else { return Ok(Vec::new()) };
+    let scratch = Scratch::new()?;
+    let own = Programs::find(&programs.halfgate, None, &scratch.0)?;
+    let other = Programs::find(&programs.halfgate, Some(other), &scratch.0)?;
+    let mut rows = Vec::new();
+    for (way, batch) in [(Way::Floor, "one packet"), (Way::Many, "32 packets")] {
+        let (mut ours, mut theirs) = (Lab::new(way, &own)?, Lab::new(way, &other)?);
+        stream::serve(&mut ours)?;
+        stream::serve(&mut theirs)?;
+        let what = format!("this tree's floor, {batch} a system call: verdicts on small datagrams");
+        let run = |lab: &Lab| small::verdicts(lab, args.seconds);
+        let (ours, theirs) = alternate(args, &what, || run(&ours), || run(&theirs))?;
+        let unit = "1,000 a second of its processor time";
+        rows.push(Row {
+            what,
+            unit,
+            against: "the other floor",
+            ours,
+            theirs,
+            target: Target::AtLeast(0.95),
+        });
+    }
+    Ok(rows)
 }
