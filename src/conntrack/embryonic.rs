@@ -87,6 +87,13 @@ impl Membership {
     const NOWHERE: Self = Self { queue: NONE, older: NONE, younger: NONE };
 }
 
+/// In a serial number: others go before it.
+const SPARED: u64 = 1;
+
+/// So many of the stalest are looked at for one that is not spared: those who are there
+/// and never finish keep their places no longer than others.
+const LOOKED_AT: usize = 8;
+
 /// A place among the half-open ones for a connection that is about to enter the
 /// table: the limits are asked before a shard is held, the slot is known after.
 #[derive(Clone, Copy, Debug)]
@@ -99,11 +106,16 @@ pub struct Reservation {
 struct Embryo {
     /// `None` while it is reserved.
     at: Option<Whereabouts>,
+    /// With [`SPARED`].
     serial: u64,
     memberships: [Membership; MAX_SCOPES],
 }
 
 impl Embryo {
+    const fn is(&self, reservation: &Reservation) -> bool {
+        self.serial & !SPARED == reservation.serial
+    }
+
     fn membership(&mut self, queue: Index) -> Option<&mut Membership> {
         self.memberships.iter_mut().find(|membership| membership.queue == queue)
     }
@@ -200,7 +212,7 @@ impl Embryonic {
     /// Counts a new one in its scopes, of which no two may be the same and only
     /// the first [`MAX_SCOPES`] are looked at.
     pub fn reserve(&mut self, scopes: &[Scope]) -> Option<Reservation> {
-        self.serial = self.serial.wrapping_add(1);
+        self.serial = self.serial.wrapping_add(SPARED << 1);
         let serial = self.serial;
         let index = self.embryos.insert(Embryo {
             at: None,
@@ -243,10 +255,18 @@ impl Embryonic {
         }
     }
 
+    /// Has others go before it: whoever opens it is known to be there, and will finish.
+    pub fn spare(&mut self, reservation: &Reservation) {
+        let embryo = self.embryos.get_mut(reservation.index);
+        if let Some(embryo) = embryo.filter(|embryo| embryo.is(reservation)) {
+            embryo.serial |= SPARED;
+        }
+    }
+
     /// The connection has its slot. `None`: it was evicted meanwhile.
     pub fn settle(&mut self, reservation: Reservation, at: Whereabouts) -> Option<EmbryoId> {
         let embryo = self.embryos.get_mut(reservation.index)?;
-        (embryo.serial == reservation.serial).then(|| {
+        embryo.is(&reservation).then(|| {
             embryo.at = Some(at);
             EmbryoId(reservation.index)
         })
@@ -254,7 +274,7 @@ impl Embryonic {
 
     /// The connection did not enter the table after all.
     pub fn cancel(&mut self, reservation: Reservation) {
-        if self.embryos.get(reservation.index).is_some_and(|embryo| embryo.serial == reservation.serial) {
+        if self.embryos.get(reservation.index).is_some_and(|embryo| embryo.is(&reservation)) {
             self.take_out(reservation.index);
         }
     }
@@ -266,13 +286,28 @@ impl Embryonic {
         }
     }
 
-    /// Takes the stalest of a scope out of all its counts. `None`: there is none.
-    /// Its whereabouts are `None` if it has not entered the table yet.
+    /// Takes the stalest of a scope out of all its counts; one that is spared only if the
+    /// next few are too. `None`: there is none. Its whereabouts are `None` if it has not
+    /// entered the table yet.
     pub fn evict(&mut self, scope: &Scope) -> Option<Option<(EmbryoId, Whereabouts)>> {
-        let index = self.queues.find(scope).and_then(|at| self.queues.get(at))?.stalest;
+        let queue = self.queues.find(scope)?;
+        let stalest = self.queues.get(queue)?.stalest;
+        let index = self.stalest_unspared(queue, stalest).unwrap_or(stalest);
         let at = self.embryos.get(index)?.at;
         self.take_out(index);
         Some(at.map(|at| (EmbryoId(index), at)))
+    }
+
+    fn stalest_unspared(&self, queue: Index, stalest: Index) -> Option<Index> {
+        let mut index = stalest;
+        for _ in 0..LOOKED_AT {
+            let embryo = self.embryos.get(index)?;
+            if embryo.serial & SPARED == 0 {
+                return Some(index);
+            }
+            index = embryo.memberships.iter().find(|membership| membership.queue == queue)?.younger;
+        }
+        None
     }
 
     fn take_out(&mut self, index: Index) {
@@ -324,6 +359,32 @@ mod tests {
     fn admit(all: &mut Embryonic, slot: Slot, scopes: &[Scope]) -> EmbryoId {
         let reservation = all.reserve(scopes).unwrap();
         all.settle(reservation, at(slot)).unwrap()
+    }
+
+    #[test]
+    fn the_spared_go_when_the_next_few_are_spared_too() {
+        let mut all = Embryonic::new([1, 2], 64);
+        let scopes = scopes(1, 80);
+        let mut enter = |slot, spared| {
+            let reservation = all.reserve(&scopes).unwrap();
+            if spared {
+                all.spare(&reservation);
+            }
+            all.settle(reservation, at(slot)).unwrap();
+        };
+        enter(0, true);
+        enter(1, true);
+        enter(2, false);
+        (3..12).for_each(|slot| enter(slot, true));
+        enter(12, false);
+        let mut gone = || all.evict(&scopes[0]).unwrap().unwrap().1;
+        assert_eq!(gone(), at(2), "the stalest that is not spared");
+        assert_eq!(gone(), at(0), "no look at all of them");
+        assert_eq!(gone(), at(1));
+        assert_eq!(gone(), at(3));
+        assert_eq!(gone(), at(4));
+        assert_eq!(gone(), at(12), "within sight now");
+        assert_eq!(gone(), at(5));
     }
 
     #[test]

@@ -399,7 +399,13 @@ impl Context<'_> {
                 self.out.evictions.extend(gone.map(|(id, at)| Eviction { at, id, reason }));
             }
         }
-        self.reserve(&mut tracker, rule, &arrival.flow).map_or(Admission::Full, Admission::In)
+        let Some(reservation) = self.reserve(&mut tracker, rule, &arrival.flow) else {
+            return Admission::Full;
+        };
+        if self.out.opening || (self.ruling.challenges && self.is_proven(arrival.flow.src)) {
+            tracker.spare(&reservation);
+        }
+        Admission::In(reservation)
     }
 
     /// Counts and tells that a limit was passed, in shadow too.

@@ -70,11 +70,16 @@ impl Worker {
 impl Context<'_> {
     /// What happens to this SYN past a limit with this answer. Who has proven itself is
     /// let in, and the stalest of the scope makes room, so that no limit is passed by
-    /// those who can prove themselves either. What the gateway sends needs no proof, and
+    /// those who can prove themselves either; but where the kernel is about to answer for the
+    /// destination, it waits for that. What the gateway sends needs no proof, and
     /// what the kernel opens behind a cookie has one. Where the kernel can't answer SYNs,
     /// they are challenged.
     pub(super) fn answer_to(&self, arrival: &Arrival<'_>, limit: Limit, limits: &ResolvedLimits) -> OnExcess {
         let answer = match limits.on_excess {
+            // Cookies are on their way: nobody's handshake must end for one that can wait.
+            OnExcess::Syncookies if !limit.is_per_source() && self.may_have_cookies(arrival) => {
+                OnExcess::Syncookies
+            }
             OnExcess::Challenge | OnExcess::Syncookies
                 if arrival.meta.hook == Hook::Output
                     || self.out.opening
@@ -98,7 +103,7 @@ impl Context<'_> {
         answer
     }
 
-    fn is_proven(&self, source: IpAddr) -> bool {
+    pub(super) fn is_proven(&self, source: IpAddr) -> bool {
         self.engine.proven.lock().contains(one_source(source), self.now)
     }
 

@@ -25,6 +25,7 @@ both_families! {
     keepalives_behind_a_cookie_are_answered
     calm_for_long_enough_ends_it_and_nothing_else
     what_was_established_before_is_not_lost
+    a_handshake_under_way_when_it_begins_is_finished
     a_client_that_no_rule_lets_in_is_told
     a_server_that_never_answers_is_noticed
     where_the_server_sees_the_gateways_address
@@ -311,6 +312,33 @@ fn what_was_established_before_is_not_lost(family: Family) {
     for end in [&before.0, &before.1, &silent.0, &silent.1] {
         wait_reset(end, SOON);
     }
+}
+
+/// The server has answered, and the client's last ACK is still to come when the kernel begins
+/// to answer SYNs.
+fn a_handshake_under_way_when_it_begins_is_finished(family: Family) {
+    let gateway = start("");
+    let listener = gateway.listen(family, 80);
+    // By hand: nobody in the client's namespace has its address, and so none answers for it.
+    let (from, to) = (SocketAddr::new(family.forged(9), 4009), SocketAddr::new(family.server(), 80));
+    let (forger, mut wire) = (gateway.forger(), gateway.client_tap());
+    forger.send(from, to, 1000, None, Flags::SYN);
+    let mut answer = None;
+    gateway.eventually("the server's answer", SOON, || {
+        let captured = wire.next(Duration::from_millis(50)).unwrap();
+        let found = captured.as_ref().and_then(|captured| segment(&captured.packet()?));
+        let is_answer = |segment: &halfgate::wire::Segment| {
+            segment.dst_port == from.port() && segment.flags == Flags::SYN.with(Flags::ACK)
+        };
+        answer = answer.or(found.filter(is_answer));
+        answer.is_some()
+    });
+    let answer = answer.expect("it was seen");
+    turn_on(&gateway, family);
+    forger.send(from, to, 1001, Some(answer.seq.0.wrapping_add(1)), Flags::ACK);
+    let (_server, who) = accept(&listener);
+    assert_eq!(who, from);
+    gateway.wait_phase(from, "established");
 }
 
 fn a_client_that_no_rule_lets_in_is_told(family: Family) {

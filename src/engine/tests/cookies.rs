@@ -227,6 +227,42 @@ fn a_connection_behind_a_cookie_takes_the_stalest_ones_place_and_both_numbers_ar
     assert_eq!(lab.phase(), Some(Phase::TimeWait));
 }
 
+/// While the cookies are on their way, a handshake that is under way must not end for a SYN
+/// that is sent again in a second.
+#[test]
+fn until_the_kernel_answers_nobody_is_displaced_not_even_for_the_proven() {
+    let mut lab = Lab::with(settings(|limits| limits.per_destination = Some(2)), Vec::new());
+    lab.handshake();
+    assert_eq!(lab.engine.proven(lab.now).0, 1);
+    assert_eq!([stranger(&mut lab, 1), stranger(&mut lab, 2)], [Verdict::Accept; 2]);
+    lab.client.1 = 5001;
+    lab.dropped(client("S", 0), DropReason::Limit);
+    assert_eq!(lab.engine.counters().embryonic, 2);
+    assert_eq!(shields(&mut lab).len(), 1);
+    // The first is still served.
+    lab.client = (FORGED.parse().unwrap(), 1);
+    lab.pass(&[server("S.", 0).ack(1), client(".", 1).ack(1)]);
+    assert_eq!(lab.phase(), Some(Phase::Established));
+}
+
+/// When the kernel answers, whoever comes behind a cookie takes the place of one that may be
+/// forged, though a known client has begun its handshake before that.
+#[test]
+fn a_handshake_of_a_proven_source_is_not_the_one_that_makes_room() {
+    let mut lab = Lab::with(settings(|limits| limits.per_destination = Some(2)), Vec::new());
+    lab.handshake();
+    lab.client.1 = 5001;
+    lab.pass(&[client("S", 0)]);
+    assert_eq!(stranger(&mut lab, 1), Verdict::Accept);
+    lab.client.1 = 5002;
+    connected(&mut lab);
+    lab.client.1 = 5001;
+    lab.pass(&[server("S.", 0).ack(1), client(".", 1).ack(1)]);
+    assert_eq!(lab.phase(), Some(Phase::Established), "though it was the stalest");
+    lab.client = (FORGED.parse().unwrap(), 1);
+    assert_eq!(lab.phase(), None);
+}
+
 #[test]
 fn a_silent_connection_behind_a_cookie_is_established_and_has_its_timer() {
     let mut settings = settings(|limits| limits.total = Some(10));
