@@ -9,8 +9,8 @@
  *   floor QUEUE [--batch N] [--range OCTETS] [--no-gso] [--mark MARK]
  *
  * --batch 1 (default) receives and answers one packet per system call. With
- * more it receives with recvmmsg and sends the batch's verdicts, one message
- * each, in one call. --mark gives every packet this mark, as rules that wait for
+ * more it receives with recvmmsg, and answers all of a batch with one verdict
+ * (NFQNL_MSG_VERDICT_BATCH). --mark gives every packet this mark, as rules that wait for
  * a verdict may want it. Ends on SIGINT or SIGTERM and prints what it did.
  */
 #define _GNU_SOURCE
@@ -114,7 +114,7 @@ int main(int argc, char **argv)
 {
 	static struct mmsghdr headers[MAX_BATCH];
 	static struct iovec vectors[MAX_BATCH];
-	static struct verdict verdicts[MAX_BATCH], verdict;
+	struct verdict verdict;
 	int batch = 1, gso = 1, range = 0xffff, one = 1, room = 64 << 20;
 	unsigned long packets = 0, calls = 0, mark = 0;
 	size_t length;
@@ -163,7 +163,8 @@ int main(int argc, char **argv)
 
 	verdict = (struct verdict){
 		.header = { .nlmsg_len = length, .nlmsg_flags = NLM_F_REQUEST,
-			    .nlmsg_type = NFNL_SUBSYS_QUEUE << 8 | NFQNL_MSG_VERDICT },
+			    .nlmsg_type = NFNL_SUBSYS_QUEUE << 8 |
+				  (batch > 1 ? NFQNL_MSG_VERDICT_BATCH : NFQNL_MSG_VERDICT) },
 		.family = { .version = NFNETLINK_V0, .res_id = htons(queue) },
 		.attribute = { .nla_type = NFQA_VERDICT_HDR,
 			       .nla_len = NLA_HDRLEN + sizeof(struct nfqnl_msg_verdict_hdr) },
@@ -177,7 +178,6 @@ int main(int argc, char **argv)
 			fail("memory");
 		headers[i].msg_hdr.msg_iov = &vectors[i];
 		headers[i].msg_hdr.msg_iovlen = 1;
-		memcpy((char *)verdicts + i * length, &verdict, length);
 	}
 	while (!stop) {
 		int received, answers = 0;
@@ -190,12 +190,15 @@ int main(int argc, char **argv)
 		for (int i = 0; i < received; i++) {
 			uint32_t id = packet_id(vectors[i].iov_base);
 
-			if (id)
-				((struct verdict *)((char *)verdicts + answers++ * length))->verdict.id = id;
+			if (id) {
+				/* Packets come in the order of their numbers; one verdict is for all up to this. */
+				verdict.verdict.id = id;
+				answers++;
+			}
 		}
 		packets += answers;
 		if (answers) {
-			send(sock, verdicts, answers * length, 0);
+			send(sock, &verdict, length, 0);
 			calls++;
 		}
 	}

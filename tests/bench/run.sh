@@ -8,6 +8,8 @@ set -euo pipefail
 # shellcheck source=packaging/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../../packaging/common.sh"
 cd "$here"
+# shellcheck source=tests/bench/suricata.sh
+. tests/bench/suricata.sh
 
 mapfile -t missing < <(missing_packages ip=iproute2 nft=nftables iptables-nft=iptables iperf3=iperf3 cc=gcc wrk=wrk nginx=nginx-light)
 if [ ! -e /usr/include/stdio.h ]; then missing+=(libc6-dev); fi
@@ -15,8 +17,8 @@ if [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" != 0 ]; then die "run it as root: it
 # Standard output is the table's.
 {
     install_packages "${missing[@]}"
-    # Which measurements want it is theirs to know; attack.sh installs it too.
-    if ! command -v suricata >/dev/null; then say "suricata is missing: without it leave out connections-suricata"; fi
+    # Not for those who want other measurements.
+    if [[ ! " $* " =~ --(only|list|help) || " $* " == *suricata* ]]; then install_suricata; fi
     find_cargo
     cargo build --quiet --release --bin halfgate
     cargo build --quiet --release --example gateway_bench

@@ -6,6 +6,7 @@
 // Time is what it measures.
 #![allow(clippy::disallowed_methods)]
 
+mod engine;
 mod entry;
 mod lab;
 mod small;
@@ -92,6 +93,12 @@ enum Measurement {
     Latency,
     /// SYNs of a flood that are taken
     Flood,
+    /// The engine by itself: a packet among a thousand and a million connections, and memory
+    Engine,
+    /// The engine by itself: as many threads as there are processors
+    Threads,
+    /// A decision among 10 and 10,000 rules
+    Rules,
     /// The other floor (--floor) beside the one of this tree
     Floor,
 }
@@ -182,6 +189,9 @@ fn measure(measurement: Measurement, args: &Args, programs: &Programs) -> anyhow
         Measurement::Verdicts => verdicts(args, programs),
         Measurement::Latency => latency(args, programs),
         Measurement::Flood => flood(args, programs),
+        Measurement::Engine => engine(args),
+        Measurement::Threads => threads(args),
+        Measurement::Rules => rules(args),
         Measurement::Floor => floors(args, programs),
     }
 }
@@ -340,4 +350,54 @@ fn floors(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
         });
     }
     Ok(rows)
+}
+
+fn engine(args: &Args) -> anyhow::Result<Vec<Row>> {
+    // The first that is made: what an earlier one has given back would be taken again.
+    let many = engine::Full::of(engine::MANY);
+    let few = engine::Full::of(engine::FEW);
+    let what = "engine: a packet in window, 1,000,000 connections in random order";
+    let (ours, theirs) = alternate(args, what, || Ok(many.nanos()), || Ok(few.nanos()))?;
+    let speed = Row {
+        what: what.to_owned(),
+        unit: "ns",
+        against: "1,000 connections",
+        ours,
+        theirs,
+        target: Target::AtMost(4.0),
+    };
+    let memory = Row {
+        what: "engine: memory a connection of IPv4, all in, 1,000,000 of them".to_owned(),
+        unit: "octets",
+        against: "nf_conntrack's entry without extensions",
+        ours: vec![many.memory],
+        theirs: vec![256.0],
+        target: Target::Under(128.0),
+    };
+    Ok(vec![speed, memory])
+}
+
+fn threads(args: &Args) -> anyhow::Result<Vec<Row>> {
+    let full = engine::Full::of(engine::MANY / 10);
+    let cores = std::thread::available_parallelism()?.get();
+    let what = format!("engine: {cores} threads on one table, 100,000 connections");
+    let linear = || Ok(full.rate(1) / 1e6 * cores as f64);
+    let (ours, theirs) = alternate(args, &what, || Ok(full.rate(cores) / 1e6), linear)?;
+    let (unit, against) = ("million packets/s", "one thread, times as many");
+    Ok(vec![Row { what, unit, against, ours, theirs, target: Target::AtLeast(0.8) }])
+}
+
+fn rules(args: &Args) -> anyhow::Result<Vec<Row>> {
+    let (many, few) = (engine::Rules::of(10_000, 100_000), engine::Rules::of(10, 10));
+    let what = "rules: a decision among 10,000, with lists of 100,000 networks";
+    let (ours, theirs) = alternate(args, what, || Ok(many.nanos()), || Ok(few.nanos()))?;
+    let row = |target| Row {
+        what: what.to_owned(),
+        unit: "ns",
+        against: "10 rules, lists of 10",
+        ours: ours.clone(),
+        theirs: theirs.clone(),
+        target,
+    };
+    Ok(vec![row(Target::AtMost(3.0)), row(Target::Under(1000.0))])
 }

@@ -9,6 +9,8 @@ pub(crate) enum Target {
     AtLeast(f64),
     /// The ratio, at most
     AtMost(f64),
+    /// What is measured itself, at most
+    Under(f64),
     /// The median is within what the reference showed in any run
     NoMore,
 }
@@ -63,6 +65,7 @@ impl Row {
         match self.target {
             Target::AtLeast(least) => ratio >= least,
             Target::AtMost(most) => ratio <= most,
+            Target::Under(most) => median(&self.ours) <= most,
             Target::NoMore => {
                 let most = self.theirs.iter().copied().fold(0.0, f64::max);
                 median(&self.ours) <= most
@@ -73,11 +76,12 @@ impl Row {
     pub(crate) fn line(&self) -> String {
         let ratio = match self.target {
             Target::NoMore => "-".to_owned(),
-            Target::AtLeast(_) | Target::AtMost(_) => spread(&self.ratios()),
+            Target::AtLeast(_) | Target::AtMost(_) | Target::Under(_) => spread(&self.ratios()),
         };
         let target = match self.target {
             Target::AtLeast(least) => format!(">= {least}"),
             Target::AtMost(most) => format!("<= {most}"),
+            Target::Under(most) => format!("<= {most} {}", self.unit),
             Target::NoMore => "no more".to_owned(),
         };
         let met = if self.is_met() { "yes" } else { "**no**" };
@@ -133,6 +137,7 @@ mod tests {
         assert!(!row(&[3.0], &[2.0], Target::AtMost(1.1)).is_met());
         assert!(!row(&[3.0, 4.0, 9.0], &[0.0, 3.0, 1.0], Target::NoMore).is_met());
         assert!(row(&[0.0, 2.0, 9.0], &[0.0, 3.0, 1.0], Target::NoMore).is_met());
+        assert!(!row(&[3.0], &[9.0], Target::Under(2.0)).is_met());
         assert!(row(&[1.0], &[2.0], Target::AtLeast(0.95)).line().ends_with("| **no** |"));
     }
 

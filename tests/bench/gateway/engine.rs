@@ -1,0 +1,100 @@
+//! The engine by itself, without a kernel: what a packet costs among few and among many
+//! connections, what one takes of memory, what several threads do to each other, and what
+//! rules cost.
+
+#[path = "../connections.rs"]
+#[allow(dead_code, reason = "others use the rest")]
+mod connections;
+#[path = "../rule_set.rs"]
+#[allow(dead_code, reason = "others use the rest")]
+mod rule_set;
+
+use std::{fs, hint::black_box, sync::Arc, time::Instant as Clock};
+
+use connections::{NOW, establish, in_window, meta, open_policy};
+use halfgate::{
+    conntrack::Instant,
+    engine::{Engine, Verdict},
+    policy::{NewFlow, Policy},
+    wire::RawPacket,
+};
+use rule_set::{Numbers, policy, question};
+
+pub(crate) const FEW: u32 = 1_000;
+pub(crate) const MANY: u32 = 1_000_000;
+
+/// Packets of a run.
+const PACKETS: usize = 500_000;
+
+/// An engine full of connections, and packets of them in random order.
+pub(crate) struct Full {
+    engine: Arc<Engine>,
+    packets: Vec<RawPacket>,
+    /// Octets of memory that each connection takes, all in.
+    pub(crate) memory: f64,
+}
+
+impl Full {
+    pub(crate) fn of(connections: u32) -> Self {
+        let policy = open_policy(connections);
+        let before = resident();
+        let engine = Engine::new(policy, [11, 13], Instant(1000));
+        establish(&mut engine.worker(), connections);
+        let memory = resident().saturating_sub(before) as f64 / f64::from(connections);
+        Self { engine, packets: in_window(connections, PACKETS), memory }
+    }
+
+    /// Nanoseconds a packet in window.
+    pub(crate) fn nanos(&self) -> f64 {
+        1e9 / self.rate(1)
+    }
+
+    /// Packets a second of so many threads together, each with a part of the packets.
+    pub(crate) fn rate(&self, threads: usize) -> f64 {
+        let start = Clock::now();
+        std::thread::scope(|scope| {
+            for part in self.packets.chunks(PACKETS.div_ceil(threads)) {
+                scope.spawn(move || {
+                    let mut worker = self.engine.worker();
+                    for packet in part {
+                        let verdict = worker.handle_packet(&meta(packet), &packet.bytes, NOW);
+                        assert_eq!(verdict, Verdict::Accept);
+                    }
+                });
+            }
+        });
+        PACKETS as f64 / start.elapsed().as_secs_f64()
+    }
+}
+
+/// Octets of memory that this process has.
+fn resident() -> usize {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4096
+}
+
+/// A rule set and packets that it is asked about.
+pub(crate) struct Rules {
+    policy: Policy,
+    questions: Vec<NewFlow>,
+}
+
+impl Rules {
+    pub(crate) fn of(rules: u64, networks: usize) -> Self {
+        let policy = policy(rules, networks);
+        let mut numbers = Numbers(7);
+        let questions = (0..200_000).map(|_| question(&policy, rules, &mut numbers).0).collect();
+        Self { policy, questions }
+    }
+
+    /// Nanoseconds a decision, the zones of both ends included.
+    pub(crate) fn nanos(&self) -> f64 {
+        let start = Clock::now();
+        for flow in &self.questions {
+            black_box(self.policy.zones_of(black_box(Some("ppp0")), flow.src));
+            black_box(self.policy.zones_of(black_box(Some("eth1")), flow.dst));
+            black_box(self.policy.first_match(flow));
+        }
+        start.elapsed().as_secs_f64() * 1e9 / self.questions.len() as f64
+    }
+}
