@@ -246,6 +246,10 @@ fn streams(traffic: Traffic, way: Way, args: &Args, programs: &Programs) -> anyh
     let mut rows = vec![row(what.clone(), unit, Target::AtLeast(0.95), |run| run.rate)];
     if way == Way::Fast {
         rows.push(row(format!("{what}: processor time"), "s a GB", Target::AtMost(1.1), |run| run.cpu));
+        // Else it is not the fast path that was measured.
+        rows.push(row(format!("{what}: came to the queue"), "% of packets", Target::Under(1.0), |run| {
+            run.queued
+        }));
     }
     if way == Way::Fast && traffic != Traffic::Udp {
         let target = Target::NoMore;

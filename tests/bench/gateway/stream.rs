@@ -52,6 +52,9 @@ pub(crate) struct Run {
     /// Seconds of processor time of the whole machine, a gigabyte that reached the
     /// server's machine.
     pub(crate) cpu: f64,
+    /// Of a hundred packets that reached the server's machine or left it, how many came to
+    /// a queue in the gateway.
+    pub(crate) queued: f64,
     /// Segments sent again.
     pub(crate) again: u64,
     /// Segments that came before one that was sent earlier.
@@ -90,6 +93,7 @@ pub(crate) fn run(lab: &Lab, traffic: Traffic, seconds: u64) -> anyhow::Result<R
     Ok(Run {
         rate,
         cpu: (after.busy - before.busy).as_secs_f64() / (octets as f64 / 1e9),
+        queued: (after.queued - before.queued) as f64 * 100.0 / (packets + after.left - before.left) as f64,
         again: after.again - before.again,
         early: after.early - before.early,
     })
@@ -101,6 +105,8 @@ struct Look {
     busy: Duration,
     octets: u64,
     packets: u64,
+    left: u64,
+    queued: u64,
     again: u64,
     early: u64,
 }
@@ -112,6 +118,8 @@ impl Look {
             busy: busy()?,
             octets,
             packets,
+            left: received(&lab.three.gateway, "inside")?.1,
+            queued: lab.taken()?,
             again: counter(&lab.three.client, "snmp", "Tcp", "RetransSegs")?,
             early: counter(&lab.three.server, "netstat", "TcpExt", "TCPOFOQueue")?,
         })

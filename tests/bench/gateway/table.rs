@@ -75,8 +75,8 @@ impl Row {
 
     pub(crate) fn line(&self) -> String {
         let ratio = match self.target {
-            Target::NoMore => "-".to_owned(),
-            Target::AtLeast(_) | Target::AtMost(_) | Target::Under(_) => spread(&self.ratios()),
+            Target::NoMore | Target::Under(_) => "-".to_owned(),
+            Target::AtLeast(_) | Target::AtMost(_) => spread(&self.ratios()),
         };
         let target = match self.target {
             Target::AtLeast(least) => format!(">= {least}"),
