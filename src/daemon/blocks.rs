@@ -6,7 +6,9 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 use parking_lot::{Condvar, Mutex};
 
 use super::{
+    governor::{Governor, Written},
     log, protocol,
+    recorder::{EVENTS_PER_SECOND, KINDS},
     shared::{Pulse, Shared},
     text,
 };
@@ -207,37 +209,66 @@ fn limit_text(block: &engine::Block, policy: &Policy) -> String {
     block.of_rule.map_or_else(|| name.to_owned(), |rule| format!("{name} of rule {}", policy.name(rule)))
 }
 
+/// Of which kind it is that a source is blocked: the source makes no difference.
+type Kind = (RuleId, Option<RuleId>);
+
+/// Where kinds are too many to be told apart.
+const REST: Kind = (RuleId::DEFAULT, None);
+
+/// What is told of those that were blocked: a flood of them is a line a second, as
+/// anything else is.
+#[derive(Debug)]
+struct Telling(Governor<Kind, engine::Block>);
+
+impl Telling {
+    fn new() -> Self {
+        Self(Governor::new(EVENTS_PER_SECOND, KINDS))
+    }
+
+    /// What is written of them, and of those whose second is over.
+    fn take(&mut self, blocked: &[engine::Block], now: Instant) -> Vec<Written<engine::Block>> {
+        let mut written = self.0.overdue(now);
+        let offered =
+            blocked.iter().filter_map(|block| self.0.offer((block.rule, block.of_rule), REST, *block, now));
+        written.extend(offered);
+        written
+    }
+}
+
 /// Tells the kernel until everybody goes home.
 ///
 /// # Errors
 /// None; what the kernel refuses is said once.
 pub fn run(shared: &Arc<Shared>, pulse: &Pulse) -> Result<(), String> {
     let mut complained = false;
+    let mut telling = Telling::new();
     while !shared.stopping() {
         pulse.beat();
         let asked = shared.blocks.take();
-        if asked.is_empty() {
-            continue;
-        }
-        let policy = shared.engine.policy();
-        match shared.blocks.block(asked, shared.clock.now()) {
-            Ok(blocked) => {
-                let wall = Clock::wall(Duration::ZERO);
-                shared.ring.push(blocked.iter().map(|block| told(block, &policy, wall)));
-            }
-            Err(error) => {
+        let blocked = if asked.is_empty() {
+            Vec::new()
+        } else {
+            shared.blocks.block(asked, shared.clock.now()).unwrap_or_else(|error| {
                 if !std::mem::replace(&mut complained, true) {
                     log::warning(format_args!("a source could not be blocked: {error}"));
                 }
-            }
+                Vec::new()
+            })
+        };
+        let now = shared.clock.now();
+        let written = telling.take(&blocked, now);
+        if !written.is_empty() {
+            let policy = shared.engine.policy();
+            shared.ring.push(written.iter().map(|written| told(written, &policy, now)));
         }
     }
     Ok(())
 }
 
-fn told(block: &engine::Block, policy: &Policy, wall: std::time::SystemTime) -> protocol::Event {
+fn told(written: &Written<engine::Block>, policy: &Policy, now: Instant) -> protocol::Event {
+    let block = &written.what;
     protocol::Event {
-        time: text::timestamp(wall),
+        time: text::timestamp(Clock::wall(now.since(written.at))),
         event: "blocked".to_owned(),
         src: Some(source_text(block)),
         rule: Some(policy.name(block.rule).to_owned()),
@@ -248,6 +279,55 @@ fn told(block: &engine::Block, policy: &Policy, wall: std::time::SystemTime) -> 
             text::duration(block.time),
             limit_text(block, policy)
         )),
+        left_out: (written.left_out > 0).then_some(written.left_out),
         ..protocol::Event::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{daemon::events, policy::Settings};
+
+    const WEB: RuleId = RuleId(1);
+
+    fn block(number: u32, of_rule: Option<RuleId>) -> engine::Block {
+        let source = std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).into();
+        engine::Block { source, prefix: 32, time: Duration::from_secs(600), rule: WEB, of_rule }
+    }
+
+    #[test]
+    fn a_flood_of_blocked_sources_is_a_line_a_second_and_every_one_is_counted() {
+        let mut telling = Telling::new();
+        let mut rows = Vec::new();
+        // Ten thousand sources a second for twenty seconds, as many notes as wait at most.
+        for turn in 0..100_u64 {
+            let now = Instant(turn * 200);
+            let asked: Vec<_> = (0..2000).map(|n| block(turn as u32 * 2000 + n, None)).collect();
+            rows.extend(telling.take(&asked, now));
+            if turn == 52 {
+                let other = telling.take(&[block(1, Some(WEB))], now);
+                assert_eq!(other.len(), 1, "the flood does not hide one of another limit");
+            }
+        }
+        rows.extend(telling.take(&[], Instant(22_000)));
+        assert!(rows.len() <= 200 + 2 * 22, "{} lines of 200,000", rows.len());
+        assert_eq!(rows.iter().map(|row| 1 + row.left_out).sum::<u64>(), 200_000);
+        assert!(telling.take(&[], Instant(60_000)).is_empty());
+    }
+
+    #[test]
+    fn what_was_left_out_is_told_with_the_line() {
+        let policy =
+            Policy::new(Settings::default(), Vec::new(), Vec::new(), vec!["default".into(), "web".into()]);
+        let row = |left_out| {
+            let written = Written { what: block(1, None), at: Instant(5), left_out };
+            let row = told(&written, &policy, Instant(5));
+            (events::sentence(&row), row.left_out)
+        };
+        let (plain, none) = row(0);
+        assert_eq!(none, None);
+        assert!(plain.contains("10.0.0.1 is blocked for 10m"), "{plain}");
+        assert_eq!(row(12), (format!("{plain}; 12 more like it left out before"), Some(12)));
     }
 }

@@ -34,13 +34,13 @@ const TURN: Duration = Duration::from_millis(200);
 const BATCH: usize = 1024;
 
 /// Events of a kind that are remembered in a second.
-const EVENTS_PER_SECOND: u32 = 200;
+pub(super) const EVENTS_PER_SECOND: u32 = 200;
 
 /// Lines that a rule with `log: true` may write in a second.
 const LINES_PER_SECOND: u32 = 10;
 
 /// Kinds that are told apart.
-const KINDS: usize = 4096;
+pub(super) const KINDS: usize = 4096;
 
 /// What is limited together.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
