@@ -9,7 +9,7 @@ use super::{
     client,
     output::{Align, Dress, Output, Table},
 };
-use crate::daemon::protocol::{ExposureRow, Line, ListenerRow, Request, ServiceRow};
+use crate::daemon::protocol::{ExposureRow, Line, ListenerRow, OverrunRow, Request, ServiceRow};
 
 /// Open ports as they are seen from outside: services that answered, and what listens
 /// on the gateway itself
@@ -21,7 +21,8 @@ use crate::daemon::protocol::{ExposureRow, Line, ListenerRow, Request, ServiceRo
 /// an address that no rule, list or zone names, by the interface of a default route
 /// (without one, by each). NAMED is `no` where the rule that lets it be reached does
 /// not name its port: `service: any`, a whole protocol, a range of more than a
-/// thousand ports, the default action.
+/// thousand ports, the default action. Where events were lost in a flood, it says since
+/// when and how many: services may be missing, and ANSWERED is a lower bound.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Only open ports that no rule names
@@ -54,9 +55,10 @@ pub(super) fn run(args: &Args, socket: &Path) -> Result<ExitCode> {
     let mut both = [false; 2];
     client::ask(socket, &Request::Exposure {}, &mut |line| {
         match line {
-            Line::Exposure(row) if args.unnamed && !row.is_open_and_unnamed() => {}
+            Line::Exposure(row) if args.unnamed && !row.is_open_and_unnamed() && !is_overrun(&row) => {}
             Line::Exposure(row) if args.json => output.json(&row)?,
             Line::Exposure(row) => match *row {
+                ExposureRow::Overrun(row) => output.line(&overrun(&output, &row))?,
                 ExposureRow::Service(row) => {
                     both[0] = true;
                     let words = service(&output, &row);
@@ -86,6 +88,18 @@ pub(super) fn run(args: &Args, socket: &Path) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn is_overrun(row: &ExposureRow) -> bool {
+    matches!(row, ExposureRow::Overrun(_))
+}
+
+fn overrun(output: &Output, row: &OverrunRow) -> String {
+    let word = output.dressed(Dress::Odd, "incomplete:");
+    format!(
+        "{word} {} events were lost since {} (the last: {}): services may be missing, and counts are lower bounds",
+        row.events, row.since, row.last
+    )
+}
+
 fn named(output: &Output, named: bool, is_open: bool) -> String {
     match (named, is_open) {
         (true, _) => "yes".to_owned(),
@@ -106,7 +120,7 @@ fn service(output: &Output, row: &ServiceRow) -> Vec<String> {
         row.asked_by.clone(),
         row.rule.clone(),
         named(output, row.named, true),
-        row.answered.to_string(),
+        if row.at_least { format!("at least {}", row.answered) } else { row.answered.to_string() },
         row.since.clone(),
         row.last.clone(),
     ]
@@ -126,6 +140,33 @@ fn listener(output: &Output, row: &ListenerRow) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lost_events_are_told_above_the_services() {
+        let row = OverrunRow { events: 200, since: "early".to_owned(), last: "late".to_owned() };
+        assert_eq!(
+            overrun(&Output::open(), &row),
+            "incomplete: 200 events were lost since early (the last: late): services may be missing, and counts \
+             are lower bounds"
+        );
+        let json = serde_json::to_value(ExposureRow::Overrun(row)).unwrap();
+        assert_eq!((&json["kind"], &json["events"]), (&"overrun".into(), &200.into()));
+        assert_eq!((&json["since"], &json["last"]), (&"early".into(), &"late".into()));
+        let service = ServiceRow {
+            proto: "tcp".to_owned(),
+            dst: "192.0.2.10".to_owned(),
+            dport: 80,
+            gateway: false,
+            asked_by: "ppp0".to_owned(),
+            rule: "web".to_owned(),
+            named: true,
+            answered: 12,
+            at_least: true,
+            since: String::new(),
+            last: String::new(),
+        };
+        assert_eq!(super::service(&Output::open(), &service)[4], "at least 12");
+    }
 
     #[test]
     fn a_listener_is_a_readable_row() {

@@ -157,11 +157,14 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
     if !status.limits_passed_in_shadow.is_empty() {
         rows.push(("in shadow", format!("limits passed: {}", listed(&status.limits_passed_in_shadow))));
     }
-    if status.scans > 0 {
+    if status.scans > 0 || status.overrun.is_some() {
         let now: Vec<String> =
             status.scanning.iter().map(|scan| format!("{} ({} ports)", scan.src, scan.distinct)).collect();
         let now = if now.is_empty() { "none now".to_owned() } else { format!("now {}", now.join(", ")) };
-        rows.push(("scans", format!("{} seen, {now}", status.scans)));
+        let least = status.overrun.as_ref().map_or_else(String::new, |overrun| {
+            format!("; a lower bound: {} events were lost since {}", overrun.events, overrun.since)
+        });
+        rows.push(("scans", format!("{} seen, {now}{least}", status.scans)));
     }
     let sent = &status.sent;
     rows.push((
@@ -235,8 +238,22 @@ fn stripped(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::protocol::{QueueRow, Sent};
+    use crate::daemon::protocol::{OverrunRow, QueueRow, Sent};
     use std::time::Duration;
+
+    #[test]
+    fn scans_are_a_lower_bound_once_events_were_lost() {
+        let overrun = OverrunRow { events: 200, since: "early".to_owned(), last: "late".to_owned() };
+        let mut status = Status { events_lost: 200, overrun: Some(overrun), ..Status::default() };
+        let scans = |status: &Status| rows(status).into_iter().find(|(name, _)| *name == "scans");
+        let words = "0 seen, none now; a lower bound: 200 events were lost since early";
+        assert_eq!(scans(&status), Some(("scans", words.to_owned())));
+        let json = serde_json::to_value(&status).unwrap();
+        assert_eq!((&json["overrun"]["events"], &json["overrun"]["since"]), (&200.into(), &"early".into()));
+        status.overrun = None;
+        assert_eq!(scans(&status), None);
+        assert!(serde_json::to_value(&status).unwrap()["overrun"].is_null());
+    }
 
     #[test]
     fn a_status_is_readable() {

@@ -248,7 +248,7 @@ pub fn sentence(event: &protocol::Event) -> String {
         "scan" => {
             let scan = event.scan.clone().unwrap_or_default();
             format!(
-                "{} scans: about {} ports of {} without an answer ({} reset, {} silent, {} refused by the rules); \
+                "{} scans: about {} ports of {} without an answer ({} reset, {} silent, {} refused by the rules){}; \
                  the source may be forged",
                 scan.src,
                 scan.distinct,
@@ -259,7 +259,8 @@ pub fn sentence(event: &protocol::Event) -> String {
                 },
                 scan.reset,
                 scan.silent,
-                scan.refused
+                scan.refused,
+                if scan.at_least { ", all lower bounds: events were lost" } else { "" }
             )
         }
         "lost" => {

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     events,
-    observer::wall_time,
+    observer::{Overrun, is_lower_bound, overrun_row, wall_time},
     outlet::{Outlet, Refusal},
     protocol::{ExposureRow, Line, ListenerRow, ServiceRow},
     state::Daemon,
@@ -33,14 +33,18 @@ impl Daemon {
     pub fn exposure(&self, out: &mut dyn Outlet) -> Result<(), Refusal> {
         let policy = self.shared.engine.policy();
         let now = self.now();
-        let (rows, forgotten) = {
-            let observer = self.shared.observer.lock();
-            (observer.services.all(), observer.services.forgotten())
+        let (rows, forgotten, overrun) = {
+            let lost = self.shared.events_lost();
+            let mut observer = self.shared.observer.lock();
+            (observer.services.all(), observer.services.forgotten(), observer.overrun(lost, now))
         };
         let told = |error: std::io::Error| Refusal::Said(format!("the kernel can't be asked: {error}"));
         let names: HashMap<IfIndex, String> = interfaces::list().map_err(told)?.into_iter().collect();
+        if let Some(overrun) = &overrun {
+            out.send(line(ExposureRow::Overrun(overrun_row(overrun, now))))?;
+        }
         for row in rows {
-            out.send(line(ExposureRow::Service(service_row(&row, &policy, &names, now))))?;
+            out.send(line(ExposureRow::Service(service_row(&row, &policy, &names, overrun, now))))?;
         }
         if forgotten > 0 {
             out.send(Line::Note(format!(
@@ -81,6 +85,7 @@ fn service_row(
     row: &Answered,
     policy: &Policy,
     names: &HashMap<IfIndex, String>,
+    overrun: Option<Overrun>,
     now: Instant,
 ) -> ServiceRow {
     let service = &row.service;
@@ -98,6 +103,7 @@ fn service_row(
         rule: policy.name(service.rule).to_owned(),
         named: policy.rule(service.rule).is_some_and(|rule| rule.names(service.protocol, service.port)),
         answered: row.count,
+        at_least: is_lower_bound(row.first, overrun),
         since: wall_time(row.first, now),
         last: wall_time(row.last, now),
     }
@@ -263,6 +269,29 @@ mod tests {
         assert_eq!(met(Protocol::TCP, "::", 22), ("accept".into(), "broad".into(), false, ssh));
         assert_eq!(met(Protocol::UDP, "0.0.0.0", 68), ("accept".into(), "built-in".into(), true, no));
         assert_eq!(ask(&policy, Protocol::TCP, "192.168.1.1", 22), None, "of another interface");
+    }
+
+    #[test]
+    fn an_answer_before_events_were_lost_is_counted_at_least() {
+        let policy = policy("rules: []");
+        let service = crate::engine::observe::Service {
+            address: "192.0.2.10".parse().unwrap(),
+            protocol: Protocol::TCP,
+            port: 80,
+            rule: RuleId::DEFAULT,
+            asked_by: IfIndex(0),
+            is_gateway: false,
+        };
+        let row = Answered { service, first: Instant(1000), last: Instant(9000), count: 12 };
+        let at_least = |last: Option<u64>| {
+            let overrun = last.map(|last| Overrun { events: 5, since: Instant(0), last: Instant(last) });
+            let row = service_row(&row, &policy, &HashMap::new(), overrun, Instant(9000));
+            let json = serde_json::to_value(ExposureRow::Service(row)).unwrap();
+            (json["answered"].as_u64(), json.get("at_least").cloned())
+        };
+        assert_eq!(at_least(None), (Some(12), None));
+        assert_eq!(at_least(Some(999)), (Some(12), None), "it answered first when all was counted again");
+        assert_eq!(at_least(Some(2000)), (Some(12), Some(true.into())));
     }
 
     #[test]

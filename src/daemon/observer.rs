@@ -1,11 +1,12 @@
 //! What the events add up to while the daemon runs: scans, services, the demand for
 //! half-open connections, completed handshakes. The recorder feeds it; whoever asks
-//! reads it under its lock, shortly.
+//! reads it under its lock, shortly. Of events that the recorder could not take it knows
+//! only how many: scans and services are lower bounds from then on, and say so.
 
 use std::{net::IpAddr, time::Duration};
 
 use super::{
-    protocol::{HandshakeRate, ScanRow},
+    protocol::{HandshakeRate, OverrunRow, ScanRow},
     text,
 };
 use crate::{
@@ -36,9 +37,21 @@ pub struct Observer {
     handshakes: Handshakes,
     /// What `scans` was last told.
     scan_limit: Option<ScanLimit>,
+    overrun: Option<Overrun>,
     /// Interfaces of default routes: what lies behind them is not behind the gateway.
     outside: Vec<IfIndex>,
     next_second: Instant,
+}
+
+/// Events that never came here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Overrun {
+    /// How many.
+    pub events: u64,
+    /// When the first was missed.
+    pub since: Instant,
+    /// When the last was.
+    pub last: Instant,
 }
 
 impl Observer {
@@ -52,6 +65,7 @@ impl Observer {
             services: Services::new(SERVICES),
             demand: Demand::default(),
             handshakes: Handshakes::new(LATELY),
+            overrun: None,
             outside: Vec::new(),
             next_second: Instant(0),
         }
@@ -112,6 +126,15 @@ impl Observer {
         self.handshakes.sample(engine.handshakes(), now);
     }
 
+    /// Hears how many events were lost since the start: since when, if any were.
+    pub fn overrun(&mut self, lost: u64, now: Instant) -> Option<Overrun> {
+        if lost > self.overrun.map_or(0, |overrun| overrun.events) {
+            let since = self.overrun.map_or(now, |overrun| overrun.since);
+            self.overrun = Some(Overrun { events: lost, since, last: now });
+        }
+        self.overrun
+    }
+
     /// What the rules in force say about scans.
     fn set_scan_limit(&mut self, limit: Option<ScanLimit>) {
         if self.scan_limit != limit {
@@ -152,7 +175,7 @@ pub fn wall_time(at: Instant, now: Instant) -> String {
 
 /// A scan as people see it.
 #[must_use]
-pub fn scan_row(scan: &Scan, now: Instant) -> ScanRow {
+pub fn scan_row(scan: &Scan, overrun: Option<Overrun>, now: Instant) -> ScanRow {
     ScanRow {
         src: source_text(scan.source, SourcePrefix::default()),
         distinct: scan.distinct,
@@ -162,6 +185,23 @@ pub fn scan_row(scan: &Scan, now: Instant) -> ScanRow {
         silent: scan.silent,
         refused: scan.refused,
         since: wall_time(scan.since, now),
+        at_least: is_lower_bound(scan.since, overrun),
+    }
+}
+
+/// Whether events were lost since.
+#[must_use]
+pub fn is_lower_bound(since: Instant, overrun: Option<Overrun>) -> bool {
+    overrun.is_some_and(|overrun| overrun.last >= since)
+}
+
+/// Lost events as people see them.
+#[must_use]
+pub fn overrun_row(overrun: &Overrun, now: Instant) -> OverrunRow {
+    OverrunRow {
+        events: overrun.events,
+        since: wall_time(overrun.since, now),
+        last: wall_time(overrun.last, now),
     }
 }
 
@@ -211,9 +251,32 @@ mod tests {
             told.extend(observer.take(&open, Instant(0)));
         }
         assert_eq!((told.len(), observer.scans.total()), (2, 1), "{told:?}");
-        let row = scan_row(&observer.scans.scanning(Instant(0))[0], Instant(0));
+        let row = scan_row(&observer.scans.scanning(Instant(0))[0], None, Instant(0));
         assert_eq!((row.src.as_str(), row.reset, row.silent, row.refused), ("198.51.100.7", 50, 50, 50));
         assert_eq!(observer.services.all().len(), 50);
+    }
+
+    #[test]
+    fn after_an_overrun_what_began_before_it_is_a_lower_bound() {
+        let mut observer = Observer::new([1, 2]);
+        assert_eq!(observer.overrun(0, Instant(5)), None);
+        let sweep = |observer: &mut Observer, now| {
+            for port in 0..200 {
+                observer.take(&Event::Refused { flow: flow(port) }, now);
+            }
+            observer.scans.scanning(now).remove(0)
+        };
+        let scan = sweep(&mut observer, Instant(1000));
+        let at_least = |scan, overrun| scan_row(scan, overrun, Instant(9000)).at_least;
+        assert!(!at_least(&scan, None));
+        let first = observer.overrun(3, Instant(2000));
+        assert_eq!(first, Some(Overrun { events: 3, since: Instant(2000), last: Instant(2000) }));
+        assert!(at_least(&scan, first));
+        assert_eq!(observer.overrun(3, Instant(2500)), first, "nothing more was lost");
+        let second = observer.overrun(7, Instant(3000));
+        assert_eq!(second, Some(Overrun { events: 7, since: Instant(2000), last: Instant(3000) }));
+        // One that began when all could be taken again is counted whole.
+        assert!(!at_least(&Scan { since: Instant(3001), ..scan }, second));
     }
 
     #[test]

@@ -19,8 +19,8 @@ mod seen;
 mod status;
 
 pub use seen::{
-    AgeRow, ExposureRow, HalfOpenRow, HalfOpenTotal, HandshakeRate, HolderRow, ListenerRow, ScanRow,
-    ServiceRow, SuggestedRow, Unfinished,
+    AgeRow, ExposureRow, HalfOpenRow, HalfOpenTotal, HandshakeRate, HolderRow, ListenerRow, OverrunRow,
+    ScanRow, ServiceRow, SuggestedRow, Unfinished,
 };
 pub use status::{Challenges, Memory, Named, QueueRow, Sent, ShieldedRow, Status, Syncookies};
 

@@ -6,7 +6,6 @@
 use std::{
     sync::{
         Arc,
-        atomic::Ordering,
         mpsc::{Receiver, RecvTimeoutError},
     },
     time::Duration,
@@ -16,7 +15,7 @@ use super::{
     events,
     governor::{Governor, Written},
     log,
-    observer::scan_row,
+    observer::{Overrun, scan_row},
     protocol,
     shared::{Pulse, Shared},
 };
@@ -164,9 +163,9 @@ fn told(written: &Written<Event>, policy: &Policy, now: Instant) -> protocol::Ev
     row
 }
 
-fn scan_told(written: &Written<Scan>, now: Instant) -> protocol::Event {
+fn scan_told(written: &Written<Scan>, overrun: Option<Overrun>, now: Instant) -> protocol::Event {
     let time = Clock::wall(now.since(written.at));
-    let mut row = events::of_scan(scan_row(&written.what, now), time);
+    let mut row = events::of_scan(scan_row(&written.what, overrun, now), time);
     row.left_out = (written.left_out > 0).then_some(written.left_out);
     row
 }
@@ -196,16 +195,18 @@ pub fn run(shared: &Arc<Shared>, inbox: &Receiver<Event>, pulse: &Pulse) -> Resu
             ring.extend(row);
             lines.extend(line);
         }
+        let lost = shared.events_lost();
+        let overrun = observer.overrun(lost, now);
         drop(observer);
         let policy = shared.engine.policy();
         for line in &lines {
             log::notice(events::sentence(&told(line, &policy, now)));
         }
-        let scans = scans.iter().map(|written| scan_told(written, now)).collect::<Vec<_>>();
+        let scans = scans.iter().map(|written| scan_told(written, overrun, now)).collect::<Vec<_>>();
         for scan in &scans {
             log::warning(events::sentence(scan));
         }
-        let lost = record.newly_lost(shared.tally.events_lost.load(Ordering::Relaxed), now);
+        let lost = record.newly_lost(lost, now);
         let rows = ring.iter().map(|row| told(row, &policy, now));
         shared.ring.push(rows.chain(scans).chain(lost.map(|lost| events::of_loss(lost, wall))));
     }
@@ -214,9 +215,12 @@ pub fn run(shared: &Arc<Shared>, inbox: &Receiver<Event>, pulse: &Pulse) -> Resu
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::sync_channel;
+
     use super::*;
     use crate::{
         conntrack::{Flow, Phase, Timer},
+        daemon::shared::{Forgets, Outbox},
         engine::{Closed, Counts, IfIndex},
         policy::{Limit, OnExcess, Origin, Settings},
         wire::Protocol,
@@ -308,6 +312,32 @@ mod tests {
         let plain = "tcp 0.0.0.1:4000 > 192.0.2.1:80 opened by rule web".to_owned();
         assert_eq!(row(0), (plain.clone(), None));
         assert_eq!(row(12), (format!("{plain}; 12 more like it left out before"), Some(12)));
+    }
+
+    #[test]
+    fn what_finds_no_room_here_makes_scans_and_services_lower_bounds() {
+        let shared = Arc::new(crate::daemon::shared::tests::shared());
+        let (into, inbox) = sync_channel(100);
+        let others = || sync_channel(1).0;
+        let outbox = Outbox::new(into, others(), others(), Forgets::new(sync_channel(1).0), others());
+        // A scan of 300 ports while the recorder finds no processor.
+        for port in 0..300 {
+            let flow = Flow { dst_port: port, ..flow(7) };
+            outbox.tell(Event::Refused { flow }, &shared.tally);
+        }
+        drop(outbox);
+        run(&shared, &inbox, &Pulse::new("recorder".to_owned())).unwrap();
+        let now = shared.clock.now();
+        let mut observer = shared.observer.lock();
+        let overrun = observer.overrun(shared.events_lost(), now).expect("it is known");
+        assert_eq!(overrun.events, 200);
+        let row = scan_row(&observer.scans.scanning(now)[0], Some(overrun), now);
+        assert!(row.refused == 100 && row.at_least, "{row:?}");
+        drop(observer);
+        let (_, told, _) = shared.ring.since(0, 64);
+        let scan = told.iter().find(|event| event.event == "scan").expect("the scan is told");
+        let sentence = events::sentence(scan);
+        assert!(sentence.contains("lower bounds"), "{sentence}");
     }
 
     #[test]

@@ -128,6 +128,12 @@ impl Shared {
     pub fn stopping(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
+
+    /// Events that nobody could take, since the start.
+    #[must_use]
+    pub fn events_lost(&self) -> u64 {
+        self.tally.events_lost.load(Ordering::Relaxed).saturating_add(self.engine.events_lost())
+    }
 }
 
 /// A worker's way out: what it has to tell and to send, never waited for.
@@ -167,8 +173,13 @@ impl Outbox {
             worker.hold_evictions();
         }
         while let Some(event) = worker.poll_event() {
-            pass(&self.events, event, &tally.events_lost);
+            self.tell(event, tally);
         }
+    }
+
+    /// Tells the recorder. What finds no room is counted.
+    pub(super) fn tell(&self, event: Event, tally: &Tally) {
+        pass(&self.events, event, &tally.events_lost);
     }
 
     fn put(&self, transmit: Transmit, on_its_way: &mut Option<Flow>, tally: &Tally) {

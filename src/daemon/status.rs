@@ -5,8 +5,8 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{
     events, memory,
-    observer::scan_row,
-    protocol::{Challenges, Named, QueueRow, ScanRow, Sent, Status},
+    observer::{overrun_row, scan_row},
+    protocol::{Challenges, Named, OverrunRow, QueueRow, ScanRow, Sent, Status},
     state::{Daemon, State},
     text,
 };
@@ -49,10 +49,8 @@ impl Daemon {
             Err(error) => warnings.push(format!("can't ask for other tables: {error}")),
         }
         warnings.extend(state.settings.shortfalls());
-        let events_lost = load(&tally.events_lost) + counters.events_lost;
-        if events_lost > 0 {
-            warnings.push(format!("{events_lost} events were not written down: more happened than could be"));
-        }
+        let Seen { scans, scanning, events_lost, overrun } = self.seen();
+        warnings.extend(overrun.as_ref().map(overrun_words));
         if load(&tally.send_failed) > 0 {
             warnings
                 .push(format!("the kernel refused to send {} RSTs or keepalives", load(&tally.send_failed)));
@@ -74,7 +72,6 @@ impl Daemon {
         let memory = memory::plan(engine, self.shared.at_start);
         warnings.extend(memory::warning(engine, &memory));
         let proven = engine.proven(self.now());
-        let (scans, scanning) = self.scans();
         let (blocked, blocked_ever) = self.shared.blocks.counts(self.now());
         let dropped: u64 = counters.dropped.iter().map(|(_, count)| count).sum();
         Status {
@@ -139,6 +136,7 @@ impl Daemon {
             },
             syncookies: self.shared.shields.status(&policy, self.now()),
             events_lost,
+            overrun,
             sysctls: [state.settings.words(), self.shared.shields.words()].concat(),
             live: self.live_changes(&state),
             confirm_within: self.confirm_within(&state),
@@ -148,14 +146,38 @@ impl Daemon {
 }
 
 impl Daemon {
-    /// Scans since the start, and the busiest of now.
-    fn scans(&self) -> (u64, Vec<ScanRow>) {
-        let now = self.now();
-        let observer = self.shared.observer.lock();
+    fn seen(&self) -> Seen {
+        let (events_lost, now) = (self.shared.events_lost(), self.now());
+        let mut observer = self.shared.observer.lock();
+        let overrun = observer.overrun(events_lost, now);
         let scanning = observer.scans.scanning(now);
-        let rows = scanning.iter().take(SCANS_SHOWN).map(|scan| scan_row(scan, now)).collect();
-        (observer.scans.total(), rows)
+        let rows = scanning.iter().take(SCANS_SHOWN).map(|scan| scan_row(scan, overrun, now));
+        Seen {
+            scans: observer.scans.total(),
+            scanning: rows.collect(),
+            events_lost,
+            overrun: overrun.map(|overrun| overrun_row(&overrun, now)),
+        }
     }
+}
+
+/// What the events add up to.
+struct Seen {
+    /// Scans since the start.
+    scans: u64,
+    /// The busiest of now.
+    scanning: Vec<ScanRow>,
+    events_lost: u64,
+    overrun: Option<OverrunRow>,
+}
+
+/// The warning that events were lost.
+fn overrun_words(overrun: &OverrunRow) -> String {
+    format!(
+        "{} events were not written down: more happened than could be; scans and exposure are lower bounds \
+         since {}, when the first was missed (the last: {})",
+        overrun.events, overrun.since, overrun.last
+    )
 }
 
 /// Scans that `status` shows.
@@ -295,6 +317,14 @@ mod tests {
         assert!(warned(Hooks { forward: true, input: true, output: false }).is_empty());
         assert!(warned(Hooks { forward: true, input: false, output: false })[0].contains("gateway itself"));
         assert!(warned(Hooks { forward: false, input: true, output: false })[0].contains("routed traffic"));
+    }
+
+    #[test]
+    fn lost_events_are_said_with_what_they_are_missing_in() {
+        let overrun = OverrunRow { events: 200, since: "early".to_owned(), last: "late".to_owned() };
+        let words = overrun_words(&overrun);
+        assert!(words.starts_with("200 events were not written down"), "{words}");
+        assert!(words.ends_with("lower bounds since early, when the first was missed (the last: late)"));
     }
 
     #[test]

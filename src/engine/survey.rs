@@ -140,6 +140,12 @@ impl Engine {
         })
     }
 
+    /// Events that were given up because a worker had no room for them; asks no shard.
+    #[must_use]
+    pub fn events_lost(&self) -> u64 {
+        self.stats.lock().iter().fold(0, |sum, s| sum.saturating_add(s.events_lost.load(Ordering::Relaxed)))
+    }
+
     /// The largest counts of half-open connections since the last call, by group: 0 is
     /// the rule set, else a rule's number.
     #[must_use]
@@ -206,7 +212,6 @@ impl Engine {
             forgotten: sum(|s| s.forgotten.load(Ordering::Relaxed)),
             opened: sum(|s| s.opened.load(Ordering::Relaxed)),
             closed: sum(|s| s.closed.load(Ordering::Relaxed)),
-            events_lost: sum(|s| s.events_lost.load(Ordering::Relaxed)),
             forgets_lost: sum(|s| s.forgets_lost.load(Ordering::Relaxed)),
             limits_passed: self.passed.all(),
         }

@@ -126,8 +126,6 @@ pub struct Counters {
     pub opened: u64,
     /// Connections closed.
     pub closed: u64,
-    /// Events that nobody fetched in time.
-    pub events_lost: u64,
     /// Ended connections that the kernel was not told of, because too many ended at once.
     pub forgets_lost: u64,
     /// Limits that were passed, by whose they are.

@@ -149,6 +149,8 @@ pub struct SuggestedRow {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ExposureRow {
+    /// Services may be missing here, and `answered` too small; once, where it is so.
+    Overrun(OverrunRow),
     /// A service that answered.
     Service(ServiceRow),
     /// Something that listens on the gateway itself.
@@ -175,6 +177,9 @@ pub struct ServiceRow {
     pub named: bool,
     /// Connections that were answered.
     pub answered: u64,
+    /// Events were lost after the first answer: `answered` is a lower bound.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub at_least: bool,
     /// The first answer.
     pub since: String,
     /// The last.
@@ -207,6 +212,7 @@ impl ExposureRow {
     #[must_use]
     pub fn is_open_and_unnamed(&self) -> bool {
         match self {
+            Self::Overrun(_) => false,
             Self::Service(row) => !row.named,
             Self::Listener(row) => row.verdict == "accept" && !row.named,
         }
@@ -232,4 +238,19 @@ pub struct ScanRow {
     pub refused: u64,
     /// Since when.
     pub since: String,
+    /// Events were lost since then: all counts are lower bounds.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub at_least: bool,
+}
+
+/// Events that nobody could take: what is counted by them (scans, `exposure`) is a lower
+/// bound.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct OverrunRow {
+    /// How many, of all kinds.
+    pub events: u64,
+    /// When the first of them was missed.
+    pub since: String,
+    /// When the last was.
+    pub last: String,
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     super::text::{as_duration, as_optional_duration},
-    LiveChange, ScanRow,
+    LiveChange, OverrunRow, ScanRow,
 };
 
 /// One queue.
@@ -244,6 +244,9 @@ pub struct Status {
     pub syncookies: Syncookies,
     /// Events that the recorder could not take.
     pub events_lost: u64,
+    /// Since when scans and `exposure` are lower bounds for that; `null`: they are not.
+    #[serde(default)]
+    pub overrun: Option<OverrunRow>,
     /// Kernel settings that were changed, in words.
     pub sysctls: Vec<String>,
     /// Live changes in force.
