@@ -129,8 +129,18 @@ bench() {
         "$built/halfgate" --socket "$logs/bench.sock" run "$logs/bench.yaml" || return 1
     "$built/examples/attack_bench" --halfgate "$built/halfgate" --seconds 1 --rate 500 \
         --attacks nothing,spoofed-syns --against none,drop || return 1
+    evict_curve || return 1
     "$built/examples/gateway_bench" --halfgate "$built/halfgate" --runs 1 --seconds 1 \
         --only tcp1,entry,full-udp,connections,verdicts,latency,flood
+}
+
+# Nobody gets in past a limit that is a quarter of a round trip's SYNs, most past eight.
+evict_curve() {
+    local curve
+    curve=$("$built/examples/attack_bench" --halfgate "$built/halfgate" --seconds 1 --rate 1000 \
+        --evict-curve --round-trips 0.25,8) || return 1
+    printf '%s\n' "$curve"
+    [ "$(awk -F'[(%]' '/^\| [0-9]/ { print $2 < 50 ? "few" : "most" }' <<<"$curve" | xargs)" = "few most" ]
 }
 
 lab() { "$built/halfgate" lab; }

@@ -238,14 +238,17 @@ fn flood(socket: &Socket, packets: &[Vec<u8>], rate: Option<u32>, over: &AtomicB
         })
         .collect();
     let pace = Pace { start: Instant::now(), rate };
+    // Held to a rate it sends evenly: each millisecond's at once.
+    let at_once = rate.map_or(BATCH, |rate| (rate as usize / 1000).clamp(1, BATCH));
     'all: loop {
-        for batch in messages.chunks_mut(BATCH) {
+        for batch in messages.chunks_mut(at_once) {
             if over.load(Ordering::Relaxed) {
                 break 'all;
             }
             // SAFETY: the headers point to `parts`, those to `packets`; both outlive the
             // call, which only reads them.
-            let count = unsafe { libc::sendmmsg(socket.as_raw_fd(), batch.as_mut_ptr(), BATCH as u32, 0) };
+            let count =
+                unsafe { libc::sendmmsg(socket.as_raw_fd(), batch.as_mut_ptr(), batch.len() as u32, 0) };
             // A full device queue drops some; they were not sent.
             let count = u64::try_from(count).unwrap_or(0);
             let total = sent.fetch_add(count, Ordering::Relaxed) + count;

@@ -9,6 +9,8 @@
 #![allow(unsafe_code, clippy::disallowed_methods)]
 
 mod attacker;
+mod curve;
+mod far;
 mod ground;
 mod honest;
 mod protector;
@@ -48,6 +50,19 @@ struct Args {
     /// Half-open connections that halfgate's rules let one destination have
     #[arg(long, default_value_t = 1000)]
     limit: u32,
+    /// Instead: how long halfgate's `evict` holds. A spoofed flood at a steady rate (10,000
+    /// SYNs a second unless --rate says otherwise) against limits of so many of the honest
+    /// clients' round trips of 40 ms
+    #[arg(long, conflicts_with_all = ["attacks", "against", "limit"])]
+    evict_curve: bool,
+    /// Points of that curve: limit / rate, in round trips
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_values_t = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0],
+        requires = "evict_curve"
+    )]
+    round_trips: Vec<f64>,
 }
 
 /// What one run came to.
@@ -62,6 +77,9 @@ struct Row {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    if args.evict_curve {
+        return curve::run(&args.halfgate, args.seconds, args.rate, &args.round_trips);
+    }
     let all = |chosen: &[Attack]| if chosen.is_empty() { Attack::ALL.to_vec() } else { chosen.to_vec() };
     let protectors = if args.against.is_empty() { Protector::ALL.to_vec() } else { args.against.clone() };
     let mut out = std::io::stdout().lock();

@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::Path,
-    process::Stdio,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -100,10 +100,10 @@ impl Protector {
                 nft(ground, SYNPROXY).map(|()| None)
             }
             Self::Suricata => suricata(ground).map(Some),
-            Self::Drop => firewall(ground, halfgate, limit, "drop").map(Some),
-            Self::Evict => firewall(ground, halfgate, limit, "evict").map(Some),
-            Self::Challenge => firewall(ground, halfgate, limit, "challenge").map(Some),
-            Self::Syncookies => firewall(ground, halfgate, limit, "syncookies").map(Some),
+            Self::Drop => firewall(ground, halfgate, &rules("outside", limit, "drop")).map(Some),
+            Self::Evict => firewall(ground, halfgate, &rules("outside", limit, "evict")).map(Some),
+            Self::Challenge => firewall(ground, halfgate, &rules("outside", limit, "challenge")).map(Some),
+            Self::Syncookies => firewall(ground, halfgate, &rules("outside", limit, "syncookies")).map(Some),
         }
     }
 }
@@ -114,27 +114,44 @@ fn nft(ground: &Ground, rules: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn firewall(ground: &Ground, halfgate: &Path, limit: u32, on_excess: &str) -> anyhow::Result<Guard> {
-    let rules = format!(
+/// A limit for each destination; `outside` are the interfaces of strangers.
+pub(crate) fn rules(outside: &str, limit: u32, on_excess: &str) -> String {
+    format!(
         "version: 1\n\
-         zones: {{ outside: {{ interfaces: [outside] }}, inside: {{ interfaces: [inside] }} }}\n\
+         zones: {{ outside: {{ interfaces: [{outside}] }}, inside: {{ interfaces: [inside] }} }}\n\
          limits: {{ embryonic: {{ per_destination: {limit}, on_excess: {on_excess} }} }}\n\
          rules:\n\
          \x20 - {{ name: web, from: outside, service: [tcp/80, tcp/81], action: accept }}\n"
-    );
+    )
+}
+
+/// halfgate with these rules.
+pub(crate) fn firewall(ground: &Ground, halfgate: &Path, rules: &str) -> anyhow::Result<Guard> {
     let file = ground.scratch.0.join("rules.yaml");
-    let socket = ground.scratch.0.join("control.sock");
     fs::write(&file, rules)?;
-    let mut command = ground
-        .three
-        .gateway
-        .command(fs::canonicalize(halfgate).context("find halfgate; build it with `cargo build --release`")?);
-    command.arg("--socket").arg(&socket).arg("run").arg(&file);
+    let mut command = program(ground, halfgate)?;
+    command.arg("run").arg(&file);
     let log = fs::File::create(ground.scratch.0.join("halfgate.log"))?;
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     let process = Process::start(&mut command).context("start halfgate")?;
     let guard = Guard { process };
     wait(ground, guard, "halfgate.log", |text| text.contains("ready:"))
+}
+
+/// halfgate in the gateway, that or its daemon.
+fn program(ground: &Ground, halfgate: &Path) -> anyhow::Result<Command> {
+    let program =
+        fs::canonicalize(halfgate).context("find halfgate; build it with `cargo build --release`")?;
+    let mut command = ground.three.gateway.command(program);
+    command.arg("--socket").arg(ground.scratch.0.join("control.sock"));
+    Ok(command)
+}
+
+/// What `halfgate status` says.
+pub(crate) fn status(ground: &Ground, halfgate: &Path) -> anyhow::Result<serde_json::Value> {
+    let output = program(ground, halfgate)?.args(["status", "--json"]).output().context("ask halfgate")?;
+    ensure!(output.status.success(), "halfgate status: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).context("what status said")
 }
 
 fn suricata(ground: &Ground) -> anyhow::Result<Guard> {
