@@ -7,7 +7,7 @@ use std::{
     io::{self, Read as _},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     ops::{Add, Sub},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
         OnceLock,
@@ -166,7 +166,18 @@ impl Gateway {
 
     /// Starts the firewall (again) and waits until it answers.
     pub(crate) fn start_firewall(&mut self) {
-        let mut command = self.three.gateway.command(HALFGATE);
+        let command = self.three.gateway.command(HALFGATE);
+        self.start_by(command);
+    }
+
+    /// The same, in this control group from its first moment on.
+    pub(crate) fn start_firewall_in(&mut self, group: &Path) {
+        let mut command = self.three.gateway.command("sh");
+        command.args(["-c", "echo $$ >\"$0/cgroup.procs\" && exec \"$@\""]).arg(group).arg(HALFGATE);
+        self.start_by(command);
+    }
+
+    fn start_by(&mut self, mut command: Command) {
         command.arg("--socket").arg(self.socket()).arg("run").arg(self.rules_file());
         command.arg("--state-dir").arg(&self.directory);
         let log = fs::File::options().create(true).append(true).open(self.log_file()).expect("the log file");

@@ -25,6 +25,7 @@ macro_rules! both_families {
     )*};
 }
 
+mod allowance;
 mod asymmetric;
 mod blocked;
 mod challenge;
