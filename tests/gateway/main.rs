@@ -51,6 +51,7 @@ mod live;
 mod mend;
 mod nat;
 mod native;
+mod overrun;
 mod overtaking;
 mod player;
 mod pressure;
