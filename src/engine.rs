@@ -52,7 +52,7 @@ pub use memory::{MemoryBound, Uses};
 pub use meta::{DropReason, IfIndex, Meta, Renumbering, Transmit, Verdict};
 pub use open::Block;
 pub use passed::{Passed, Passes};
-pub use view::{Change, Counters, Counts, Existing, TimerRow, View};
+pub use view::{Change, Counters, Counts, Existing, TimerRow, UnderWay, View};
 
 use std::{
     collections::HashMap,

@@ -8,8 +8,12 @@
 //! has lasted for `calm`, the destination is on its own again. For a while then its cookies
 //! are still taken.
 //!
+//! Handshakes under way when they begin are finished as they were begun ([`under_way`]).
+//!
 //! The thread also watches the queues of SYNs: while they overflow, challenges are not
 //! enough, and the engine asks for cookies where limits challenge.
+
+mod under_way;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,6 +25,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
+use self::under_way::Handshakes;
 use super::{
     log, protocol,
     shared::{Pulse, Shared},
@@ -52,6 +57,9 @@ const WAITING: usize = 256;
 /// How long cookies are taken at most after the last one was given: a client's
 /// acknowledgement may be lost some times.
 const STILL_TAKEN: Duration = Duration::from_secs(60);
+
+/// And at least, however soon calm is enough: for a slow path there and back.
+const STILL_TAKEN_AT_LEAST: Duration = Duration::from_secs(10);
 
 /// How long challenges stay raised after a queue of SYNs has lost some.
 const RAISED: Duration = Duration::from_secs(10);
@@ -119,6 +127,8 @@ struct Book {
     entries: BTreeMap<Place, Entry>,
     /// Destinations of which cookies are still taken, until when.
     leaving: BTreeMap<(IpAddr, u16), Instant>,
+    /// Handshakes that were under way.
+    under_way: Handshakes,
     /// How many were on since the start.
     ever: u64,
     /// The kernel takes nobody's acknowledgement for a connection that it does not know.
@@ -180,6 +190,7 @@ impl Shields {
         if !possible {
             book.entries.clear();
             book.leaving.clear();
+            book.under_way.clear();
             book.relax();
             return Ok(());
         }
@@ -187,7 +198,9 @@ impl Shields {
         let on: Vec<Shielded> = book.entries.values().map(Entry::shielded).collect();
         let known: BTreeSet<(IpAddr, u16)> =
             book.entries.values().map(Entry::place).chain(book.leaving.keys().copied()).collect();
-        table::shield(&ShieldChange { on, known: known.into_iter().collect(), ..ShieldChange::default() })
+        let known = known.into_iter().collect();
+        let under_way = book.under_way.all(now);
+        table::shield(&ShieldChange { on, known, under_way, ..ShieldChange::default() })
     }
 
     /// Everything ends: the kernel's setting is as it was before.
@@ -259,14 +272,16 @@ impl Shields {
         if book.entries.is_empty() {
             book.begin(now)?;
         }
-        let known: BTreeSet<(IpAddr, u16)> = new.values().map(Entry::place).collect();
-        let known = known.into_iter().filter(|place| !book.takes(place)).collect();
+        let places: BTreeSet<(IpAddr, u16)> = new.values().map(Entry::place).collect();
+        let under_way = book.under_way.found(&shared.engine, &places, now);
+        let known = places.into_iter().filter(|place| !book.takes(place)).collect();
         let on = new.values().map(Entry::shielded).collect();
-        let change = ShieldChange { on, known, ..ShieldChange::default() };
+        let change = ShieldChange { on, known, under_way, ..ShieldChange::default() };
         if let Err(error) = table::shield(&change) {
             book.relax_if_idle();
             return Err(error.to_string());
         }
+        book.under_way.note(&change.under_way, now);
         for entry in new.values() {
             book.leaving.remove(&entry.place());
         }
@@ -274,6 +289,25 @@ impl Shields {
         let told = new.values().cloned().collect();
         book.entries.extend(new);
         Ok(told)
+    }
+
+    /// Tells the kernel of handshakes to these destinations that were let in while it was
+    /// told to answer their SYNs.
+    fn turned_on(
+        &self,
+        engine: &Engine,
+        places: &BTreeSet<(IpAddr, u16)>,
+        now: Instant,
+    ) -> Result<(), String> {
+        let mut book = self.book.lock();
+        if !book.possible {
+            return Ok(());
+        }
+        let under_way = book.under_way.found(engine, places, now);
+        let change = ShieldChange { under_way, ..ShieldChange::default() };
+        table::shield(&change).map_err(|error| error.to_string())?;
+        book.under_way.note(&change.under_way, now);
+        Ok(())
     }
 
     /// Looks at what the kernel has counted, and turns off what is calm; what that was.
@@ -292,7 +326,10 @@ impl Shields {
         for entry in over.values() {
             let is_still_on = still.values().any(|other| other.place() == entry.place());
             if !is_still_on {
-                leaving.insert(entry.place(), now.after(entry.shield.calm.min(STILL_TAKEN)));
+                leaving.insert(
+                    entry.place(),
+                    now.after(entry.shield.calm.clamp(STILL_TAKEN_AT_LEAST, STILL_TAKEN)),
+                );
             }
         }
         let unknown: Vec<(IpAddr, u16)> =
@@ -438,7 +475,7 @@ pub fn run(
     syn_queues: std::ops::RangeInclusive<u16>,
     pulse: &Pulse,
 ) -> Result<(), String> {
-    let mut thread = Thread { shared, syn_queues, complained: false };
+    let mut thread = Thread { shared, syn_queues, complained: false, turned_on: Vec::new() };
     let mut look_at = shared.clock.now();
     while !shared.stopping() {
         pulse.beat();
@@ -447,6 +484,7 @@ pub fn run(
             thread.turn_on(asked);
         }
         let now = shared.clock.now();
+        thread.look_for_handshakes(now);
         if now >= look_at {
             look_at = now.after(LOOK);
             thread.look(now);
@@ -459,12 +497,21 @@ struct Thread<'a> {
     shared: &'a Arc<Shared>,
     syn_queues: std::ops::RangeInclusive<u16>,
     complained: bool,
+    /// Destinations whose SYNs the kernel has just begun to answer: when to look for
+    /// handshakes to them again.
+    turned_on: Vec<((IpAddr, u16), Instant)>,
 }
 
 impl Thread<'_> {
     fn turn_on(&mut self, asked: Vec<Shield>) {
         match self.shared.shields.turn_on(self.shared, asked) {
-            Ok(entries) => self.tell(&entries, true),
+            Ok(entries) => {
+                let now = self.shared.clock.now();
+                for at in [now, now.after(TURN)] {
+                    self.turned_on.extend(entries.iter().map(|entry| (entry.place(), at)));
+                }
+                self.tell(&entries, true);
+            }
             Err(error) => {
                 // Nobody is let in unchallenged, and nobody is shut out.
                 self.shared.engine.set_cookies_available(false, false);
@@ -472,6 +519,19 @@ impl Thread<'_> {
                 self.shared.shields.book.lock().refused_until = Some(until);
                 self.complain(&error);
             }
+        }
+    }
+
+    /// Right after the kernel has begun to answer, and once more when the queues have been
+    /// emptied: before a client sends its SYN again, after a second (RFC 6298 §2).
+    fn look_for_handshakes(&mut self, now: Instant) {
+        let due = self.turned_on.extract_if(.., |(_, at)| *at <= now);
+        let places: BTreeSet<_> = due.map(|(place, _)| place).collect();
+        if places.is_empty() {
+            return;
+        }
+        if let Err(error) = self.shared.shields.turned_on(&self.shared.engine, &places, now) {
+            log::warning(format_args!("the kernel can't be told of handshakes under way: {error}"));
         }
     }
 

@@ -1,12 +1,19 @@
 //! What the engine shows of itself: counters, connections, timers.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    ops::Range,
+    sync::atomic::Ordering,
+};
 
 use super::{
-    Change, Counters, DropReason, Engine, Peer, Stats, TimerRow, View,
+    Change, Counters, DropReason, Engine, Peer, Stats, TimerRow, UnderWay, View,
     context::counts_of,
+    cookies::BEHIND,
     observe::Rate,
     ruling::{Ruling, Shrink},
+    shard::Shard,
 };
 use crate::{
     conntrack::{
@@ -51,6 +58,13 @@ fn view<A: Address>(
     Some((view, entry.connection))
 }
 
+fn under_way<A: Address>(table: &Table<A>, slot: u32) -> Option<UnderWay> {
+    let entry = table.get(slot)?;
+    let Connection { phase, opener, tag, rule, .. } = entry.connection;
+    let is_own = phase.is_embryonic() && tag & BEHIND == 0;
+    is_own.then(|| UnderWay { flow: entry.key.flow(opener), phase, rule: RuleId(rule) })
+}
+
 impl Engine {
     /// Calls `each` for every connection that has not run out, a bounded piece of a
     /// shard at a time; `each` runs under the shard's lock and must be quick. Stops
@@ -62,6 +76,28 @@ impl Engine {
     pub(super) fn visit(&self, now: Instant, each: &mut dyn FnMut(&View, &Connection) -> bool) {
         let ruling = self.ruling();
         let shrink = ruling.shrink(self.connections_now());
+        self.pieces(&mut |shard, ipv6, slots| {
+            for slot in slots {
+                let seen = if ipv6 {
+                    view(&shard.ipv6, slot, &ruling, shrink, now)
+                } else {
+                    view(&shard.ipv4, slot, &ruling, shrink, now)
+                };
+                if let Some((view, connection)) = seen
+                    // Whether those are over that pass unseen, the kernel knows.
+                    && (!view.expires_in.is_zero() || connection.fast.is_unseen())
+                    && !each(&view, &connection)
+                {
+                    return false;
+                }
+            }
+            true
+        });
+    }
+
+    /// Calls `each` for slots of a shard's table (`true`: of IPv6), under the shard's lock,
+    /// a bounded piece at a time. Stops on `false`.
+    fn pieces(&self, each: &mut dyn FnMut(&Shard, bool, Range<u32>) -> bool) {
         for mutex in &self.shards {
             for ipv6 in [false, true] {
                 let mut slot = 0_u32;
@@ -69,19 +105,8 @@ impl Engine {
                     let shard = mutex.lock();
                     let bound = if ipv6 { shard.ipv6.bound() } else { shard.ipv4.bound() };
                     let end = bound.min(slot.saturating_add(PIECE));
-                    for slot in slot..end {
-                        let seen = if ipv6 {
-                            view(&shard.ipv6, slot, &ruling, shrink, now)
-                        } else {
-                            view(&shard.ipv4, slot, &ruling, shrink, now)
-                        };
-                        if let Some((view, connection)) = seen
-                            // Whether those are over that pass unseen, the kernel knows.
-                            && (!view.expires_in.is_zero() || connection.fast.is_unseen())
-                            && !each(&view, &connection)
-                        {
-                            return;
-                        }
+                    if !each(&shard, ipv6, slot..end) {
+                        return;
                     }
                     slot = end;
                     if slot >= bound {
@@ -90,6 +115,23 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Half-open connections to these addresses and ports that the kernel has not opened
+    /// behind a cookie, `most` at most. Walks the table, a bounded piece under each lock.
+    #[must_use]
+    pub fn under_way_to(&self, places: &BTreeSet<(IpAddr, u16)>, most: usize) -> Vec<UnderWay> {
+        let mut found = Vec::new();
+        self.pieces(&mut |shard, ipv6, slots| {
+            let of = |slot| {
+                if ipv6 { under_way(&shard.ipv6, slot) } else { under_way(&shard.ipv4, slot) }
+            };
+            let there = |one: &UnderWay| places.contains(&(one.flow.dst, one.flow.dst_port));
+            let room = most.saturating_sub(found.len());
+            found.extend(slots.filter_map(of).filter(there).take(room));
+            found.len() < most
+        });
+        found
     }
 
     /// How many connections are under each timer, by rule.

@@ -48,6 +48,17 @@ pub struct View {
     pub fast_path: bool,
 }
 
+/// A half-open connection whose SYN the server may still be to hear of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UnderWay {
+    /// The connection, in its original direction.
+    pub flow: Flow,
+    /// Its phase.
+    pub phase: Phase,
+    /// The rule that let it in.
+    pub rule: RuleId,
+}
+
 /// What a reload means for connections that exist.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Existing {

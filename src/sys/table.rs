@@ -50,7 +50,7 @@ mod watch;
 mod xtables;
 
 pub use blocked::{Blocked, Lengths, MOST as MOST_BLOCKED, block, unblock};
-pub use cookies::{MOST as MOST_SHIELDED, ShieldChange, Shielded, probe_cookies, shield};
+pub use cookies::{MOST as MOST_SHIELDED, MOST_UNDER_WAY, ShieldChange, Shielded, probe_cookies, shield};
 pub use exempt::{Covered, Exempt, Looks, Share};
 pub use foreign::foreign_drops;
 pub use probe::probe;

@@ -9,12 +9,16 @@ use std::{
     time::Duration,
 };
 
-use halfgate::{sys::netns::Family, wire::Flags};
+use halfgate::{
+    sys::netns::{Family, Namespace, Tap},
+    wire::Flags,
+};
 use serde_json::Value;
 
 use crate::{
     harness::{EARLY, Gateway, LATE, SOON, accept, connect, rules, s, say, segment, wait_reset},
     nat,
+    stale::nft,
 };
 
 both_families! {
@@ -26,6 +30,9 @@ both_families! {
     calm_for_long_enough_ends_it_and_nothing_else
     what_was_established_before_is_not_lost
     a_handshake_under_way_when_it_begins_is_finished
+    a_syn_that_was_lost_before_it_begins_comes_to_the_server_again
+    a_syn_ack_that_was_lost_before_it_begins_is_sent_again
+    a_cookie_given_before_it_ends_is_still_taken
     a_client_that_no_rule_lets_in_is_told
     a_server_that_never_answers_is_noticed
     where_the_server_sees_the_gateways_address
@@ -278,7 +285,7 @@ fn calm_for_long_enough_ends_it_and_nothing_else(family: Family) {
     let start = gateway.now();
     gateway.eventually("it is off", s(2) + LATE + LATE, || !is_on(&gateway));
     assert!(gateway.since(start) > s(2) - EARLY, "too early: {:?}", gateway.since(start));
-    gateway.eventually("the setting is as before", s(2) + LATE + LATE, || loose(&gateway) == "1");
+    gateway.eventually("the setting is as before", s(10) + LATE + LATE, || loose(&gateway) == "1");
     let (client, server) = kept.expect("it was made");
     talk(&client, &server);
     // New ones come straight, as soon as those of the flood are gone.
@@ -325,19 +332,100 @@ fn a_handshake_under_way_when_it_begins_is_finished(family: Family) {
     forger.send(from, to, 1000, None, Flags::SYN);
     let mut answer = None;
     gateway.eventually("the server's answer", SOON, || {
-        let captured = wire.next(Duration::from_millis(50)).unwrap();
-        let found = captured.as_ref().and_then(|captured| segment(&captured.packet()?));
-        let is_answer = |segment: &halfgate::wire::Segment| {
-            segment.dst_port == from.port() && segment.flags == Flags::SYN.with(Flags::ACK)
-        };
-        answer = answer.or(found.filter(is_answer));
+        answer = answer.or(answer_to(from, &mut wire));
         answer.is_some()
     });
-    let answer = answer.expect("it was seen");
     turn_on(&gateway, family);
-    forger.send(from, to, 1001, Some(answer.seq.0.wrapping_add(1)), Flags::ACK);
+    forger.send(from, to, 1001, answer.map(|seq| seq.wrapping_add(1)), Flags::ACK);
     let (_server, who) = accept(&listener);
     assert_eq!(who, from);
+    gateway.wait_phase(from, "established");
+}
+
+/// The number of a SYN-ACK to this client, if it is the next packet there.
+fn answer_to(client: SocketAddr, wire: &mut Tap) -> Option<u32> {
+    let captured = wire.next(Duration::from_millis(50)).unwrap()?;
+    let segment = segment(&captured.packet()?)?;
+    let is_answer = segment.dst_port == client.port() && segment.flags == Flags::SYN.with(Flags::ACK);
+    is_answer.then_some(segment.seq.0)
+}
+
+fn a_syn_that_was_lost_before_it_begins_comes_to_the_server_again(family: Family) {
+    let gateway = start("");
+    a_handshake_amid_losses(
+        &gateway,
+        &gateway.three.server,
+        "tcp dport 80 tcp flags & (syn|ack) == syn",
+        family,
+    );
+}
+
+fn a_syn_ack_that_was_lost_before_it_begins_is_sent_again(family: Family) {
+    let gateway = start("");
+    a_handshake_amid_losses(
+        &gateway,
+        &gateway.three.client,
+        "tcp sport 80 tcp flags & (syn|ack) == syn|ack",
+        family,
+    );
+}
+
+/// A client's SYN is let in; what is `lost` does not come in `at` one end, until the kernel
+/// answers SYNs and the client has sent its own again.
+fn a_handshake_amid_losses(gateway: &Gateway, at: &Namespace, lost: &str, family: Family) {
+    let listener = gateway.listen(family, 80);
+    let to = SocketAddr::new(family.server(), 80);
+    nft(
+        at,
+        &format!("table inet lossy {{ chain in {{ type filter hook input priority 0; {lost} drop; }}; }}"),
+    );
+    let mut wire = gateway.server_tap();
+    let mut syns = || {
+        let mut seen = 0;
+        while let Some(captured) = wire.next(Duration::ZERO).unwrap() {
+            let packet = captured.packet();
+            let is_own = packet.as_ref().is_some_and(|packet| packet.src == family.client());
+            let segment = packet.as_ref().and_then(segment);
+            seen += usize::from(is_own && segment.is_some_and(|segment| segment.flags == Flags::SYN));
+        }
+        seen
+    };
+    thread::scope(|scope| {
+        let client = scope.spawn(|| connect(&gateway.three.client, to, s(30)));
+        gateway.eventually("it is let in", SOON, || syns() > 0);
+        turn_on(gateway, family);
+        syns();
+        gateway.eventually("its SYN comes to the server again", s(8) + LATE, || syns() > 0);
+        nft(at, "delete table inet lossy");
+        let client = client.join().expect("no panic").expect("connected");
+        let (server, who) = accept(&listener);
+        talk(&client, &server);
+        transfer(&server, &client);
+        gateway.wait_phase(who, "established");
+        assert_eq!(valid(gateway), 0, "it has got no cookie");
+        // Who comes now does.
+        let (client, server) = pair(gateway, &listener, family);
+        talk(&client, &server);
+    });
+}
+
+fn a_cookie_given_before_it_ends_is_still_taken(family: Family) {
+    let gateway = Gateway::start(&rules(&format!("timers: {{ syn_received: 60s }}\n{}{WEB}", limits(2, ""))));
+    let listener = gateway.listen(family, 80);
+    let (from, to) = (SocketAddr::new(family.forged(9), 4009), SocketAddr::new(family.server(), 80));
+    let (forger, mut wire) = (gateway.forger(), gateway.client_tap());
+    turn_on(&gateway, family);
+    let mut cookie = None;
+    gateway.eventually("a cookie", SOON, || {
+        forger.send(from, to, 1000, None, Flags::SYN);
+        cookie = answer_to(from, &mut wire);
+        cookie.is_some()
+    });
+    gateway.eventually("it is off", s(2) + LATE + LATE, || !is_on(&gateway));
+    let before = valid(&gateway);
+    forger.send(from, to, 1001, cookie.map(|seq| seq.wrapping_add(1)), Flags::ACK);
+    let (_server, who) = accept(&listener);
+    assert_eq!((who, valid(&gateway)), (from, before + 1));
     gateway.wait_phase(from, "established");
 }
 

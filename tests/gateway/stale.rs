@@ -21,7 +21,7 @@ fn open() -> String {
     rules("rules: [{ name: web, from: outside, service: tcp/80, action: accept }]")
 }
 
-fn nft(at: &Namespace, script: &str) {
+pub(crate) fn nft(at: &Namespace, script: &str) {
     let mut command: Command = at.command("nft");
     let mut child = command.args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft");
     child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();

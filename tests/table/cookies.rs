@@ -1,13 +1,15 @@
 //! SYN cookies: what they need is loaded and removed, and destinations come and go.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use halfgate::{
+    conntrack::Flow,
     policy::Fail,
-    sys::table::{self, Counts, Diversion, ShieldChange, Shielded, TableSpec, TableState},
+    sys::table::{self, Counts, Diversion, MOST_UNDER_WAY, ShieldChange, Shielded, TableSpec, TableState},
+    wire::Protocol,
 };
 
-use crate::world::{Host, run, spec};
+use crate::world::{Host, eventually, run, spec};
 
 fn with_cookies(hooks: &str, fail: Fail) -> TableSpec {
     TableSpec { challenge: true, syncookies: true, ..spec(hooks, fail) }
@@ -77,5 +79,42 @@ fn destinations_come_and_go() {
         assert_eq!(count("elements = "), 0, "a new table shields nobody");
         table::unload().expect("it unloads");
         assert!(table::shield(&on).expect_err("there is no table").is_absent());
+    });
+}
+
+#[test]
+fn handshakes_under_way_come_with_their_destinations_and_go_by_themselves() {
+    Host::new().run(|| {
+        let diversion = table::probe().expect("one way or the other");
+        table::install(&with_cookies("f", Fail::Closed), diversion).expect("it loads");
+        let mut all = vec![shielded("192.0.2.1")];
+        if diversion == Diversion::Xtables {
+            all.push(shielded("2001:db8::1"));
+        }
+        // As many as the sets are promised to take.
+        let sources = || (0..MOST_UNDER_WAY as u16).map(|number| (number, Duration::from_secs(100)));
+        let handshake = |one: &Shielded, port, time| {
+            let (src, protocol) = (one.address, Protocol::TCP);
+            (Flow { protocol, src, src_port: port, dst: one.address, dst_port: one.port }, time)
+        };
+        for one in &all {
+            let under_way = sources().map(|(port, time)| handshake(one, port, time)).collect();
+            let change = ShieldChange {
+                on: vec![one.clone()],
+                known: vec![place(one)],
+                under_way,
+                ..ShieldChange::default()
+            };
+            table::shield(&change).expect("they come");
+            // The same again, as after a look that found them still there, and one more.
+            let more = vec![
+                handshake(one, 7, Duration::from_secs(100)),
+                handshake(one, 9999, Duration::from_secs(1)),
+            ];
+            table::shield(&ShieldChange { under_way: more, ..ShieldChange::default() }).expect("one more");
+        }
+        let count = |what: &str| run("nft", "list table inet halfgate").matches(what).count();
+        assert_eq!(count(" . 80 timeout 1m40s expires"), all.len() * MOST_UNDER_WAY as usize);
+        eventually("its second is over", || count(" . 9999 . ") == 0);
     });
 }

@@ -114,6 +114,29 @@ fn passing_the_limit_asks_for_the_destination_to_be_shielded() {
 }
 
 #[test]
+fn handshakes_under_way_are_those_that_the_kernel_has_not_opened() {
+    let mut lab = Lab::with(settings(|limits| limits.per_destination = Some(2)), Vec::new());
+    let place = (lab.server.0, 80);
+    let under_way = |lab: &Lab, most| lab.engine.under_way_to(&[place].into(), most);
+    assert_eq!(stranger(&mut lab, 1), Verdict::Accept);
+    let found = under_way(&lab, 8);
+    assert_eq!((found.len(), found[0].phase, found[0].rule), (1, Phase::SynSent, RuleId::DEFAULT));
+    assert_eq!((found[0].flow.src, found[0].flow.src_port), (FORGED.parse().unwrap(), 1));
+    assert_eq!((found[0].flow.dst, found[0].flow.dst_port), place);
+    assert_eq!(under_way(&lab, 0), []);
+    assert_eq!(lab.engine.under_way_to(&[(lab.server.0, 81)].into(), 8), []);
+    // The kernel has opened this one.
+    assert_eq!(open(&mut lab, client("S", 0)), Verdict::Accept);
+    assert_eq!((lab.phase(), under_way(&lab, 8)), (Some(Phase::SynSent), found));
+    // One that the server has answered, and one that is finished.
+    let mut lab = self::lab();
+    lab.pass(&[client("S", 0), server("S.", 0).ack(1)]);
+    assert_eq!(under_way(&lab, 8)[0].phase, Phase::SynReceived);
+    lab.pass(&[client(".", 1).ack(1)]);
+    assert_eq!(under_way(&lab, 8), []);
+}
+
+#[test]
 fn totals_and_a_rules_own_limits_shield_too() {
     let mut lab = Lab::with(settings(|limits| limits.total = Some(1)), Vec::new());
     stranger(&mut lab, 1);

@@ -10,6 +10,10 @@
 //!   server in its name. That leaves through `output`, with the cookie in its
 //!   acknowledgement field, which no other SYN has, and is brought to the queue. A bit of its
 //!   entry's mark says from then on that the connection's numbers are translated.
+//! * `underway4`, `underway6`: source and destination, both with ports, of handshakes that were
+//!   under way when their destination came into `shielded`. conntrack knows these, and would
+//!   not take their clients' acknowledgements of a cookie for invalid: their SYNs go the way of
+//!   all others, as many in a second as there may be. Each stays as long as such a handshake can be open.
 //! * The last ACK to the server and the first one to the client leave through `output` too,
 //!   made by the kernel while it handles the server's SYN-ACK. They must not be queued: by
 //!   the time a verdict came, the kernel would translate what is right already.
@@ -22,12 +26,12 @@
 //!
 //! Read first: nft(8), synproxy; the kernel's `net/netfilter/nf_synproxy_core.c`.
 
-use std::{collections::HashSet, net::IpAddr};
+use std::{collections::HashSet, net::IpAddr, time::Duration};
 
 use nftables::{
     expr::{Expression, Meta, MetaKey, NamedExpression},
-    schema::{Chain, NfListObject, Set, SetType, SetTypeValue},
-    stmt::{Match, Operator, Statement, SynProxy},
+    schema::{Chain, NfListObject, Set, SetFlag, SetType, SetTypeValue},
+    stmt::{Limit, Match, Operator, Statement, SynProxy},
     types::{NfChainPolicy, NfChainType, NfFamily, NfHook, SynProxyFlag},
 };
 use serde_json::{Value, json};
@@ -42,10 +46,17 @@ use super::{
     },
     run,
 };
-use crate::policy::{Fail, Hook};
+use crate::{
+    conntrack::Flow,
+    policy::{Fail, Hook},
+};
 
 /// Destinations that a set holds.
 pub const MOST: u32 = 1024;
+
+/// Handshakes that the daemon may have in a set of those under way. The set has room for
+/// twice as many, because one whose time is over stays until the kernel cleans up.
+pub const MOST_UNDER_WAY: u32 = 8192;
 
 /// Before conntrack (-200): where `notrack` must be.
 const RAW_PRIORITY: i32 = -300;
@@ -63,6 +74,10 @@ const fn shielded(ipv6: bool) -> &'static str {
 
 const fn cookies(ipv6: bool) -> &'static str {
     if ipv6 { "cookies6" } else { "cookies4" }
+}
+
+const fn underway(ipv6: bool) -> &'static str {
+    if ipv6 { "underway6" } else { "underway4" }
 }
 
 /// Whether it is IPv6: the families whose SYNs the kernel can answer.
@@ -86,11 +101,17 @@ impl Document {
             let address = if ipv6 { SetType::Ipv6Addr } else { SetType::Ipv4Addr };
             let one = vec![address, SetType::InetService];
             self.set(shielded(ipv6), [vec![SetType::Ifname], one.clone()].concat());
-            self.set(cookies(ipv6), one);
+            self.set(cookies(ipv6), one.clone());
+            self.add(NfListObject::Set(Box::new(Set {
+                flags: Some(HashSet::from([SetFlag::Timeout])),
+                ..concatenated(underway(ipv6), one.repeat(2), MOST_UNDER_WAY.saturating_mul(2))
+            })));
         }
         let chain = "shield_prerouting";
         self.raw(chain, NfHook::Prerouting);
         for &ipv6 in families(diversion) {
+            let let_by = [bare_syn(), is_shielded(ipv6), is_under_way(ipv6), at_most(MOST_UNDER_WAY)];
+            self.rule(chain, let_by.into_iter().chain([Statement::Return(None)]).collect());
             self.rule(chain, vec![bare_syn(), is_shielded(ipv6), Statement::Notrack]);
         }
         let chain = "shield_output";
@@ -114,14 +135,7 @@ impl Document {
     }
 
     fn set(&mut self, name: &'static str, key: Vec<SetType>) {
-        self.add(NfListObject::Set(Box::new(Set {
-            family: NfFamily::INet,
-            table: NAME.into(),
-            name: name.into(),
-            set_type: SetTypeValue::Concatenated(key.into()),
-            size: Some(MOST),
-            ..Set::default()
-        })));
+        self.add(NfListObject::Set(Box::new(concatenated(name, key, MOST))));
     }
 
     /// Has the kernel answer SYNs and take acknowledgements of its cookies, instead of our
@@ -235,6 +249,17 @@ pub(super) fn needs_output(spec: &TableSpec) -> bool {
     spec.syncookies && Share::of(spec.hooks, Hook::Output).is_none()
 }
 
+fn concatenated(name: &'static str, key: Vec<SetType>, size: u32) -> Set<'static> {
+    Set {
+        family: NfFamily::INet,
+        table: NAME.into(),
+        name: name.into(),
+        set_type: SetTypeValue::Concatenated(key.into()),
+        size: Some(size),
+        ..Set::default()
+    }
+}
+
 /// A SYN that the kernel sends behind a cookie of the family's.
 fn opening(ipv6: bool) -> Vec<Statement<'static>> {
     let has_cookie = Statement::Match(Match {
@@ -250,6 +275,26 @@ fn is_shielded(ipv6: bool) -> Statement<'static> {
     let interface = Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::Iifname }));
     let [address, port] = destination(ipv6);
     within([interface, address, port], shielded(ipv6))
+}
+
+/// It repeats the SYN of a handshake that conntrack knows.
+fn is_under_way(ipv6: bool) -> Statement<'static> {
+    let [from, from_port] = source(ipv6);
+    let [to, to_port] = destination(ipv6);
+    within([from, from_port, to, to_port], underway(ipv6))
+}
+
+/// So many in a second, and at once. A client repeats its SYN once in a second at most; who
+/// floods with one that he sent before is answered by the kernel like all others.
+fn at_most(packets: u32) -> Statement<'static> {
+    Statement::Limit(Limit {
+        rate: packets,
+        rate_unit: Some("packets".into()),
+        per: Some("second".into()),
+        burst: Some(packets),
+        burst_unit: None,
+        inv: None,
+    })
 }
 
 fn destination(ipv6: bool) -> [Expression<'static>; 2] {
@@ -332,6 +377,8 @@ pub struct ShieldChange {
     pub known: Vec<(IpAddr, u16)>,
     /// Of these no more.
     pub unknown: Vec<(IpAddr, u16)>,
+    /// Handshakes whose SYNs it leaves to others, each for so long, in whole seconds.
+    pub under_way: Vec<(Flow, Duration)>,
 }
 
 /// Changes them, in one transaction. Whatever is to go must be there.
@@ -358,10 +405,21 @@ fn document(change: &ShieldChange) -> Value {
             element(command, shielded(one.address.is_ipv6()), value)
         }
     };
-    let all = change.known.iter().map(one("add"));
+    let under_way = [false, true].into_iter().filter_map(|ipv6| {
+        let of_family = change.under_way.iter().filter(|(flow, _)| flow.src.is_ipv6() == ipv6);
+        let elements: Vec<Value> = of_family.map(|(flow, time)| handshake(flow, *time)).collect();
+        let set = json!({"family": "inet", "table": NAME, "name": underway(ipv6), "elem": elements});
+        (!elements.is_empty()).then(|| json!({"add": {"element": set}}))
+    });
+    let all = change.known.iter().map(one("add")).chain(under_way);
     let all = all.chain(change.on.iter().map(on("add"))).chain(change.off.iter().map(on("delete")));
     let all: Vec<Value> = all.chain(change.unknown.iter().map(one("delete"))).collect();
     json!({"nftables": all})
+}
+
+fn handshake(flow: &Flow, time: Duration) -> Value {
+    let key = json!([flow.src.to_string(), flow.src_port, flow.dst.to_string(), flow.dst_port]);
+    json!({"elem": {"val": {"concat": key}, "timeout": time.as_secs().max(1)}})
 }
 
 /// Whether the kernel has what SYN cookies need.
@@ -397,7 +455,17 @@ pub fn probe_cookies(diversion: Diversion) -> Result<(), TableError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Marks;
+    use crate::{policy::Marks, wire::Protocol};
+
+    fn flow(src: &str, dst: &str) -> Flow {
+        Flow {
+            protocol: Protocol::TCP,
+            src: src.parse().unwrap(),
+            src_port: 4000,
+            dst: dst.parse().unwrap(),
+            dst_port: 443,
+        }
+    }
 
     #[test]
     fn a_change_is_one_document_and_what_comes_is_known_before_it_is_shielded() {
@@ -412,12 +480,16 @@ mod tests {
             off: vec![one("192.0.2.2")],
             known: vec![("192.0.2.1".parse().unwrap(), 443)],
             unknown: vec![gone],
+            under_way: vec![(flow("198.51.100.7", "192.0.2.1"), Duration::from_millis(30_900))],
         };
         let text = document(&change).to_string();
         let at = |words: &str| text.find(words).unwrap_or_else(|| panic!("{words} in {text}"));
         assert!(at(r#""name":"cookies4""#) < at(r#""name":"shielded4""#), "{text}");
         assert!(text.contains(r#"{"concat":["wan","2001:db8::1",443]}"#), "{text}");
-        assert_eq!((text.matches(r#"{"add""#).count(), text.matches(r#"{"delete""#).count()), (3, 2));
+        assert!(at(r#""name":"underway4""#) < at(r#""name":"shielded4""#), "{text}");
+        let handshake = r#"{"elem":{"timeout":30,"val":{"concat":["198.51.100.7",4000,"192.0.2.1",443]}}}"#;
+        assert!(text.contains(handshake) && !text.contains("underway6"), "{text}");
+        assert_eq!((text.matches(r#"{"add""#).count(), text.matches(r#"{"delete""#).count()), (4, 2));
     }
 
     #[test]
