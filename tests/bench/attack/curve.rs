@@ -101,9 +101,6 @@ fn point(halfgate: &Path, seconds: u64, rate: u32, trips: f64) -> anyhow::Result
     let far = Far::new(&ground.three.gateway, ONE_WAY)?;
     let limit = (trips * f64::from(rate) * 2.0 * ONE_WAY.as_secs_f64()).round().max(1.0) as u32;
     let rules = protector::rules(&format!("outside, {}", far::DEVICE), limit, "evict");
-    // As a gateway that has been up for a while: just after a start, a handshake that was
-    // evicted is picked up again by its third step.
-    let rules = format!("{rules}pickup: {{ grace: 0s }}\n");
     let guard = Some(protector::firewall(&ground, halfgate, &rules)?);
     let next = Arc::new(AtomicU16::new(0));
     let round_trip = quiet(&far, &next).context("fetch pages before the flood")?;

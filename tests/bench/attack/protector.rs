@@ -114,11 +114,14 @@ fn nft(ground: &Ground, rules: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A limit for each destination; `outside` are the interfaces of strangers.
+/// A limit for each destination; `outside` are the interfaces of strangers. As a gateway
+/// that has been up for a while: just after a start, a handshake that was evicted is picked
+/// up again by its third step.
 pub(crate) fn rules(outside: &str, limit: u32, on_excess: &str) -> String {
     format!(
         "version: 1\n\
          zones: {{ outside: {{ interfaces: [{outside}] }}, inside: {{ interfaces: [inside] }} }}\n\
+         pickup: {{ grace: 0s }}\n\
          limits: {{ embryonic: {{ per_destination: {limit}, on_excess: {on_excess} }} }}\n\
          rules:\n\
          \x20 - {{ name: web, from: outside, service: [tcp/80, tcp/81], action: accept }}\n"
