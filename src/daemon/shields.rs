@@ -64,6 +64,10 @@ const STILL_TAKEN_AT_LEAST: Duration = Duration::from_secs(10);
 /// How long challenges stay raised after a queue of SYNs has lost some.
 const RAISED: Duration = Duration::from_secs(10);
 
+/// Handshakes in one transaction: more would hold up what the destination needs most, and
+/// not every process may send the kernel so much at once.
+const PART: usize = 1024;
+
 /// After the kernel has refused, limits challenge for so long.
 const REFUSED: Duration = Duration::from_secs(10);
 
@@ -200,7 +204,8 @@ impl Shields {
             book.entries.values().map(Entry::place).chain(book.leaving.keys().copied()).collect();
         let known = known.into_iter().collect();
         let under_way = book.under_way.all(now);
-        table::shield(&ShieldChange { on, known, under_way, ..ShieldChange::default() })
+        table::shield(&ShieldChange { on, known, ..ShieldChange::default() })?;
+        under_way.chunks(PART).try_for_each(|part| table::shield(&ShieldChange::of_handshakes(part)))
     }
 
     /// Everything ends: the kernel's setting is as it was before.
@@ -273,7 +278,8 @@ impl Shields {
             book.begin(now)?;
         }
         let places: BTreeSet<(IpAddr, u16)> = new.values().map(Entry::place).collect();
-        let under_way = book.under_way.found(&shared.engine, &places, now);
+        let mut under_way = book.under_way.found(&shared.engine, &places, now);
+        under_way.truncate(PART);
         let known = places.into_iter().filter(|place| !book.takes(place)).collect();
         let on = new.values().map(Entry::shielded).collect();
         let change = ShieldChange { on, known, under_way, ..ShieldChange::default() };
@@ -291,8 +297,8 @@ impl Shields {
         Ok(told)
     }
 
-    /// Tells the kernel of handshakes to these destinations that were let in while it was
-    /// told to answer their SYNs.
+    /// Tells the kernel of handshakes to these destinations that it was not told of with
+    /// them, or that were let in meanwhile.
     fn turned_on(
         &self,
         engine: &Engine,
@@ -303,10 +309,10 @@ impl Shields {
         if !book.possible {
             return Ok(());
         }
-        let under_way = book.under_way.found(engine, places, now);
-        let change = ShieldChange { under_way, ..ShieldChange::default() };
-        table::shield(&change).map_err(|error| error.to_string())?;
-        book.under_way.note(&change.under_way, now);
+        for part in book.under_way.found(engine, places, now).chunks(PART) {
+            table::shield(&ShieldChange::of_handshakes(part)).map_err(|error| error.to_string())?;
+            book.under_way.note(part, now);
+        }
         Ok(())
     }
 

@@ -32,6 +32,7 @@ both_families! {
     a_handshake_under_way_when_it_begins_is_finished
     a_syn_that_was_lost_before_it_begins_comes_to_the_server_again
     a_syn_ack_that_was_lost_before_it_begins_is_sent_again
+    every_handshake_under_way_when_it_begins_is_named_to_the_kernel
     a_cookie_given_before_it_ends_is_still_taken
     a_client_that_no_rule_lets_in_is_told
     a_server_that_never_answers_is_noticed
@@ -407,6 +408,30 @@ fn a_handshake_amid_losses(gateway: &Gateway, at: &Namespace, lost: &str, family
         let (client, server) = pair(gateway, &listener, family);
         talk(&client, &server);
     });
+}
+
+fn every_handshake_under_way_when_it_begins_is_named_to_the_kernel(family: Family) {
+    // More than one transaction names.
+    const MANY: u16 = 2500;
+    let limits =
+        limits(600, "").replace(&format!("per_destination: {LIMIT}"), &format!("per_destination: {MANY}"));
+    let gateway =
+        Gateway::start(&rules(&format!("timers: {{ syn_sent: 60s, syn_received: 60s }}\n{limits}{WEB}")));
+    let (forger, mute) = (gateway.forger(), SocketAddr::new(family.mute(), 80));
+    let mut sent = 0;
+    gateway.eventually("the kernel answers", s(20) + LATE, || {
+        for _ in 0..100 {
+            forger.send(SocketAddr::new(family.forged(sent), 4000), mute, 1000, None, Flags::SYN);
+            sent += 1;
+        }
+        is_on(&gateway)
+    });
+    let set = if family == Family::V4 { "underway4" } else { "underway6" };
+    gateway.eventually("all are named, each with its time", SOON, || {
+        let listing = gateway.tool("nft", &["list", "set", "inet", "halfgate", set], "");
+        listing.matches(" . 80 timeout 2m expires").count() == usize::from(MANY)
+    });
+    assert_eq!(gateway.connections(&["phase=half_open"]).len(), usize::from(MANY));
 }
 
 fn a_cookie_given_before_it_ends_is_still_taken(family: Family) {

@@ -98,20 +98,20 @@ fn handshakes_under_way_come_with_their_destinations_and_go_by_themselves() {
             (Flow { protocol, src, src_port: port, dst: one.address, dst_port: one.port }, time)
         };
         for one in &all {
-            let under_way = sources().map(|(port, time)| handshake(one, port, time)).collect();
-            let change = ShieldChange {
-                on: vec![one.clone()],
-                known: vec![place(one)],
-                under_way,
-                ..ShieldChange::default()
-            };
-            table::shield(&change).expect("they come");
+            let under_way: Vec<_> = sources().map(|(port, time)| handshake(one, port, time)).collect();
+            let (first, rest) = under_way.split_at(1024);
+            let on =
+                ShieldChange { on: vec![one.clone()], known: vec![place(one)], ..ShieldChange::default() };
+            table::shield(&ShieldChange { under_way: first.to_vec(), ..on }).expect("it comes with some");
+            for part in rest.chunks(1024) {
+                table::shield(&ShieldChange::of_handshakes(part)).expect("they come");
+            }
             // The same again, as after a look that found them still there, and one more.
             let more = vec![
                 handshake(one, 7, Duration::from_secs(100)),
                 handshake(one, 9999, Duration::from_secs(1)),
             ];
-            table::shield(&ShieldChange { under_way: more, ..ShieldChange::default() }).expect("one more");
+            table::shield(&ShieldChange::of_handshakes(&more)).expect("one more");
         }
         let count = |what: &str| run("nft", "list table inet halfgate").matches(what).count();
         assert_eq!(count(" . 80 timeout 1m40s expires"), all.len() * MOST_UNDER_WAY as usize);

@@ -381,6 +381,14 @@ pub struct ShieldChange {
     pub under_way: Vec<(Flow, Duration)>,
 }
 
+impl ShieldChange {
+    /// These handshakes come, and nothing else.
+    #[must_use]
+    pub fn of_handshakes(under_way: &[(Flow, Duration)]) -> Self {
+        Self { under_way: under_way.to_vec(), ..Self::default() }
+    }
+}
+
 /// Changes them, in one transaction. Whatever is to go must be there.
 ///
 /// # Errors
