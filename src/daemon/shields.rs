@@ -8,7 +8,7 @@
 //! has lasted for `calm`, the destination is on its own again. For a while then its cookies
 //! are still taken.
 //!
-//! Handshakes under way when they begin are finished as they were begun ([`under_way`]).
+//! Handshakes under way when they begin are finished as they were begun (`under_way`).
 //!
 //! The thread also watches the queues of SYNs: while they overflow, challenges are not
 //! enough, and the engine asks for cookies where limits challenge.
