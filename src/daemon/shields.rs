@@ -471,8 +471,8 @@ impl Entry {
     }
 }
 
-/// Looks after them until everybody goes home. `syn_queues`: the numbers of the queues
-/// whose losses raise challenges.
+/// Looks after them until everybody goes home. `syn_queues`: the numbers of the queues of
+/// SYNs, those of proven sources among them, whose losses raise challenges.
 ///
 /// # Errors
 /// None; what the kernel refuses is said once.

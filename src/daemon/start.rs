@@ -115,7 +115,8 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     if let Err(error) = shields::settings_file().and_then(|file| sysctl::restore_from(&file)) {
         log::warning(format_args!("a kernel setting could not be put back: {error}"));
     }
-    let syn_queues = spec.syn_queues()?;
+    // Proven sources can flood as well.
+    let syn_queues = (spec.syn_queues()?.0, spec.proven_queues()?.1);
     let started = crew.start(&shared, queues, syn_queues, watch, kernels).and_then(|started| {
         table::install(&spec, diversion)?;
         shared.blocks.installed(spec.blocked, shared.clock.now())?;

@@ -42,6 +42,7 @@ both_families! {
     in_shadow_nothing_is_done
     a_daemon_that_comes_back_finds_its_connections
     a_queue_of_syns_that_overflows_raises_challenges
+    a_flood_of_a_proven_source_raises_them_too
 }
 
 /// Half-open connections that there may be.
@@ -605,5 +606,32 @@ fn a_queue_of_syns_that_overflows_raises_challenges(family: Family) {
         is_told && cookies["raised"] == false && cookies["on"].as_array().unwrap().is_empty()
     });
     assert!(gateway.log().contains("challenge is raised to syncookies"));
+    talk(&client, &server);
+}
+
+/// Whoever floods from where he really is can answer every challenge.
+fn a_flood_of_a_proven_source_raises_them_too(family: Family) {
+    let limits = limits(2, "").replace("syncookies", "challenge");
+    let mut gateway = Gateway::start(&rules(&format!("{limits}{WEB}")));
+    let (client, server) = gateway.pair(family, 80);
+    let proven = |gateway: &Gateway| gateway.json(&["status"])[0]["challenges"]["proven"] == 1;
+    gateway.eventually("it has finished a handshake", SOON, || proven(&gateway));
+    let forger = gateway.forger();
+    let pid = gateway.firewall().id().to_string();
+    let signal = |name: &str| drop(gateway.tool("sh", &["-c", &format!("kill -{name} {pid}")], ""));
+    signal("STOP");
+    let to = SocketAddr::new(family.server(), 80);
+    // More than the queues hold, from one host.
+    for port in 10_000..30_000_u16 {
+        forger.send(SocketAddr::new(family.client(), port), to, 1000, None, Flags::SYN);
+    }
+    signal("CONT");
+    gateway.eventually("it is raised", s(5) + LATE, || cookies(&gateway)["raised"] == true);
+    let status = gateway.json(&["status"]).remove(0);
+    let lost = |kind: &str| -> u64 {
+        let of_kind = status["queues"].as_array().unwrap().iter().filter(|queue| queue["carries"] == kind);
+        of_kind.map(|queue| queue["lost_full"].as_u64().unwrap()).sum()
+    };
+    assert!(lost("proven") > 0 && lost("syn") == 0, "{status}");
     talk(&client, &server);
 }
