@@ -189,11 +189,12 @@ impl Connection {
     /// The directions in which an end is to be asked whether it was reset.
     pub fn to_ask_of_reset(&self) -> impl Iterator<Item = Direction> + use<> {
         let is_doubted = self.fast.is_unseen() && self.unverified_rst.is_some();
-        let this = *self;
-        [Direction::Original, Direction::Reply].into_iter().filter(move |direction| {
-            let (sender, receiver) = (this.sender(*direction), this.sender(direction.opposite()));
+        let is_asked = |direction: Direction| {
+            let (sender, receiver) = (self.sender(direction), self.sender(direction.opposite()));
             is_doubted && sender.seen.has(Seen::DOUBTED) && receiver.seen.has(Seen::ASKED)
-        })
+        };
+        let ways = [Direction::Original, Direction::Reply].map(|way| is_asked(way).then_some(way));
+        ways.into_iter().flatten()
     }
 
     /// Takes an RST that has the number of the question whether its sender was reset: it

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use crate::wire::Protocol;
+use crate::wire::{FourTuple, Protocol};
 
 /// Which way a packet of a connection goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -55,6 +55,12 @@ impl Flow {
             dst: self.src,
             dst_port: self.src_port,
         }
+    }
+
+    /// Its addresses and ports.
+    #[must_use]
+    pub const fn tuple(self) -> FourTuple {
+        FourTuple { src: self.src, src_port: self.src_port, dst: self.dst, dst_port: self.dst_port }
     }
 }
 

@@ -152,8 +152,8 @@ impl Candidates {
 
     /// Whether this packet's connection may be among them.
     fn may_have(&self, bytes: &[u8]) -> bool {
-        let ends = both_ends(bytes);
-        self.ends.get(..self.count).is_none_or(|noted| noted.contains(&ends))
+        let noted = self.ends.get(..self.count);
+        self.count > 0 && noted.is_none_or(|noted| noted.contains(&both_ends(bytes)))
     }
 }
 

@@ -7,9 +7,8 @@ use super::{
     stats::add,
 };
 use crate::{
-    conntrack::{Deadline, Direction, Slot, keepalive::Keepalive, window::Seen},
+    conntrack::{Deadline, Direction, Flow, Slot, keepalive::Keepalive, window::Seen},
     policy::RuleId,
-    wire::FourTuple,
 };
 
 impl Context<'_> {
@@ -49,22 +48,18 @@ impl Context<'_> {
                     Some(behind) if direction == Direction::Original => behind.as_the_client_would(keepalive),
                     Some(_) | None => keepalive,
                 };
-                let there = if direction == Direction::Original { flow } else { flow.reversed() };
-                self.out.transmits.push_back(Transmit::Keepalive {
-                    flow,
-                    tuple: FourTuple {
-                        src: there.src,
-                        src_port: there.src_port,
-                        dst: there.dst,
-                        dst_port: there.dst_port,
-                    },
-                    keepalive,
-                });
+                self.send_keepalive(&flow, direction, keepalive);
             }
-            add(&self.stats.keepalives, u64::from(count));
         }
         connection.ask(can_send, self.now);
         true
+    }
+
+    /// Sends a keepalive in this direction of a connection.
+    pub(super) fn send_keepalive(&mut self, flow: &Flow, direction: Direction, keepalive: Keepalive) {
+        let there = if direction == Direction::Original { *flow } else { flow.reversed() };
+        self.out.transmits.push_back(Transmit::Keepalive { flow: *flow, tuple: there.tuple(), keepalive });
+        add(&self.stats.keepalives, 1);
     }
 
     /// Why a connection ends whose timer fired: because of that alone, or because an

@@ -16,7 +16,7 @@ use crate::{
         window::Seen,
     },
     policy::{Hook, Limit, OnExcess, limits::ResolvedLimits},
-    wire::{self, Flags, FourTuple, Segment, Transport},
+    wire::{self, Flags, Segment, Transport},
 };
 
 impl Worker {
@@ -111,8 +111,8 @@ impl Context<'_> {
     pub(super) fn challenge(&mut self, arrival: &Arrival<'_>, syn: &Segment) -> Verdict {
         add(&self.stats.challenged, 1);
         self.engine.challenged_at.store(self.now.0.saturating_add(1), Ordering::Relaxed);
-        let Flow { src, src_port, dst, dst_port, .. } = arrival.flow;
-        let tuple = FourTuple { src, src_port, dst, dst_port };
+        let Flow { src, src_port, .. } = arrival.flow;
+        let tuple = arrival.flow.tuple();
         let challenge = self.engine.cookies.challenge(src, src_port, syn.seq, self.now);
         match (challenge, &mut self.out.translated) {
             (Some(challenge), Some(translated)) => {

@@ -324,11 +324,9 @@ impl Context<'_> {
     /// only while something is under way (RFC 5961 §3.2 wants the exact one).
     fn reset_toward(&mut self, direction: Direction, flow: &Flow, connection: &Connection) {
         let (from, to, tuple) = match direction {
-            Direction::Original => (&connection.original, &connection.reply, *flow),
-            Direction::Reply => (&connection.reply, &connection.original, flow.reversed()),
+            Direction::Original => (&connection.original, &connection.reply, flow.tuple()),
+            Direction::Reply => (&connection.reply, &connection.original, flow.reversed().tuple()),
         };
-        let tuple =
-            FourTuple { src: tuple.src, src_port: tuple.src_port, dst: tuple.dst, dst_port: tuple.dst_port };
         let hook = hook_of(connection.tag);
         if from.seen.has(Seen::SYN) {
             for seq in expected(from, to).into_iter().flatten() {

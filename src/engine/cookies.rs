@@ -38,7 +38,7 @@ use crate::{
         window::Seen,
     },
     policy::{Hook, Limit, OnExcess, RuleId, limits::ResolvedLimits},
-    wire::{self, Flags, FourTuple, Segment, SeqNum, Transport},
+    wire::{self, Flags, Segment, SeqNum, Transport},
 };
 
 /// In a connection's tag: the kernel has opened it, behind a SYN cookie.
@@ -490,7 +490,7 @@ impl Context<'_> {
         if is_first && self.may_send() {
             self.out.transmits.push_back(Transmit::Acknowledge {
                 flow,
-                tuple: tuple_of(&flow),
+                tuple: flow.tuple(),
                 seq: segment.ack,
                 ack: behind.cookie.plus(1),
                 window: behind.window,
@@ -520,7 +520,7 @@ impl Context<'_> {
     /// An RST to a client in its own numbers.
     pub(super) fn reset_untranslated(&mut self, flow: &Flow, seq: SeqNum, hook: Hook) {
         if self.may_send() {
-            let tuple = tuple_of(&flow.reversed());
+            let tuple = flow.reversed().tuple();
             let reset = Transmit::Reset { flow: *flow, tuple, seq, ack: None, hook, untranslated: true };
             self.out.transmits.push_back(reset);
         }
@@ -543,8 +543,4 @@ impl Context<'_> {
             self.reset_untranslated(flow, behind.toward_client(seq), hook);
         }
     }
-}
-
-fn tuple_of(flow: &Flow) -> FourTuple {
-    FourTuple { src: flow.src, src_port: flow.src_port, dst: flow.dst, dst_port: flow.dst_port }
 }

@@ -29,7 +29,6 @@ use crate::{
         window::Seen,
     },
     policy::{Inspect, OnExpire, RuleId},
-    wire::FourTuple,
 };
 
 /// Connections under a shorter timer are worth no way around the queue.
@@ -501,18 +500,7 @@ impl Context<'_> {
         if !self.engine.asking.take_all(1, per_second, self.now) {
             return;
         }
-        let there = if direction == Direction::Original { *flow } else { flow.reversed() };
-        self.out.transmits.push_back(Transmit::Keepalive {
-            flow: *flow,
-            tuple: FourTuple {
-                src: there.src,
-                src_port: there.src_port,
-                dst: there.dst,
-                dst_port: there.dst_port,
-            },
-            keepalive: Keepalive::toward(direction, last),
-        });
-        add(&self.stats.keepalives, 1);
+        self.send_keepalive(flow, direction, Keepalive::toward(direction, last));
     }
 
     /// Brings a connection back to the queue that may no longer pass in the kernel, by the
