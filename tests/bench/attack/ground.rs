@@ -3,15 +3,17 @@
 use std::{
     fs,
     net::SocketAddr,
-    path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
-use halfgate::sys::netns::{Family, Namespace, Process, Three};
+use halfgate::sys::netns::{Family, Process, Three};
 
-use crate::protector::Guard;
+use crate::{
+    peers::{self, Scratch},
+    protector::Guard,
+};
 
 /// nginx answers here.
 pub(crate) const WEB: u16 = 80;
@@ -31,15 +33,6 @@ pub(crate) struct Ground {
     pub(crate) scratch: Scratch,
 }
 
-/// A folder that goes away with this value.
-pub(crate) struct Scratch(pub(crate) PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 /// The address of an honest client.
 pub(crate) fn honest(number: u8) -> std::net::IpAddr {
     [203, 0, 113, 100 + number % HONEST].into()
@@ -48,8 +41,7 @@ pub(crate) fn honest(number: u8) -> std::net::IpAddr {
 impl Ground {
     pub(crate) fn new() -> anyhow::Result<Self> {
         let three = Three::new()?;
-        let scratch = Scratch(std::env::temp_dir().join(format!("halfgate-attack-{}", std::process::id())));
-        fs::create_dir_all(&scratch.0)?;
+        let scratch = Scratch::new("attack")?;
         let mut addresses: String =
             (0..HONEST).map(|number| format!("addr add {}/24 dev eth0\n", honest(number))).collect();
         for number in 0..REAL {
@@ -58,7 +50,9 @@ impl Ground {
         three.client.ip_batch(&addresses)?;
         three.client.sysctls(&[("ipv4/ip_local_port_range", "1024 65535"), ("ipv4/tcp_tw_reuse", "1")])?;
         three.server.sysctls(&[("core/somaxconn", "4096"), ("ipv4/tcp_max_syn_backlog", "4096")])?;
-        let nginx = nginx(&three.server, &scratch.0)?;
+        let mut nginx = peers::nginx(&three.server, &scratch.0, 300)?;
+        nginx.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let nginx = Process::start(&mut nginx).context("start nginx")?;
         let ground = Self { _nginx: nginx, three, scratch };
         ground.hold()?;
         ground.wait_for_nginx()?;
@@ -94,23 +88,6 @@ impl Ground {
             fs::read_to_string(self.scratch.0.join("error.log")).unwrap_or_default()
         )
     }
-}
-
-fn nginx(server: &Namespace, scratch: &Path) -> anyhow::Result<Process> {
-    let configuration = format!(
-        "daemon off; worker_processes 1; worker_rlimit_nofile 65536; pid {0}/nginx.pid; error_log {0}/error.log;\n\
-         events {{ worker_connections 30000; }}\n\
-         http {{ access_log off; client_body_temp_path {0}; proxy_temp_path {0}; fastcgi_temp_path {0};\n\
-         uwsgi_temp_path {0}; scgi_temp_path {0}; keepalive_timeout 300; keepalive_requests 100000;\n\
-         server {{ listen 80 backlog=4096; location / {{ return 200 \"hello\\n\"; }} }} }}\n",
-        scratch.display()
-    );
-    let file = scratch.join("nginx.conf");
-    fs::write(&file, configuration)?;
-    let mut command = server.command("nginx");
-    command.arg("-p").arg(scratch).arg("-c").arg(&file).arg("-e").arg(scratch.join("error.log"));
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    Process::start(&mut command).context("start nginx")
 }
 
 /// What was taken and used, since the start or between two looks.

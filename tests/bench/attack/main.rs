@@ -13,6 +13,8 @@ mod curve;
 mod far;
 mod ground;
 mod honest;
+#[path = "../peers.rs"]
+mod peers;
 mod protector;
 
 use std::{

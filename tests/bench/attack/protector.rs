@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
 use halfgate::sys::netns::Process;
 
-use crate::ground::Ground;
+use crate::{ground::Ground, peers};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Protector {
@@ -159,24 +159,14 @@ pub(crate) fn status(ground: &Ground, halfgate: &Path) -> anyhow::Result<serde_j
 
 fn suricata(ground: &Ground) -> anyhow::Result<Guard> {
     let scratch = &ground.scratch.0;
-    let none = scratch.join("none.rules");
-    fs::write(&none, "")?;
-    let mut command = ground.three.gateway.command("suricata");
-    command.args(["-c", "/etc/suricata/suricata.yaml", "-q", "0", "-q", "1", "--runmode", "workers", "-l"]);
-    command.arg(scratch).arg("-S").arg(&none).arg("--pidfile").arg(scratch.join("suricata.pid"));
-    command.args(["--set", "outputs.0.fast.enabled=no", "--set", "outputs.1.eve-log.enabled=no"]);
+    let mut command = peers::suricata(&ground.three.gateway, scratch)?;
     let log = fs::File::create(scratch.join("suricata.out"))?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let guard = Guard {
         process: Process::start(&mut command).context("start suricata; tests/bench/attack.sh installs it")?,
     };
     let guard = wait(ground, guard, "suricata.out", |text| text.contains("ngine started"))?;
-    let status = ground
-        .three
-        .gateway
-        .command("iptables-nft")
-        .args(["-A", "FORWARD", "-j", "NFQUEUE", "--queue-balance", "0:1"])
-        .status()?;
+    let status = ground.three.gateway.command("iptables-nft").args(peers::TO_SURICATA).status()?;
     ensure!(status.success(), "iptables: {status}");
     Ok(guard)
 }

@@ -6,7 +6,6 @@ use std::{
     net::{IpAddr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -15,6 +14,8 @@ use halfgate::{
     policy::Settings,
     sys::netns::{Family, Namespace, Process, Three},
 };
+
+use crate::peers::{self, Scratch};
 
 /// nginx listens here.
 pub(crate) const WEB: u16 = 80;
@@ -93,30 +94,14 @@ pub(crate) struct Lab {
     scratch: Scratch,
 }
 
-/// A folder that goes away with this value.
-#[derive(Debug)]
-pub(crate) struct Scratch(pub(crate) PathBuf);
-
-impl Scratch {
-    pub(crate) fn new() -> anyhow::Result<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("halfgate-bench-{}-{number}", std::process::id()));
-        fs::create_dir_all(&path)?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 impl Lab {
     pub(crate) fn new(way: Way, programs: &Programs) -> anyhow::Result<Self> {
-        let mut lab =
-            Self { servers: Vec::new(), guards: Vec::new(), three: Three::new()?, scratch: Scratch::new()? };
+        let mut lab = Self {
+            servers: Vec::new(),
+            guards: Vec::new(),
+            three: Three::new()?,
+            scratch: Scratch::new("bench")?,
+        };
         match way {
             Way::Conntrack => lab.tool("nft", &[CONNTRACK])?,
             Way::Floor => lab.start_floor(&programs.floor, "1")?,
@@ -199,26 +184,10 @@ impl Lab {
     }
 
     fn start_suricata(&mut self) -> anyhow::Result<()> {
-        let none = self.scratch.0.join("none.rules");
-        fs::write(&none, "")?;
-        let mut command = self.three.gateway.command("suricata");
-        command.args([
-            "-c",
-            "/etc/suricata/suricata.yaml",
-            "-q",
-            "0",
-            "-q",
-            "1",
-            "--runmode",
-            "workers",
-            "-l",
-        ]);
-        command.arg(&self.scratch.0).arg("-S").arg(&none);
-        command.arg("--pidfile").arg(self.scratch.0.join("suricata.pid"));
-        command.args(["--set", "outputs.0.fast.enabled=no", "--set", "outputs.1.eve-log.enabled=no"]);
+        let mut command = peers::suricata(&self.three.gateway, &self.scratch.0)?;
         self.start_guard(&mut command)?;
         self.wait("suricata", |lab| lab.log().contains("ngine started"))?;
-        self.tool("iptables-nft", &["-A", "FORWARD", "-j", "NFQUEUE", "--queue-balance", "0:1"])
+        self.tool("iptables-nft", &peers::TO_SURICATA)
     }
 
     fn start_guard(&mut self, command: &mut Command) -> anyhow::Result<()> {
@@ -286,12 +255,18 @@ impl Lab {
     /// Starts a server and waits until it listens.
     pub(crate) fn serve(&mut self, program: &str, arguments: &[&str], port: u16) -> anyhow::Result<()> {
         let mut command = self.three.server.command(program);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        self.servers.push(Process::start(&mut command).with_context(|| format!("start {program}"))?);
+        command.args(arguments);
+        self.serve_by(command, port)
+    }
+
+    /// As [`Lab::serve`], by this command.
+    pub(crate) fn serve_by(&mut self, mut command: Command, port: u16) -> anyhow::Result<()> {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.servers.push(Process::start(&mut command).with_context(|| format!("start {command:?}"))?);
         let start = Instant::now();
         let to = SocketAddr::new(server(), port);
         while self.three.server.enter(|| TcpStream::connect(to))?.is_err() {
-            ensure!(start.elapsed() < Duration::from_secs(10), "{program} does not listen on port {port}");
+            ensure!(start.elapsed() < Duration::from_secs(10), "{command:?} does not listen on port {port}");
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())

@@ -9,6 +9,8 @@
 mod engine;
 mod entry;
 mod lab;
+#[path = "../peers.rs"]
+mod peers;
 mod small;
 mod stream;
 mod table;
@@ -25,7 +27,8 @@ use std::{
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 
-use lab::{Lab, Programs, Scratch, Way};
+use lab::{Lab, Programs, Way};
+use peers::Scratch;
 use stream::Traffic;
 use table::{Row, Target};
 
@@ -115,7 +118,7 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     let chosen = if args.only.is_empty() { Measurement::value_variants() } else { &args.only };
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::new("bench")?;
     let programs = Programs::find(&args.halfgate, args.floor.as_deref(), &scratch.0)?;
     let mut rows = Vec::new();
     for measurement in chosen {
@@ -332,7 +335,7 @@ fn flood(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
 /// That the floor of this tree is as fast as another one.
 fn floors(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
     let Some(other) = &args.floor else { return Ok(Vec::new()) };
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::new("bench")?;
     let own = Programs::find(&programs.halfgate, None, &scratch.0)?;
     let other = Programs::find(&programs.halfgate, Some(other), &scratch.0)?;
     let mut rows = Vec::new();

@@ -4,7 +4,10 @@ use std::{fs, process::Stdio};
 
 use anyhow::{Context as _, ensure};
 
-use crate::lab::{Lab, WEB};
+use crate::{
+    lab::{Lab, WEB},
+    peers,
+};
 
 /// Addresses that nginx answers on, so that more than one queue has work.
 const ADDRESSES: u8 = 8;
@@ -16,16 +19,6 @@ pub(crate) fn serve(lab: &mut Lab) -> anyhow::Result<()> {
     lab.three.client.sysctls(&[("ipv4/ip_local_port_range", "1024 65535")])?;
     lab.three.server.sysctls(&[("core/somaxconn", "4096"), ("ipv4/tcp_max_syn_backlog", "4096")])?;
     let folder = lab.folder().to_owned();
-    let configuration = format!(
-        "daemon off; worker_processes 1; pid {0}/nginx.pid; error_log {0}/error.log;\n\
-         events {{ worker_connections 10000; }}\n\
-         http {{ access_log off; client_body_temp_path {0}; proxy_temp_path {0}; fastcgi_temp_path {0};\n\
-         uwsgi_temp_path {0}; scgi_temp_path {0}; keepalive_timeout 0;\n\
-         server {{ listen {WEB} backlog=4096; location / {{ return 200 \"hello\\n\"; }} }} }}\n",
-        folder.display()
-    );
-    let file = folder.join("nginx.conf");
-    fs::write(&file, configuration)?;
     // Each thread of wrk's asks another of the addresses.
     let script = format!(
         "local thread_number = 0\n\
@@ -35,9 +28,8 @@ pub(crate) fn serve(lab: &mut Lab) -> anyhow::Result<()> {
          end\n"
     );
     fs::write(folder.join("addresses.lua"), script)?;
-    let file = file.to_str().context("a path in UTF-8")?;
-    let folder = folder.to_str().context("a path in UTF-8")?;
-    lab.serve("nginx", &["-p", folder, "-c", file, "-e", &format!("{folder}/error.log")], WEB)
+    let nginx = peers::nginx(&lab.three.server, &folder, 0)?;
+    lab.serve_by(nginx, WEB)
 }
 
 /// Pages a second.
