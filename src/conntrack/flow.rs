@@ -57,6 +57,13 @@ impl Flow {
         }
     }
 
+    /// A TCP connection of these addresses.
+    #[cfg(test)]
+    pub fn tcp(src: &str, src_port: u16, dst: &str, dst_port: u16) -> Self {
+        let address = |text: &str| text.parse().expect("an address");
+        Self { protocol: Protocol::TCP, src: address(src), src_port, dst: address(dst), dst_port }
+    }
+
     /// Its addresses and ports.
     #[must_use]
     pub const fn tuple(self) -> FourTuple {

@@ -335,13 +335,7 @@ mod tests {
     }
 
     fn flow(src: &str, dst: &str) -> Flow {
-        Flow {
-            protocol: Protocol::TCP,
-            src: src.parse().unwrap(),
-            src_port: 4000,
-            dst: dst.parse().unwrap(),
-            dst_port: 80,
-        }
+        Flow::tcp(src, 4000, dst, 80)
     }
 
     fn told(event: &Event) -> String {

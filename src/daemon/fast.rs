@@ -188,7 +188,6 @@ mod tests {
     use crate::{
         engine::Counts,
         sys::ctnetlink::{Status, Tuples},
-        wire::Protocol,
     };
 
     const fn s(seconds: u64) -> Duration {
@@ -204,13 +203,7 @@ mod tests {
     };
 
     fn entry(tcp: Option<TcpState>, left: Duration) -> Entry {
-        let original = Flow {
-            protocol: Protocol::TCP,
-            src: "10.0.0.1".parse().unwrap(),
-            src_port: 1000,
-            dst: "10.0.0.2".parse().unwrap(),
-            dst_port: 80,
-        };
+        let original = Flow::tcp("10.0.0.1", 1000, "10.0.0.2", 80);
         Entry {
             tuples: Tuples { original, reply: original.reversed() },
             id: 1,

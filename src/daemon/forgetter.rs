@@ -161,14 +161,10 @@ mod tests {
     use std::{collections::HashMap, sync::mpsc::sync_channel};
 
     use super::*;
-    use crate::{
-        daemon::shared::{Forgets, tests::shared},
-        wire::Protocol,
-    };
+    use crate::daemon::shared::{Forgets, tests::shared};
 
     fn flow(src_port: u16) -> Flow {
-        let (src, dst) = ("192.0.2.7".parse().unwrap(), "198.51.100.1".parse().unwrap());
-        Flow { protocol: Protocol::TCP, src, src_port, dst, dst_port: 80 }
+        Flow::tcp("192.0.2.7", src_port, "198.51.100.1", 80)
     }
 
     /// Has entries, and remembers how it was asked.

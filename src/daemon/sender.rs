@@ -219,33 +219,18 @@ fn before_nat(flow: &Flow, tuple: FourTuple, tuples: Option<Tuples>) -> FourTupl
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        net::IpAddr,
-        sync::{atomic::Ordering, mpsc::sync_channel},
-    };
+    use std::sync::{atomic::Ordering, mpsc::sync_channel};
 
     use super::*;
     use crate::{
         conntrack::keepalive::Keepalive,
         policy::Hook,
-        wire::{Checksums, Protocol, SeqNum, Transport, parse},
+        wire::{Checksums, SeqNum, Transport, parse},
     };
 
     const CLIENT: &str = "192.168.10.20";
     const SERVER: &str = "198.51.100.7";
     const OUTSIDE: &str = "203.0.113.1";
-
-    fn address(text: &str) -> IpAddr {
-        text.parse().unwrap()
-    }
-
-    fn flow(src: &str, src_port: u16, dst: &str, dst_port: u16) -> Flow {
-        Flow { protocol: Protocol::TCP, src: address(src), src_port, dst: address(dst), dst_port }
-    }
-
-    fn tuple(flow: Flow) -> FourTuple {
-        FourTuple { src: flow.src, src_port: flow.src_port, dst: flow.dst, dst_port: flow.dst_port }
-    }
 
     /// Remembers what it was asked, in order.
     #[derive(Default)]
@@ -298,28 +283,28 @@ mod tests {
     #[test]
     fn masquerade_is_undone_on_the_way_to_both_ends() {
         // Client 192.168.10.20:4000 leaves as 203.0.113.1:61000.
-        let inside = flow(CLIENT, 4000, SERVER, 80);
-        let tuples = Tuples { original: inside, reply: flow(SERVER, 80, OUTSIDE, 61000) };
-        let toward_server = before_nat(&inside, tuple(inside), Some(tuples));
-        assert_eq!(toward_server, tuple(inside));
-        let toward_client = before_nat(&inside, tuple(inside.reversed()), Some(tuples));
-        assert_eq!(toward_client, tuple(flow(SERVER, 80, OUTSIDE, 61000)));
+        let inside = Flow::tcp(CLIENT, 4000, SERVER, 80);
+        let tuples = Tuples { original: inside, reply: Flow::tcp(SERVER, 80, OUTSIDE, 61000) };
+        let toward_server = before_nat(&inside, inside.tuple(), Some(tuples));
+        assert_eq!(toward_server, inside.tuple());
+        let toward_client = before_nat(&inside, inside.reversed().tuple(), Some(tuples));
+        assert_eq!(toward_client, Flow::tcp(SERVER, 80, OUTSIDE, 61000).tuple());
     }
 
     #[test]
     fn a_port_forward_is_undone_on_the_way_to_both_ends() {
         // A stranger asks 203.0.113.1:8080, the forward hook shows 192.168.10.20:80.
-        let shown = flow(SERVER, 4000, CLIENT, 80);
-        let original = flow(SERVER, 4000, OUTSIDE, 8080);
-        let tuples = Tuples { original, reply: flow(CLIENT, 80, SERVER, 4000) };
-        assert_eq!(before_nat(&shown, tuple(shown), Some(tuples)), tuple(original));
-        assert_eq!(before_nat(&shown, tuple(shown.reversed()), Some(tuples)), tuple(tuples.reply));
+        let shown = Flow::tcp(SERVER, 4000, CLIENT, 80);
+        let original = Flow::tcp(SERVER, 4000, OUTSIDE, 8080);
+        let tuples = Tuples { original, reply: Flow::tcp(CLIENT, 80, SERVER, 4000) };
+        assert_eq!(before_nat(&shown, shown.tuple(), Some(tuples)), original.tuple());
+        assert_eq!(before_nat(&shown, shown.reversed().tuple(), Some(tuples)), tuples.reply.tuple());
     }
 
     #[test]
     fn without_an_entry_the_addresses_stay() {
-        let shown = flow(CLIENT, 4000, SERVER, 80);
-        assert_eq!(before_nat(&shown, tuple(shown.reversed()), None), tuple(shown.reversed()));
+        let shown = Flow::tcp(CLIENT, 4000, SERVER, 80);
+        assert_eq!(before_nat(&shown, shown.reversed().tuple(), None), shown.reversed().tuple());
     }
 
     fn shared() -> Shared {
@@ -337,8 +322,8 @@ mod tests {
     fn rsts_go_to_both_ends_before_the_forgetter_hears_of_it() {
         let shared = shared();
         let (into, inbox) = sync_channel(8);
-        let flow = flow(CLIENT, 4000, SERVER, 80);
-        for tuple in [tuple(flow), tuple(flow.reversed())] {
+        let flow = Flow::tcp(CLIENT, 4000, SERVER, 80);
+        for tuple in [flow.tuple(), flow.reversed().tuple()] {
             let (seq, hook) = (SeqNum(7), Hook::Forward);
             into.send(Transmit::Reset { flow, tuple, seq, ack: None, hook, untranslated: false }).unwrap();
         }
@@ -364,14 +349,14 @@ mod tests {
     fn a_keepalive_has_the_addresses_before_nat_too() {
         let shared = shared();
         let (into, inbox) = sync_channel(8);
-        let inside = flow(CLIENT, 4000, SERVER, 80);
+        let inside = Flow::tcp(CLIENT, 4000, SERVER, 80);
         let (seq, ack) = (SeqNum(6), SeqNum(9));
         for (from, timestamps) in [(inside, None), (inside.reversed(), Some((70, 40)))] {
             let keepalive = Keepalive { seq, ack, timestamps, has_octet: timestamps.is_some() };
-            into.send(Transmit::Keepalive { flow: inside, tuple: tuple(from), keepalive }).unwrap();
+            into.send(Transmit::Keepalive { flow: inside, tuple: from.tuple(), keepalive }).unwrap();
         }
         drop(into);
-        let tuples = Tuples { original: inside, reply: flow(SERVER, 80, OUTSIDE, 61000) };
+        let tuples = Tuples { original: inside, reply: Flow::tcp(SERVER, 80, OUTSIDE, 61000) };
         let mut kernel = Fake { tuples: Some(tuples), ..Fake::default() };
         assert!(send_all(&shared, &inbox, &mut kernel).is_empty());
         assert_eq!(
@@ -389,9 +374,9 @@ mod tests {
     fn what_the_kernel_refuses_is_counted() {
         let shared = shared();
         let (into, inbox) = sync_channel(8);
-        let flow = flow(CLIENT, 4000, SERVER, 80);
+        let flow = Flow::tcp(CLIENT, 4000, SERVER, 80);
         let (seq, hook) = (SeqNum(7), Hook::Forward);
-        into.send(Transmit::Reset { flow, tuple: tuple(flow), seq, ack: None, hook, untranslated: false })
+        into.send(Transmit::Reset { flow, tuple: flow.tuple(), seq, ack: None, hook, untranslated: false })
             .unwrap();
         drop(into);
         let mut kernel = Fake { refuses: true, ..Fake::default() };

@@ -250,7 +250,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::{
         policy::{Hook, Policy, Settings},
-        wire::{FourTuple, Protocol, SeqNum},
+        wire::SeqNum,
     };
     use std::sync::mpsc::sync_channel;
 
@@ -279,15 +279,17 @@ pub(crate) mod tests {
         let (into_forgetter, forgetter) = sync_channel(4);
         let (events, others) = (sync_channel(1).0, || sync_channel(1).0);
         let outbox = Outbox::new(events, into_sender, others(), Forgets::new(into_forgetter), others());
-        let flow = |src_port| {
-            let (src, dst) = ("192.0.2.7".parse().unwrap(), "198.51.100.1".parse().unwrap());
-            Flow { protocol: Protocol::TCP, src, src_port, dst, dst_port: 80 }
-        };
+        let flow = |src_port| Flow::tcp("192.0.2.7", src_port, "198.51.100.1", 80);
         let reset = |port| {
-            let Flow { src, src_port, dst, dst_port, .. } = flow(port);
-            let tuple = FourTuple { src, src_port, dst, dst_port };
             let (seq, hook) = (SeqNum(7), Hook::Forward);
-            Transmit::Reset { flow: flow(port), tuple, seq, ack: None, hook, untranslated: false }
+            Transmit::Reset {
+                flow: flow(port),
+                tuple: flow(port).tuple(),
+                seq,
+                ack: None,
+                hook,
+                untranslated: false,
+            }
         };
         let (tally, mut on_its_way) = (Tally::default(), None);
         let mut put = |transmit| outbox.put(transmit, &mut on_its_way, &tally);

@@ -478,24 +478,13 @@ fn found(result: io::Result<()>) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Protocol;
-
-    fn flow(src: &str, src_port: u16, dst: &str, dst_port: u16) -> Flow {
-        Flow {
-            protocol: Protocol::TCP,
-            src: src.parse().unwrap(),
-            src_port,
-            dst: dst.parse().unwrap(),
-            dst_port,
-        }
-    }
 
     /// Client 10.0.0.1, gateway 192.0.2.1 and 172.16.0.1, server 172.16.0.2.
     fn twice() -> Entry {
         Entry {
             tuples: Tuples {
-                original: flow("10.0.0.1", 1000, "192.0.2.1", 80),
-                reply: flow("172.16.0.2", 8080, "172.16.0.1", 2000),
+                original: Flow::tcp("10.0.0.1", 1000, "192.0.2.1", 80),
+                reply: Flow::tcp("172.16.0.2", 8080, "172.16.0.1", 2000),
             },
             id: 1,
             status: Status(0x3e),
@@ -509,7 +498,7 @@ mod tests {
     #[test]
     fn a_connection_is_recognised_from_both_ends() {
         let entry = twice();
-        let shown = flow("10.0.0.1", 1000, "172.16.0.2", 8080);
+        let shown = Flow::tcp("10.0.0.1", 1000, "172.16.0.2", 8080);
         assert_eq!(entry.tuples.between_nats(), shown);
         assert_eq!(entry.seen_as(&shown), Some(entry.tuples));
         assert_eq!(entry.seen_as(&shown.reversed()), Some(entry.tuples.swapped()));

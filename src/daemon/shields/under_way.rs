@@ -73,16 +73,10 @@ impl Handshakes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Protocol;
 
     fn under_way(number: u32, phase: Phase) -> UnderWay {
-        let flow = Flow {
-            protocol: Protocol::TCP,
-            src: std::net::Ipv4Addr::from(0x0a00_0000 | number).into(),
-            src_port: 4000,
-            dst: "192.0.2.1".parse().unwrap(),
-            dst_port: 80,
-        };
+        let src = std::net::Ipv4Addr::from(0x0a00_0000 | number).into();
+        let flow = Flow { src, ..Flow::tcp("10.0.0.0", 4000, "192.0.2.1", 80) };
         UnderWay { flow, phase, rule: RuleId::DEFAULT }
     }
 

@@ -463,16 +463,10 @@ pub fn probe_cookies(diversion: Diversion) -> Result<(), TableError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{policy::Marks, wire::Protocol};
+    use crate::policy::Marks;
 
     fn flow(src: &str, dst: &str) -> Flow {
-        Flow {
-            protocol: Protocol::TCP,
-            src: src.parse().unwrap(),
-            src_port: 4000,
-            dst: dst.parse().unwrap(),
-            dst_port: 443,
-        }
+        Flow::tcp(src, 4000, dst, 443)
     }
 
     #[test]
