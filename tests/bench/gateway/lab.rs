@@ -23,6 +23,9 @@ pub(crate) const WEB: u16 = 80;
 /// iperf3 listens here.
 pub(crate) const STREAM: u16 = 5201;
 
+/// Nobody answers here.
+pub(crate) const DISCARD: u16 = 9;
+
 /// What a test's traffic goes through.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Way {
@@ -34,6 +37,12 @@ pub(crate) enum Way {
     Fast,
     /// halfgate, every packet through the queue
     Full,
+    /// The same, with one worker
+    OneWorker,
+    /// The same, with two workers
+    TwoWorkers,
+    /// halfgate, every packet through the queue, with room for more than a million connections
+    Large,
     /// halfgate's chains, and the floor, many packets a system call, on all of its queues
     Chains,
     /// The floor, many packets a system call, on one queue
@@ -84,6 +93,18 @@ const CONNTRACK: &str = "table inet peer { chain forward { type filter hook forw
     iifname \"outside\" udp dport 5201 ct state new accept\n\
     }\n}\n";
 
+/// halfgate's rule file, with this kind of inspection and these lines more.
+pub(crate) fn rules(inspect: &str, more: &str) -> String {
+    format!(
+        "version: 1\n{more}\
+         zones: {{ outside: {{ interfaces: [outside] }}, inside: {{ interfaces: [inside] }} }}\n\
+         hooks: [forward]\n\
+         rules:\n\
+         \x20 - {{ name: all, from: outside, service: [tcp/80, tcp/{STREAM}, udp/{STREAM}, udp/{DISCARD}], \
+         action: accept, inspect: {inspect} }}\n"
+    )
+}
+
 /// A network with something in its gateway; gone when dropped.
 #[derive(Debug)]
 pub(crate) struct Lab {
@@ -108,33 +129,39 @@ impl Lab {
             Way::Many => lab.start_floor(&programs.floor, MANY)?,
             Way::Chains => lab.start_floor_behind(programs)?,
             Way::Suricata => lab.start_suricata()?,
-            Way::Fast => lab.start_halfgate(&programs.halfgate, "lifecycle")?,
-            Way::Full => lab.start_halfgate(&programs.halfgate, "full")?,
+            Way::Fast => lab.start_halfgate(&programs.halfgate, &rules("lifecycle", ""))?,
+            Way::Full => lab.start_halfgate(&programs.halfgate, &rules("full", ""))?,
+            Way::OneWorker => {
+                lab.start_halfgate(&programs.halfgate, &rules("full", "queues: { count: 1 }\n"))?
+            }
+            Way::TwoWorkers => {
+                lab.start_halfgate(&programs.halfgate, &rules("full", "queues: { count: 2 }\n"))?
+            }
+            Way::Large => {
+                lab.start_halfgate(&programs.halfgate, &rules("full", "max_connections: 1500000\n"))?;
+            }
         }
         Ok(lab)
     }
 
+    /// halfgate's control socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.scratch.0.join("control.sock")
+    }
+
     /// A tool in the gateway that must succeed.
-    fn tool(&self, program: &str, arguments: &[&str]) -> anyhow::Result<()> {
+    pub(crate) fn tool(&self, program: &str, arguments: &[&str]) -> anyhow::Result<()> {
         let status = self.three.gateway.command(program).args(arguments).status();
         let status = status.with_context(|| format!("run {program}"))?;
         ensure!(status.success(), "{program} {arguments:?}: {status}");
         Ok(())
     }
 
-    fn start_halfgate(&mut self, program: &Path, inspect: &str) -> anyhow::Result<()> {
-        let rules = format!(
-            "version: 1\n\
-             zones: {{ outside: {{ interfaces: [outside] }}, inside: {{ interfaces: [inside] }} }}\n\
-             hooks: [forward]\n\
-             rules:\n\
-             \x20 - {{ name: all, from: outside, service: [tcp/80, tcp/{STREAM}, udp/{STREAM}], \
-             action: accept, inspect: {inspect} }}\n"
-        );
+    fn start_halfgate(&mut self, program: &Path, rules: &str) -> anyhow::Result<()> {
         let file = self.scratch.0.join("rules.yaml");
         fs::write(&file, rules)?;
         let mut command = self.three.gateway.command(program);
-        command.arg("--socket").arg(self.scratch.0.join("control.sock")).arg("run").arg(&file);
+        command.arg("--socket").arg(self.socket()).arg("run").arg(&file);
         command.arg("--state-dir").arg(&self.scratch.0);
         self.start_guard(&mut command)?;
         self.wait("halfgate", |lab| lab.log().contains("ready:"))
@@ -150,7 +177,7 @@ impl Lab {
 
     /// halfgate leaves its chains behind, and the floor takes its place.
     fn start_floor_behind(&mut self, programs: &Programs) -> anyhow::Result<()> {
-        self.start_halfgate(&programs.halfgate, "full")?;
+        self.start_halfgate(&programs.halfgate, &rules("full", ""))?;
         let queues = self.queues();
         let chains = self.listing("nft", &["-s", "list", "table", "inet", "halfgate"])?;
         let diverted = self.listing("iptables-save", &["-t", "mangle"])?;

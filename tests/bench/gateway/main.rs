@@ -12,6 +12,7 @@ mod lab;
 #[path = "../peers.rs"]
 mod peers;
 mod small;
+mod stall;
 mod stream;
 mod table;
 mod web;
@@ -51,6 +52,9 @@ struct Args {
     /// How long a run is
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
+    /// Connections in the table of `stall`
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=1_400_000))]
+    connections: u32,
     /// Put the table into this document, between its marks, not to standard output
     #[arg(long, value_name = "DOCUMENT", num_args = 0..=1, default_missing_value = "docs/PERFORMANCE.md")]
     write: Option<PathBuf>,
@@ -96,9 +100,13 @@ enum Measurement {
     Latency,
     /// SYNs of a flood that are taken
     Flood,
+    /// Workers of two queues, datagrams of 64 pairs of addresses, beside one of one
+    Workers,
+    /// How late packets are while a million connections are listed, end, or are judged again
+    Stall,
     /// The engine by itself: a packet among a thousand and a million connections, and memory
     Engine,
-    /// The engine by itself: as many threads as there are processors
+    /// The engine by itself: 2, 4, 8 and 16 threads
     Threads,
     /// A decision among 10 and 10,000 rules
     Rules,
@@ -192,6 +200,8 @@ fn measure(measurement: Measurement, args: &Args, programs: &Programs) -> anyhow
         Measurement::Verdicts => verdicts(args, programs),
         Measurement::Latency => latency(args, programs),
         Measurement::Flood => flood(args, programs),
+        Measurement::Workers => workers(args, programs),
+        Measurement::Stall => stall(args, programs),
         Measurement::Engine => engine(args),
         Measurement::Threads => threads(args),
         Measurement::Rules => rules(args),
@@ -223,9 +233,15 @@ fn alternate<T>(
 fn streams(traffic: Traffic, way: Way, args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
     let (reference, against, how) = match way {
         Way::Full => (Way::Floor, "floor", "full inspection"),
-        Way::Fast | Way::Conntrack | Way::Floor | Way::Chains | Way::Many | Way::Suricata => {
-            (Way::Conntrack, "nftables", "fast path")
-        }
+        Way::Fast
+        | Way::Conntrack
+        | Way::Floor
+        | Way::Chains
+        | Way::Many
+        | Way::Suricata
+        | Way::OneWorker
+        | Way::TwoWorkers
+        | Way::Large => (Way::Conntrack, "nftables", "fast path"),
     };
     let (mut ours, mut theirs) = (Lab::new(way, programs)?, Lab::new(reference, programs)?);
     stream::serve(&mut ours)?;
@@ -309,7 +325,7 @@ fn latency(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
     let what = "latency that the queue adds to a packet";
     let added = |lab: &Lab| -> anyhow::Result<(f64, f64)> {
         let (without, with) = (small::echoes(&bare, args.seconds)?, small::echoes(lab, args.seconds)?);
-        Ok(((with.0 - without.0) / 2.0, (with.1 - without.1) / 2.0))
+        Ok(((with.half - without.half) / 2.0, (with.of_hundred - without.of_hundred) / 2.0))
     };
     let (ours, theirs) = alternate(args, what, || added(&labs.0), || added(&labs.1))?;
     let row = |name: &str, of: fn(&(f64, f64)) -> f64| Row {
@@ -387,11 +403,41 @@ fn engine(args: &Args) -> anyhow::Result<Vec<Row>> {
 fn threads(args: &Args) -> anyhow::Result<Vec<Row>> {
     let full = engine::Full::of(engine::MANY / 10);
     let cores = std::thread::available_parallelism()?.get();
-    let what = format!("engine: {cores} threads on one table, 100,000 connections");
-    let linear = || Ok(full.rate(1) / 1e6 * cores as f64);
-    let (ours, theirs) = alternate(args, &what, || Ok(full.rate(cores) / 1e6), linear)?;
-    let (unit, against) = ("million packets/s", "one thread, times as many");
+    let mut rows = Vec::new();
+    for threads in [2, 4, 8, 16] {
+        let what = format!("engine: {threads} threads on one table, 100,000 connections");
+        let linear = || Ok(full.rate(1) / 1e6 * threads.min(cores) as f64);
+        let (ours, theirs) = alternate(args, &what, || Ok(full.rate(threads) / 1e6), linear)?;
+        let (unit, against) = ("million packets/s", "one thread, times the cores that they have");
+        rows.push(Row { what, unit, against, ours, theirs, target: Target::AtLeast(0.8) });
+    }
+    Ok(rows)
+}
+
+/// What two workers cost each other. Whoever sends needs a core too, so that the rate says
+/// little here.
+fn workers(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
+    let labs = (Lab::new(Way::TwoWorkers, programs)?, Lab::new(Way::OneWorker, programs)?);
+    let what = "two workers, datagrams of 64 pairs of addresses, full inspection";
+    let run = |lab: &Lab| small::pairs(lab, args.seconds);
+    let (ours, theirs) = alternate(args, what, || run(&labs.0), || run(&labs.1))?;
+    let unit = "1,000 verdicts a second of their processor time";
+    let (what, against) = (what.to_owned(), "one worker");
     Ok(vec![Row { what, unit, against, ours, theirs, target: Target::AtLeast(0.8) }])
+}
+
+fn stall(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
+    let (many, floor) = (stall::Filled::new(programs, args.connections)?, Lab::new(Way::Floor, programs)?);
+    let mut rows = Vec::new();
+    for work in stall::Work::ALL {
+        let what =
+            format!("latency of 999 of 1,000 echoes, {} connections, {}", args.connections, work.name());
+        let ours = || many.fill().and_then(|()| many.echoes(work, args.seconds));
+        let theirs = || Ok(small::echoes(&floor, args.seconds)?.of_thousand);
+        let (ours, theirs) = alternate(args, &what, ours, theirs)?;
+        rows.push(Row { what, unit: "µs", against: "floor", ours, theirs, target: Target::AtMost(1.5) });
+    }
+    Ok(rows)
 }
 
 fn rules(args: &Args) -> anyhow::Result<Vec<Row>> {

@@ -10,13 +10,16 @@ use std::{
 use anyhow::{Context as _, ensure};
 use halfgate::{
     sys::{netns::Family, raw::RawSender},
-    wire::{Flags, FourTuple, SegmentBuilder, SeqNum},
+    wire::{Flags, FourTuple, SegmentBuilder, SeqNum, build::udp},
 };
 
 use crate::{
-    lab::{Lab, STREAM, WEB, server},
+    lab::{DISCARD, Lab, STREAM, WEB, server},
     stream::{self, Traffic},
 };
+
+/// Pairs of addresses.
+const PAIRS: u16 = 64;
 
 /// Different SYNs of a flood.
 const SYNS: usize = 65_536;
@@ -25,6 +28,29 @@ const SYNS: usize = 65_536;
 pub(crate) fn verdicts(lab: &Lab, seconds: u64) -> anyhow::Result<f64> {
     let (taken, busy) = (lab.taken()?, lab.guards_busy()?);
     stream::run(lab, Traffic::Udp, seconds)?;
+    let (taken, busy) = (lab.taken()? - taken, lab.guards_busy()?.saturating_sub(busy));
+    ensure!(!busy.is_zero(), "it took no time");
+    Ok(taken as f64 / busy.as_secs_f64() / 1e3)
+}
+
+/// Thousand verdicts in a second of the judge's processor time, on datagrams of 64 pairs of
+/// addresses, so that they come to all of its queues.
+pub(crate) fn pairs(lab: &Lab, seconds: u64) -> anyhow::Result<f64> {
+    let packets: Vec<_> = (0..PAIRS)
+        .map(|number| {
+            let src = Family::V4.forged(number);
+            udp(FourTuple { src, src_port: 4000, dst: Family::V4.mute(), dst_port: DISCARD }, &[0; 36])
+        })
+        .collect();
+    let sender = lab.three.client.enter(|| RawSender::open(0))?.context("open a raw socket")?;
+    let (taken, busy, start) = (lab.taken()?, lab.guards_busy()?, Instant::now());
+    for packet in packets.iter().cycle() {
+        // A full device queue refuses some.
+        let _ = sender.send(packet);
+        if start.elapsed() >= Duration::from_secs(seconds) {
+            break;
+        }
+    }
     let (taken, busy) = (lab.taken()? - taken, lab.guards_busy()?.saturating_sub(busy));
     ensure!(!busy.is_zero(), "it took no time");
     Ok(taken as f64 / busy.as_secs_f64() / 1e3)
@@ -58,9 +84,19 @@ pub(crate) fn flood(lab: &Lab, seconds: u64) -> anyhow::Result<f64> {
     Ok(taken as f64 / took.as_secs_f64() / 1e3)
 }
 
-/// How long a datagram and its answer take, in microseconds: half and 99 of 100 of them at
-/// most. Both go through the gateway.
-pub(crate) fn echoes(lab: &Lab, seconds: u64) -> anyhow::Result<(f64, f64)> {
+/// How long datagrams and their answers take, in microseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    /// Half of them at most.
+    pub(crate) half: f64,
+    /// 99 of 100.
+    pub(crate) of_hundred: f64,
+    /// 999 of 1,000.
+    pub(crate) of_thousand: f64,
+}
+
+/// Datagrams and their answers, one after the other, both through the gateway.
+pub(crate) fn echoes(lab: &Lab, seconds: u64) -> anyhow::Result<Times> {
     let to = SocketAddr::new(server(), STREAM);
     let echo = lab.three.server.enter(|| UdpSocket::bind(to))??;
     echo.set_read_timeout(Some(Duration::from_millis(100)))?;
@@ -91,5 +127,5 @@ pub(crate) fn echoes(lab: &Lab, seconds: u64) -> anyhow::Result<(f64, f64)> {
     })?;
     times.sort_by(f64::total_cmp);
     let at = |part: f64| times.get((times.len() as f64 * part) as usize).copied().context("no answers");
-    Ok((at(0.5)?, at(0.99)?))
+    Ok(Times { half: at(0.5)?, of_hundred: at(0.99)?, of_thousand: at(0.999)? })
 }
