@@ -94,6 +94,16 @@ const SPARED: u64 = 1;
 /// and never finish keep their places no longer than others.
 const LOOKED_AT: usize = 8;
 
+/// One of those that are counted in a scope: see [`Embryonic::after`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// Its number.
+    pub id: EmbryoId,
+    serial: u64,
+    /// Where it lies; `None` while it is reserved.
+    pub at: Option<Whereabouts>,
+}
+
 /// A place among the half-open ones for a connection that is about to enter the
 /// table: the limits are asked before a shard is held, the slot is known after.
 #[derive(Clone, Copy, Debug)]
@@ -199,6 +209,33 @@ impl Embryonic {
     /// All scopes with their counts.
     pub fn counts(&self) -> impl Iterator<Item = (&Scope, u32)> {
         self.queues.iter().map(|(scope, queue)| (scope, queue.count))
+    }
+
+    /// Up to `most` of a scope that came after those which were `seen`, the stalest first: a
+    /// piece of a look at all of them, between whose pieces others come and go.
+    #[must_use]
+    pub fn after(&self, seen: &[Member], scope: &Scope, most: usize) -> Vec<Member> {
+        let Some(at) = self.queues.find(scope) else { return Vec::new() };
+        let younger = |index: Index| {
+            let memberships = &self.embryos.get(index)?.memberships;
+            memberships.iter().find(|membership| membership.queue == at).map(|place| place.younger)
+        };
+        // Whoever is gone may have given its number to another.
+        let is_there = |member: &&Member| {
+            let embryo = self.embryos.get(member.id.0);
+            embryo.is_some_and(|embryo| embryo.serial & !SPARED == member.serial)
+        };
+        let last = seen.iter().rev().find(is_there);
+        let first = match last {
+            Some(member) => younger(member.id.0),
+            None => self.queues.get(at).map(|queue| queue.stalest),
+        };
+        let member = |index: Index| {
+            let embryo = self.embryos.get(index)?;
+            Some(Member { id: EmbryoId(index), serial: embryo.serial & !SPARED, at: embryo.at })
+        };
+        let all = std::iter::successors(first, |index| younger(*index));
+        all.map_while(member).take(most).collect()
     }
 
     /// The largest counts that a new one met since the last call, itself included, by
@@ -385,6 +422,33 @@ mod tests {
         assert_eq!(gone(), at(4));
         assert_eq!(gone(), at(12), "within sight now");
         assert_eq!(gone(), at(5));
+    }
+
+    #[test]
+    fn all_of_a_scope_are_found_in_pieces_whoever_goes_meanwhile() {
+        let mut all = Embryonic::new([1, 2], 10);
+        let slots = |members: &[Member]| members.iter().map(|one| one.at.unwrap().slot).collect::<Vec<_>>();
+        let ids: Vec<_> = (0..8).map(|slot| admit(&mut all, slot, &scopes(1, 80))).collect();
+        admit(&mut all, 8, &scopes(1, 81));
+        let scope = scopes(1, 80)[2];
+        let mut seen = all.after(&[], &scope, 3);
+        assert_eq!(slots(&seen), [0, 1, 2]);
+        // The last that was seen goes, and its number is another's.
+        all.release(ids[2], at(2));
+        assert_eq!(admit(&mut all, 9, &scopes(1, 80)), ids[2]);
+        seen.extend(all.after(&seen, &scope, 3));
+        assert_eq!(slots(&seen), [0, 1, 2, 3, 4, 5]);
+        // All that were seen.
+        for slot in [0, 1, 3, 4, 5] {
+            all.release(ids[slot as usize], at(slot));
+        }
+        assert_eq!(slots(&all.after(&seen, &scope, 3)), [6, 7, 9]);
+        let reserved = all.reserve(&scopes(1, 80)).unwrap();
+        all.spare(&reserved);
+        seen.extend(all.after(&seen, &scope, 8));
+        assert_eq!(seen.last().unwrap().at, None);
+        assert_eq!(all.after(&seen, &scope, 8), []);
+        assert_eq!(all.after(&[], &scopes(2, 82)[2], 8), []);
     }
 
     #[test]

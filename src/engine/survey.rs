@@ -17,14 +17,17 @@ use super::{
 };
 use crate::{
     conntrack::{
-        Address, Connection, Instant, Phase, Table, Timer,
-        embryonic::{Peaks, Scope},
+        Address, Connection, Instant, Phase, Slot, Table, Timer,
+        embryonic::{EmbryoId, Member, Peaks, Scope},
     },
     policy::{Live, RuleId},
 };
 
 /// Slots visited under one lock.
 const PIECE: u32 = 512;
+
+/// Half-open connections looked up under one lock.
+const HALF_OPEN: usize = 512;
 
 fn view<A: Address>(
     table: &Table<A>,
@@ -58,10 +61,11 @@ fn view<A: Address>(
     Some((view, entry.connection))
 }
 
-fn under_way<A: Address>(table: &Table<A>, slot: u32) -> Option<UnderWay> {
+fn under_way<A: Address>(table: &Table<A>, slot: Slot, id: EmbryoId) -> Option<UnderWay> {
     let entry = table.get(slot)?;
-    let Connection { phase, opener, tag, rule, .. } = entry.connection;
-    let is_own = phase.is_embryonic() && tag & BEHIND == 0;
+    let Connection { phase, opener, tag, rule, embryo, .. } = entry.connection;
+    // The slot may be another's by now.
+    let is_own = embryo == Some(id) && phase.is_embryonic() && tag & BEHIND == 0;
     is_own.then(|| UnderWay { flow: entry.key.flow(opener), phase, rule: RuleId(rule) })
 }
 
@@ -118,20 +122,38 @@ impl Engine {
     }
 
     /// Half-open connections to these addresses and ports that the kernel has not opened
-    /// behind a cookie, `most` at most. Walks the table, a bounded piece under each lock.
+    /// behind a cookie, `most` at most, the stalest first. Looks at those that count for
+    /// such a destination alone, a bounded piece under each lock; one whose SYN could not
+    /// be delivered does not count.
     #[must_use]
     pub fn under_way_to(&self, places: &BTreeSet<(IpAddr, u16)>, most: usize) -> Vec<UnderWay> {
         let mut found = Vec::new();
-        self.pieces(&mut |shard, ipv6, slots| {
-            let of = |slot| {
-                if ipv6 { under_way(&shard.ipv6, slot) } else { under_way(&shard.ipv4, slot) }
-            };
-            let there = |one: &UnderWay| places.contains(&(one.flow.dst, one.flow.dst_port));
-            let room = most.saturating_sub(found.len());
-            found.extend(slots.filter_map(of).filter(there).take(room));
-            found.len() < most
-        });
+        for &(address, port) in places {
+            let scope = Scope::Destination { group: 0, address, port };
+            let mut seen: Vec<Member> = Vec::new();
+            while found.len() < most {
+                let piece = self.embryonic.lock().after(&seen, &scope, HALF_OPEN);
+                let there = |one: &UnderWay| (one.flow.dst, one.flow.dst_port) == (address, port);
+                let room = most.saturating_sub(found.len());
+                found.extend(piece.iter().filter_map(|one| self.under_way(one)).filter(there).take(room));
+                // Whoever comes after the last piece is there for the next look.
+                if piece.len() < HALF_OPEN {
+                    break;
+                }
+                seen.extend(piece);
+            }
+        }
         found
+    }
+
+    fn under_way(&self, member: &Member) -> Option<UnderWay> {
+        let at = member.at?;
+        let shard = self.shards.get(usize::from(at.shard))?.lock();
+        if at.ipv6 {
+            under_way(&shard.ipv6, at.slot, member.id)
+        } else {
+            under_way(&shard.ipv4, at.slot, member.id)
+        }
     }
 
     /// How many connections are under each timer, by rule.
