@@ -29,11 +29,12 @@ impl Drop for Scratch {
     }
 }
 
-/// nginx with one page on port 80, whose connections stay open for so many seconds after it.
-pub(crate) fn nginx(at: &Namespace, folder: &Path, keepalive: u32) -> anyhow::Result<Command> {
+/// nginx with one page on port 80 and room for so many connections, which stay open for so
+/// many seconds after it.
+pub(crate) fn nginx(at: &Namespace, folder: &Path, room: u32, keepalive: u32) -> anyhow::Result<Command> {
     let configuration = format!(
         "daemon off; worker_processes 1; worker_rlimit_nofile 65536; pid {0}/nginx.pid; error_log {0}/error.log;\n\
-         events {{ worker_connections 30000; }}\n\
+         events {{ worker_connections {room}; }}\n\
          http {{ access_log off; client_body_temp_path {0}; proxy_temp_path {0}; fastcgi_temp_path {0};\n\
          uwsgi_temp_path {0}; scgi_temp_path {0}; keepalive_timeout {keepalive}; keepalive_requests 100000;\n\
          server {{ listen 80 backlog=4096; location / {{ return 200 \"hello\\n\"; }} }} }}\n",

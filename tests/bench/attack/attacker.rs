@@ -29,8 +29,11 @@ const PACKETS: usize = 65_536;
 /// Packets a system call.
 const BATCH: usize = 64;
 
-/// Connections that one attacker holds open.
+/// Connections that the attacker holds open.
 const SOCKETS: usize = 8_000;
+
+/// Threads that open them: one waits for an answer that does not come, others go on.
+const HOLDERS: usize = 4;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Attack {
@@ -137,23 +140,36 @@ impl Attack {
 pub(crate) struct Attacker {
     over: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Attacker {
-    pub(crate) fn start(ground: &Ground, attack: Attack, rate: Option<u32>) -> anyhow::Result<Self> {
+    /// `hosts`: so many of those that exist hold connections.
+    pub(crate) fn start(
+        ground: &Ground,
+        attack: Attack,
+        rate: Option<u32>,
+        hosts: u16,
+    ) -> anyhow::Result<Self> {
         let (over, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let mut attacker = Self { over: Arc::clone(&over), sent: Arc::clone(&sent), thread: None };
+        let mut attacker = Self { over: Arc::clone(&over), sent: Arc::clone(&sent), threads: Vec::new() };
         if attack == Attack::HalfOpen {
             // The hosts do not say that they did not mean it.
             mute(ground)?;
         }
         let client = ground.three.client.clone();
-        attacker.thread = match attack {
-            Attack::Nothing => None,
-            Attack::HalfClosed | Attack::Idle => Some(std::thread::Builder::new().spawn(move || {
-                let _ = client.enter(|| hold(attack, rate, &over, &sent));
-            })?),
+        match attack {
+            Attack::Nothing => {}
+            Attack::HalfClosed | Attack::Idle => {
+                let rate = rate.map(|rate| rate / HOLDERS as u32);
+                for first in 0..HOLDERS {
+                    let (client, over, sent) = (client.clone(), Arc::clone(&over), Arc::clone(&sent));
+                    let holder = Holder { attack, hosts: hosts.clamp(1, REAL), first: first as u16, rate };
+                    attacker.threads.push(std::thread::Builder::new().spawn(move || {
+                        let _ = client.enter(|| holder.hold(&over, &sent));
+                    })?);
+                }
+            }
             Attack::SpoofedSyns
             | Attack::RealSyns
             | Attack::SynAcks
@@ -164,12 +180,12 @@ impl Attacker {
             | Attack::HalfOpen => {
                 let packets: Vec<Vec<u8>> = (0..PACKETS).map(|number| attack.packet(number)).collect();
                 let socket = client.enter(raw_socket)?.context("open a raw socket")?;
-                Some(
+                attacker.threads.push(
                     std::thread::Builder::new()
                         .spawn(move || flood(&socket, &packets, rate, &over, &sent))?,
-                )
+                );
             }
-        };
+        }
         Ok(attacker)
     }
 
@@ -181,7 +197,7 @@ impl Attacker {
 
     fn end(&mut self) {
         self.over.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }
@@ -257,31 +273,44 @@ fn flood(socket: &Socket, packets: &[Vec<u8>], rate: Option<u32>, over: &AtomicB
     }
 }
 
-/// Opens connections until it holds as many as it may; those that end it opens again.
-fn hold(attack: Attack, rate: Option<u32>, over: &AtomicBool, sent: &AtomicU64) {
-    let port = if attack == Attack::HalfClosed { HOLD } else { WEB };
-    let to = SocketAddr::new(Family::V4.server(), port);
-    let mut held = std::collections::VecDeque::new();
-    let pace = Pace { start: Instant::now(), rate };
-    let mut number = 0_u16;
-    while !over.load(Ordering::Relaxed) {
-        number = (number + 1) % REAL;
-        let from = SocketAddr::new(Family::V4.forged(number), 0);
-        let open = || -> io::Result<Socket> {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-            socket.bind(&from.into())?;
-            socket.connect_timeout(&to.into(), Duration::from_millis(500))?;
-            if attack == Attack::HalfClosed {
-                socket.shutdown(std::net::Shutdown::Write)?;
+/// Who opens connections and keeps them, one after another from each of its hosts.
+struct Holder {
+    attack: Attack,
+    hosts: u16,
+    first: u16,
+    rate: Option<u32>,
+}
+
+impl Holder {
+    /// Opens connections until it holds as many as it may, and then the oldest anew.
+    fn hold(&self, over: &AtomicBool, sent: &AtomicU64) {
+        let mut held = std::collections::VecDeque::new();
+        let pace = Pace { start: Instant::now(), rate: self.rate };
+        let mut number = self.first;
+        let mut tried = 0;
+        while !over.load(Ordering::Relaxed) {
+            number = (number + 1) % self.hosts;
+            if let Ok(socket) = self.open(number) {
+                held.push_back(socket);
+                sent.fetch_add(1, Ordering::Relaxed);
             }
-            Ok(socket)
-        };
-        if let Ok(socket) = open() {
-            held.push_back(socket);
+            if held.len() > SOCKETS / HOLDERS {
+                held.pop_front();
+            }
+            tried += 1;
+            pace.wait(tried);
         }
-        if held.len() > SOCKETS {
-            held.pop_front();
+    }
+
+    fn open(&self, host: u16) -> io::Result<Socket> {
+        let port = if self.attack == Attack::HalfClosed { HOLD } else { WEB };
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(Family::V4.forged(host), 0).into())?;
+        let to = SocketAddr::new(Family::V4.server(), port);
+        socket.connect_timeout(&to.into(), Duration::from_millis(500))?;
+        if self.attack == Attack::HalfClosed {
+            socket.shutdown(std::net::Shutdown::Write)?;
         }
-        pace.wait(sent.fetch_add(1, Ordering::Relaxed) + 1);
+        Ok(socket)
     }
 }

@@ -106,7 +106,7 @@ fn point(halfgate: &Path, seconds: u64, rate: u32, trips: f64) -> anyhow::Result
     let round_trip = quiet(&far, &next).context("fetch pages before the flood")?;
     let before = Usage::read(&ground, guard.as_ref())?;
     let start = Instant::now();
-    let attacker = Attacker::start(&ground, Attack::SpoofedSyns, Some(rate))?;
+    let attacker = Attacker::start(&ground, Attack::SpoofedSyns, Some(rate), 1)?;
     // The limit is reached before anybody honest comes.
     while start.elapsed().as_secs_f64() * f64::from(rate) < 1.5 * f64::from(limit) {
         std::thread::sleep(Duration::from_millis(5));

@@ -1,9 +1,11 @@
 //! The namespaces, nginx, and what the kernel counts there.
 
 use std::{
+    collections::VecDeque,
     fs,
-    net::SocketAddr,
+    net::{Shutdown, SocketAddr, TcpListener},
     process::Stdio,
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -18,8 +20,14 @@ use crate::{
 /// nginx answers here.
 pub(crate) const WEB: u16 = 80;
 
-/// Here somebody listens, accepts, and never says or ends anything.
+/// Here somebody listens, accepts, and never says or ends anything while there is room.
 pub(crate) const HOLD: u16 = 81;
+
+/// Connections that nginx has room for.
+const ROOM: u32 = 1024;
+
+/// Connections that whoever holds them has room for: more than the attacker holds.
+const HELD: usize = 8_500;
 
 /// Addresses of hosts that exist: they answer what they did not ask for by RST.
 pub(crate) const REAL: u16 = 1000;
@@ -29,6 +37,7 @@ pub(crate) const HONEST: u8 = 32;
 
 pub(crate) struct Ground {
     _nginx: Process,
+    _hold: Hold,
     pub(crate) three: Three,
     pub(crate) scratch: Scratch,
 }
@@ -50,28 +59,14 @@ impl Ground {
         three.client.ip_batch(&addresses)?;
         three.client.sysctls(&[("ipv4/ip_local_port_range", "1024 65535"), ("ipv4/tcp_tw_reuse", "1")])?;
         three.server.sysctls(&[("core/somaxconn", "4096"), ("ipv4/tcp_max_syn_backlog", "4096")])?;
-        let mut nginx = peers::nginx(&three.server, &scratch.0, 300)?;
+        let mut nginx = peers::nginx(&three.server, &scratch.0, ROOM, 300)?;
         nginx.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let nginx = Process::start(&mut nginx).context("start nginx")?;
-        let ground = Self { _nginx: nginx, three, scratch };
-        ground.hold()?;
+        let at = SocketAddr::new(Family::V4.server(), HOLD);
+        let hold = Hold::start(three.server.enter(|| TcpListener::bind(at))??)?;
+        let ground = Self { _nginx: nginx, _hold: hold, three, scratch };
         ground.wait_for_nginx()?;
         Ok(ground)
-    }
-
-    /// Accepts on a port and keeps what it has accepted. Ends with the namespace's sockets.
-    fn hold(&self) -> anyhow::Result<()> {
-        let at = SocketAddr::new(Family::V4.server(), HOLD);
-        let listener = self.three.server.enter(|| std::net::TcpListener::bind(at))??;
-        std::thread::spawn(move || {
-            let mut held = Vec::new();
-            // It ends when there are no more descriptors; then the backlog fills.
-            while let Ok((stream, _)) = listener.accept() {
-                held.push(stream);
-            }
-            std::thread::park();
-        });
-        Ok(())
     }
 
     fn wait_for_nginx(&self) -> anyhow::Result<()> {
@@ -87,6 +82,38 @@ impl Ground {
             "nginx does not listen: {}",
             fs::read_to_string(self.scratch.0.join("error.log")).unwrap_or_default()
         )
+    }
+}
+
+/// Accepts connections and keeps them; all of them are gone when it is dropped.
+struct Hold {
+    listener: socket2::Socket,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Hold {
+    fn start(listener: TcpListener) -> anyhow::Result<Self> {
+        let ours = listener.try_clone()?.into();
+        let thread = std::thread::Builder::new().spawn(move || {
+            let mut held = VecDeque::new();
+            while let Ok((stream, _)) = listener.accept() {
+                held.push_back(stream);
+                if held.len() > HELD {
+                    held.pop_front();
+                }
+            }
+        })?;
+        Ok(Self { listener: ours, thread: Some(thread) })
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // `accept` fails from now on.
+        let _ = self.listener.shutdown(Shutdown::Both);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 

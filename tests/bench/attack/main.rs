@@ -49,13 +49,16 @@ struct Args {
     /// Packets a second that the attacker sends at most; left out: what it can
     #[arg(long)]
     rate: Option<u32>,
+    /// Hosts from which connections are held
+    #[arg(long, default_value_t = 20)]
+    hosts: u16,
     /// Half-open connections that halfgate's rules let one destination have
     #[arg(long, default_value_t = 1000)]
     limit: u32,
     /// Instead: how long halfgate's `evict` holds. A spoofed flood at a steady rate (10,000
     /// SYNs a second unless --rate says otherwise) against limits of so many of the honest
     /// clients' round trips of 40 ms
-    #[arg(long, conflicts_with_all = ["attacks", "against", "limit"])]
+    #[arg(long, conflicts_with_all = ["attacks", "against", "hosts", "limit"])]
     evict_curve: bool,
     /// Points of that curve: limit / rate, in round trips
     #[arg(
@@ -109,7 +112,7 @@ fn run(args: &Args, attack: Attack, protector: Protector) -> anyhow::Result<Row>
     Honest::warm(&ground).context("fetch a page before the attack")?;
     let before = Usage::read(&ground, guard.as_ref())?;
     let start = Instant::now();
-    let attacker = Attacker::start(&ground, attack, args.rate)?;
+    let attacker = Attacker::start(&ground, attack, args.rate, args.hosts)?;
     let honest = Honest::start(&ground)?;
     while start.elapsed() < Duration::from_secs(args.seconds) {
         std::thread::sleep(Duration::from_millis(200));

@@ -19,6 +19,8 @@ pub(crate) enum Protector {
     None,
     /// nftables with conntrack
     Conntrack,
+    /// nftables with conntrack, which refuses new connections of a source with too many
+    Counted,
     /// nftables with conntrack and its synproxy for the web server
     Synproxy,
     /// Suricata on NFQUEUE, without signatures
@@ -31,7 +33,13 @@ pub(crate) enum Protector {
     Challenge,
     /// halfgate, `on_excess: syncookies`
     Syncookies,
+    /// halfgate, `on_excess: challenge`, limits of open connections that block, and a timer
+    /// for half-closed ones
+    Limits,
 }
+
+/// Open connections that one source may have, where something counts them.
+const PER_SOURCE: u32 = 20;
 
 /// A protector that runs as a process.
 pub(crate) struct Guard {
@@ -50,6 +58,20 @@ const CONNTRACK: &str = "table inet peer { chain forward { type filter hook forw
     iifname \"outside\" tcp dport { 80, 81 } ct state new accept\n\
     }\n}\n";
 
+/// As the example of its manual does (nft(8), ct count).
+fn counted() -> String {
+    format!(
+        "table inet peer {{ set sources {{ type ipv4_addr; flags dynamic; size 65536; }}\n\
+         chain forward {{ type filter hook forward priority 0; policy drop;\n\
+         ct state established,related accept\n\
+         ct state invalid drop\n\
+         iifname \"outside\" tcp dport {{ 80, 81 }} ct state new \
+         add @sources {{ ip saddr ct count over {PER_SOURCE} }} reject with tcp reset\n\
+         iifname \"outside\" tcp dport {{ 80, 81 }} ct state new accept\n\
+         }}\n}}\n"
+    )
+}
+
 const SYNPROXY: &str = "table inet peer {\n\
     chain pre { type filter hook prerouting priority raw; policy accept;\n\
     iifname \"outside\" tcp dport { 80, 81 } tcp flags & (fin | syn | rst | ack) == syn notrack\n\
@@ -62,27 +84,31 @@ const SYNPROXY: &str = "table inet peer {\n\
     }\n}\n";
 
 impl Protector {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::None,
         Self::Conntrack,
+        Self::Counted,
         Self::Synproxy,
         Self::Suricata,
         Self::Drop,
         Self::Evict,
         Self::Challenge,
         Self::Syncookies,
+        Self::Limits,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::None => "nothing",
             Self::Conntrack => "nftables conntrack",
+            Self::Counted => "nftables `ct count`",
             Self::Synproxy => "nftables synproxy",
             Self::Suricata => "Suricata",
             Self::Drop => "halfgate `drop`",
             Self::Evict => "halfgate `evict`",
             Self::Challenge => "halfgate `challenge`",
             Self::Syncookies => "halfgate `syncookies`",
+            Self::Limits => "halfgate `connections`",
         }
     }
 
@@ -91,6 +117,7 @@ impl Protector {
         match self {
             Self::None => Ok(None),
             Self::Conntrack => nft(ground, CONNTRACK).map(|()| None),
+            Self::Counted => nft(ground, &counted()).map(|()| None),
             Self::Synproxy => {
                 // As its manual asks (nft(8), synproxy).
                 ground
@@ -104,6 +131,11 @@ impl Protector {
             Self::Evict => firewall(ground, halfgate, &rules("outside", limit, "evict")).map(Some),
             Self::Challenge => firewall(ground, halfgate, &rules("outside", limit, "challenge")).map(Some),
             Self::Syncookies => firewall(ground, halfgate, &rules("outside", limit, "syncookies")).map(Some),
+            Self::Limits => {
+                let open = format!("connections: {{ per_source: {PER_SOURCE}, block: 10m }}, embryonic:");
+                let rules = rules("outside", limit, "challenge").replace("embryonic:", &open);
+                firewall(ground, halfgate, &format!("{rules}timers: {{ half_closed: 10s }}\n")).map(Some)
+            }
         }
     }
 }

@@ -28,7 +28,7 @@ pub(crate) fn serve(lab: &mut Lab) -> anyhow::Result<()> {
          end\n"
     );
     fs::write(folder.join("addresses.lua"), script)?;
-    let nginx = peers::nginx(&lab.three.server, &folder, 0)?;
+    let nginx = peers::nginx(&lab.three.server, &folder, 30_000, 0)?;
     lab.serve_by(nginx, WEB)
 }
 
