@@ -193,11 +193,15 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
     if *cookies != Syncookies::default() {
         let on: Vec<String> = cookies.on.iter().map(shielded).collect();
         let on = if on.is_empty() { "off".to_owned() } else { format!("on for {}", on.join(", ")) };
+        let rsts = match cookies.rsts {
+            0 => String::new(),
+            rsts => format!(", {rsts} RSTs of hosts that had asked for none dropped"),
+        };
         let raised = if cookies.raised { ", challenges are raised to it" } else { "" };
         rows.push((
             "syncookies",
             format!(
-                "{on} ({} since the start){raised}; {} SYNs answered, {} cookies came back, {} fit none",
+                "{on} ({} since the start){raised}; {} SYNs answered, {} cookies came back, {} fit none{rsts}",
                 cookies.ever, cookies.syns, cookies.valid, cookies.invalid
             ),
         ));

@@ -221,9 +221,9 @@ impl Shields {
         changes.map(|change| format!("{} = {} (was {})", change.name, change.new, change.old)).collect()
     }
 
-    /// How it is, for `status`.
+    /// How it is, for `status`; `rsts`: those that the table has dropped.
     #[must_use]
-    pub fn status(&self, policy: &Policy, now: Instant) -> protocol::Syncookies {
+    pub fn status(&self, policy: &Policy, rsts: u64, now: Instant) -> protocol::Syncookies {
         let book = self.book.lock();
         let counts = synproxy::counts().unwrap_or_default();
         let counts = book.before.map_or_else(Counts::default, |before| counts.since(before));
@@ -234,6 +234,7 @@ impl Shields {
             syns: counts.syns.into(),
             valid: counts.valid.into(),
             invalid: counts.invalid.into(),
+            rsts,
         }
     }
 

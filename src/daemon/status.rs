@@ -134,7 +134,7 @@ impl Daemon {
                 proven: proven.0.into(),
                 most_proven: proven.1.into(),
             },
-            syncookies: self.shared.shields.status(&policy, self.now()),
+            syncookies: self.shared.shields.status(&policy, counts.stray_rsts, self.now()),
             events_lost,
             overrun,
             sysctls: [state.settings.words(), self.shared.shields.words()].concat(),

@@ -26,6 +26,8 @@ both_families! {
     a_server_that_speaks_first_is_heard_at_once
     kill_and_timers_send_rsts_that_both_ends_take
     an_rst_of_either_end_reaches_the_other
+    rsts_of_hosts_that_asked_for_no_cookie_stay_in_the_kernel
+    the_same_addresses_and_ports_come_again
     keepalives_behind_a_cookie_are_answered
     calm_for_long_enough_ends_it_and_nothing_else
     what_was_established_before_is_not_lost
@@ -253,6 +255,60 @@ fn an_rst_of_either_end_reaches_the_other(family: Family) {
     match gateway.try_connect(family, 80, SOON) {
         Ok(client) => wait_reset(&client, SOON),
         Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+    }
+}
+
+fn rsts_of_hosts_that_asked_for_no_cookie_stay_in_the_kernel(family: Family) {
+    const MANY: u16 = 20_000;
+    let gateway = start("");
+    let listener = gateway.listen(family, 80);
+    let (forger, to) = (gateway.forger(), SocketAddr::new(family.server(), 80));
+    let rsts = || {
+        for number in 0..MANY {
+            let from = SocketAddr::new(family.forged(number % 4000), 4000 + number / 4000);
+            forger.send(from, to, number.into(), None, Flags::RST);
+        }
+    };
+    let judged = || gateway.json(&["status"])[0]["packets"].as_u64().expect("a number");
+    turn_on(&gateway, family);
+    let (client, server) = pair(&gateway, &listener, family);
+    talk(&client, &server);
+    let before = judged();
+    rsts();
+    thread::sleep(s(1));
+    let rest = judged() - before;
+    assert!((1..u64::from(MANY) / 2).contains(&rest), "{rest} of {MANY} came to the queues");
+    let dropped = cookies(&gateway)["rsts"].as_u64().expect("a number");
+    assert!((u64::from(MANY) / 2..=u64::from(MANY)).contains(&dropped), "{dropped} are counted");
+    assert_eq!(gateway.json(&["status"])[0]["blocked_packets"], 0);
+    // One of a connection's is not among them.
+    abort(client);
+    wait_reset(&server, SOON);
+}
+
+/// conntrack still knows the connection before.
+fn the_same_addresses_and_ports_come_again(family: Family) {
+    let gateway = start("");
+    let listener = gateway.listen(family, 80);
+    turn_on(&gateway, family);
+    let (from, to) = (SocketAddr::new(family.client(), 40_000), SocketAddr::new(family.server(), 80));
+    for times in 1..=3 {
+        let domain = socket2::Domain::for_address(from);
+        let socket = || socket2::Socket::new(domain, socket2::Type::STREAM, None);
+        let client = gateway.three.client.enter(socket).unwrap().unwrap();
+        client.set_reuse_address(true).unwrap();
+        client.bind(&from.into()).unwrap();
+        client.connect_timeout(&to.into(), SOON).unwrap();
+        let client = TcpStream::from(client);
+        client.set_read_timeout(Some(SOON)).unwrap();
+        let (server, who) = accept(&listener);
+        assert_eq!((who, valid(&gateway)), (from, times), "it came by a cookie");
+        talk(&client, &server);
+        // The server remembers it, and the client does not.
+        drop(server);
+        assert_eq!((&client).read(&mut [0; 1]).unwrap(), 0);
+        drop(client);
+        gateway.wait_phase(from, "time_wait");
     }
 }
 

@@ -108,6 +108,10 @@ pub struct Syncookies {
     pub valid: u64,
     /// Acknowledgements that no cookie fits.
     pub invalid: u64,
+    /// RSTs of hosts that had asked for no cookie, which the kernel dropped unjudged since the
+    /// table was loaded.
+    #[serde(default)]
+    pub rsts: u64,
 }
 
 /// The most memory that the daemon ever takes, in octets, and what there is.

@@ -14,12 +14,21 @@
 //!   under way when their destination came into `shielded`. conntrack knows these, and would
 //!   not take their clients' acknowledgements of a cookie for invalid: their SYNs go the way of
 //!   all others, as many in a second as there may be. Each stays as long as such a handshake can be open.
+//! * A host that exists, and in whose name somebody has sent a SYN, answers the kernel's cookie
+//!   by RST: of a flood of such SYNs there come as many of them. They belong to no connection
+//!   that conntrack knows, and past some in a second they are dropped before the queue, where
+//!   they would wait before the packets of live connections. Some pass, because one that
+//!   conntrack has forgotten may be known here.
 //! * The last ACK to the server and the first one to the client leave through `output` too,
 //!   made by the kernel while it handles the server's SYN-ACK. They must not be queued: by
 //!   the time a verdict came, the kernel would translate what is right already.
 //! * nftables' synproxy verifies the checksums of IPv6 as if it were IPv4 (seen up to 6.18):
 //!   what no network card has vouched for is dropped. That of xtables does not, so that IPv6
 //!   has cookies where xtables diverts, by a rule of its own there.
+//! * The SYN-ACK with the cookie is not tracked (`shield_output`). conntrack may know the
+//!   connection that had the same addresses and ports before, in `TIME_WAIT` say: it would take
+//!   it for an answer in that, and if that one was behind a cookie, change its numbers as it did
+//!   there. The client would acknowledge what is no cookie, as often as it tried.
 //! * An RST to the client that halfgate sends is not tracked (`shield_output`): of every RST
 //!   from the server's side the kernel believes that it refuses the SYN, and changes its
 //!   number to what that would have.
@@ -57,6 +66,10 @@ pub const MOST: u32 = 1024;
 /// Handshakes that the daemon may have in a set of those under way. The set has room for
 /// twice as many, because one whose time is over stays until the kernel cleans up.
 pub const MOST_UNDER_WAY: u32 = 8192;
+
+/// RSTs of no connection that conntrack knows, to where the kernel answers SYNs, that are
+/// inspected in a second.
+const MOST_STRAY_RSTS: u32 = 1000;
 
 /// Before conntrack (-200): where `notrack` must be.
 const RAW_PRIORITY: i32 = -300;
@@ -119,6 +132,9 @@ impl Document {
         let bits = spec.marks.own_untracked();
         let untracked = mark_is(bits);
         self.rule(chain, vec![untracked, Statement::Notrack]);
+        for &ipv6 in families(diversion) {
+            self.rule(chain, vec![syn_ack(), is_of_shielded(ipv6), Statement::Notrack]);
+        }
     }
 
     fn raw(&mut self, name: &'static str, hook: NfHook) {
@@ -165,6 +181,9 @@ impl Document {
             let there = || within(destination(ipv6), cookies(ipv6));
             self.rule(chain, [vec![ct_state("untracked"), bare_syn(), there()], synproxy()].concat());
             self.rule(chain, [vec![ct_state("invalid"), bare_ack(), there()], synproxy()].concat());
+            let past = past(MOST_STRAY_RSTS);
+            let rst = vec![ct_state("invalid"), bare_rst(), there(), past, counter(), Statement::Drop(None)];
+            self.rule(chain, rst);
         }
         let is_behind = || ct_mark_has(spec.marks.opened_behind());
         self.rule(chain, vec![is_behind(), set_mark(!0, spec.marks.behind())]);
@@ -216,8 +235,7 @@ impl Document {
         let tracked = vec![ct_mark_has(spec.marks.opened_behind()), no_syn()];
         self.rule(chain, tracked.into_iter().chain(pass()).collect());
         for &ipv6 in families(diversion) {
-            let [address, port] = source(ipv6);
-            let answer = vec![syn_ack(), within([address, port], cookies(ipv6))];
+            let answer = vec![syn_ack(), is_of_shielded(ipv6)];
             self.rule(chain, answer.into_iter().chain(pass()).collect());
         }
     }
@@ -277,6 +295,11 @@ fn is_shielded(ipv6: bool) -> Statement<'static> {
     within([interface, address, port], shielded(ipv6))
 }
 
+/// It comes from a destination of which there may be cookies about.
+fn is_of_shielded(ipv6: bool) -> Statement<'static> {
+    within(source(ipv6), cookies(ipv6))
+}
+
 /// It repeats the SYN of a handshake that conntrack knows.
 fn is_under_way(ipv6: bool) -> Statement<'static> {
     let [from, from_port] = source(ipv6);
@@ -287,13 +310,22 @@ fn is_under_way(ipv6: bool) -> Statement<'static> {
 /// So many in a second, and at once. A client repeats its SYN once in a second at most; who
 /// floods with one that he sent before is answered by the kernel like all others.
 fn at_most(packets: u32) -> Statement<'static> {
+    in_a_second(packets, None)
+}
+
+/// Those past so many in a second.
+fn past(packets: u32) -> Statement<'static> {
+    in_a_second(packets, Some(true))
+}
+
+fn in_a_second(packets: u32, past: Option<bool>) -> Statement<'static> {
     Statement::Limit(Limit {
         rate: packets,
         rate_unit: Some("packets".into()),
         per: Some("second".into()),
         burst: Some(packets),
         burst_unit: None,
-        inv: None,
+        inv: past,
     })
 }
 
@@ -322,6 +354,11 @@ fn bare_syn() -> Statement<'static> {
 
 fn bare_ack() -> Statement<'static> {
     flags(&["syn", "rst", "ack"], "ack")
+}
+
+/// What a host says to a SYN-ACK that it did not ask for (RFC 9293 §3.10.7.1).
+fn bare_rst() -> Statement<'static> {
+    flags(&["fin", "syn", "rst", "ack"], "rst")
 }
 
 fn syn_ack() -> Statement<'static> {

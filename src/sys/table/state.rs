@@ -70,6 +70,8 @@ pub struct Counts {
     pub refused: u64,
     /// Packets of blocked sources that the kernel dropped.
     pub blocked: u64,
+    /// RSTs that answered SYN cookies nobody had asked for, and were too many.
+    pub stray_rsts: u64,
 }
 
 /// What of the live table somebody else took away. Installing again mends it.
@@ -142,7 +144,9 @@ fn counts(objects: &[Value]) -> Counts {
         let packets: u64 = statements.iter().filter_map(packets).sum();
         let drops = statements.iter().any(|statement| statement.get("drop").is_some());
         if chain.starts_with("divert_") && drops {
-            counts.blocked += packets;
+            let is_limited = statements.iter().any(|statement| statement.get("limit").is_some());
+            let count = if is_limited { &mut counts.stray_rsts } else { &mut counts.blocked };
+            *count += packets;
         }
         if !chain.starts_with("inspected_") {
             continue;
