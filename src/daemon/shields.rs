@@ -317,6 +317,22 @@ impl Shields {
         Ok(())
     }
 
+    /// Tells the kernel that handshakes are over. A host that exists answers by RST what was sent
+    /// in its name, and the same SYN may come again as fast as its sender likes.
+    fn forget_finished(&self, engine: &Engine, now: Instant) -> Result<(), String> {
+        let mut book = self.book.lock();
+        if !book.possible {
+            return Ok(());
+        }
+        for part in book.under_way.over(|flow| engine.is_half_open(flow), now).chunks(PART) {
+            // Also if the kernel refuses: there they end by themselves.
+            book.under_way.forget(part);
+            let change = ShieldChange { over: part.to_vec(), ..ShieldChange::default() };
+            table::shield(&change).map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+
     /// Looks at what the kernel has counted, and turns off what is calm; what that was.
     fn look(&self, now: Instant) -> Result<Vec<Entry>, String> {
         let mut book = self.book.lock();
@@ -537,15 +553,24 @@ impl Thread<'_> {
         if places.is_empty() {
             return;
         }
-        if let Err(error) = self.shared.shields.turned_on(&self.shared.engine, &places, now) {
-            log::warning(format_args!("the kernel can't be told of handshakes under way: {error}"));
+        let (shields, engine) = (&self.shared.shields, &self.shared.engine);
+        let told = shields.forget_finished(engine, now).and(shields.turned_on(engine, &places, now));
+        if let Err(error) = told {
+            self.complain_of_handshakes(&error);
         }
+    }
+
+    fn complain_of_handshakes(&self, error: &str) {
+        log::warning(format_args!("the kernel can't be told of handshakes under way: {error}"));
     }
 
     fn look(&mut self, now: Instant) {
         match self.shared.shields.look(now) {
             Ok(entries) => self.tell(&entries, false),
             Err(error) => self.complain(&error),
+        }
+        if let Err(error) = self.shared.shields.forget_finished(&self.shared.engine, now) {
+            self.complain_of_handshakes(&error);
         }
         if let Some((ipv4, ipv6)) = self.shared.shields.may_try_again(now) {
             self.shared.engine.set_cookies_available(ipv4, ipv6);

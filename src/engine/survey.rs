@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::Range,
     sync::atomic::Ordering,
 };
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     conntrack::{
-        Address, Connection, Instant, Phase, Slot, Table, Timer,
+        Address, Connection, Flow, Instant, Key, Phase, Slot, Table, Timer,
         embryonic::{EmbryoId, Member, Peaks, Scope},
     },
     policy::{Live, RuleId},
@@ -67,6 +67,11 @@ fn under_way<A: Address>(table: &Table<A>, slot: Slot, id: EmbryoId) -> Option<U
     // The slot may be another's by now.
     let is_own = embryo == Some(id) && phase.is_embryonic() && tag & BEHIND == 0;
     is_own.then(|| UnderWay { flow: entry.key.flow(opener), phase, rule: RuleId(rule) })
+}
+
+fn is_half_open<A: Address>(table: &Table<A>, key: &Key<A>, hash: u64) -> bool {
+    let entry = table.find(key, hash).and_then(|slot| table.get(slot));
+    entry.is_some_and(|entry| entry.connection.phase.is_embryonic())
 }
 
 impl Engine {
@@ -144,6 +149,19 @@ impl Engine {
             }
         }
         found
+    }
+
+    /// Whether the connection of a flow is half-open.
+    #[must_use]
+    pub fn is_half_open(&self, flow: &Flow) -> bool {
+        if let Some((key, _)) = Key::<Ipv4Addr>::of(flow) {
+            let hash = key.hash(self.seed);
+            return is_half_open(&self.shard_of(hash).1.lock().ipv4, &key, hash);
+        }
+        Key::<Ipv6Addr>::of(flow).is_some_and(|(key, _)| {
+            let hash = key.hash(self.seed);
+            is_half_open(&self.shard_of(hash).1.lock().ipv6, &key, hash)
+        })
     }
 
     fn under_way(&self, member: &Member) -> Option<UnderWay> {

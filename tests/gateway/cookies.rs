@@ -35,6 +35,7 @@ both_families! {
     a_syn_that_was_lost_before_it_begins_comes_to_the_server_again
     a_syn_ack_that_was_lost_before_it_begins_is_sent_again
     every_handshake_under_way_when_it_begins_is_named_to_the_kernel
+    a_handshake_that_is_over_is_no_longer_named
     a_cookie_given_before_it_ends_is_still_taken
     a_client_that_no_rule_lets_in_is_told
     a_server_that_never_answers_is_noticed
@@ -489,6 +490,27 @@ fn every_handshake_under_way_when_it_begins_is_named_to_the_kernel(family: Famil
         listing.matches(" . 80 timeout 2m expires").count() == usize::from(MANY)
     });
     assert_eq!(gateway.connections(&["phase=half_open"]).len(), usize::from(MANY));
+}
+
+fn a_handshake_that_is_over_is_no_longer_named(family: Family) {
+    let gateway = start("");
+    let _listener = gateway.listen(family, 80);
+    let set = if family == Family::V4 { "underway4" } else { "underway6" };
+    let named = || {
+        let listing = gateway.tool("nft", &["list", "set", "inet", "halfgate", set], "");
+        let is_named = |source: &u16| listing.contains(&format!("{} . 4000 . ", family.forged(*source)));
+        (0..=LIMIT as u16).filter(is_named).collect::<Vec<_>>()
+    };
+    turn_on(&gateway, family);
+    gateway.eventually("all that were let in are named", SOON, || named().len() == LIMIT);
+    let mut rest = named();
+    gateway.always("they stay", s(2), || named() == rest);
+    // One says that it has not asked for it.
+    let from = SocketAddr::new(family.forged(rest.remove(0)), 4000);
+    let to = SocketAddr::new(family.server(), 80);
+    gateway.forger().send(from, to, 1001, None, Flags::RST);
+    gateway.eventually("it is named no more", s(1) + LATE, || named() == rest);
+    gateway.always("nor again", s(1), || named() == rest);
 }
 
 fn a_cookie_given_before_it_ends_is_still_taken(family: Family) {

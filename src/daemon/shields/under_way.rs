@@ -21,6 +21,9 @@ use crate::{
 /// seconds, and it gives up after 127.
 const LONGEST: Duration = Duration::from_secs(130);
 
+/// One whose time is nearly over may be gone in the kernel when it is told.
+const CLOSE_TO_ITS_END: Duration = Duration::from_secs(1);
+
 /// A handshake, and how long the kernel is to know it.
 type Told = (Flow, Duration);
 
@@ -57,6 +60,20 @@ impl Handshakes {
     pub(super) fn note(&mut self, told: &[Told], now: Instant) {
         self.0.retain(|_, until| now < *until);
         self.0.extend(told.iter().map(|(flow, time)| (*flow, now.after(*time))));
+    }
+
+    /// Those that are over, and that the kernel still knows.
+    pub(super) fn over(&self, is_open: impl Fn(&Flow) -> bool, now: Instant) -> Vec<Flow> {
+        let stays = |until: &Instant| now.after(CLOSE_TO_ITS_END) < *until;
+        let over = self.0.iter().filter(|(flow, until)| stays(until) && !is_open(flow));
+        over.map(|(flow, _)| *flow).collect()
+    }
+
+    /// The kernel knows these no more, or not for long.
+    pub(super) fn forget(&mut self, over: &[Flow]) {
+        for flow in over {
+            self.0.remove(flow);
+        }
     }
 
     /// What the kernel must be told again, whose sets are empty.
@@ -106,6 +123,20 @@ mod tests {
         // A timer that is off.
         let told = Handshakes::default().untold(&found, Instant(0), |_, _| None);
         assert_eq!(seconds(&told), [LONGEST.as_secs(); 3]);
+    }
+
+    #[test]
+    fn those_that_are_over_make_room_while_the_kernel_surely_knows_them() {
+        let mut handshakes = Handshakes::default();
+        let found = [1, 2].map(|number| under_way(number, Phase::SynReceived));
+        let told = handshakes.untold(&found, Instant(0), ten_and_thirty);
+        handshakes.note(&told, Instant(0));
+        let is_first = |flow: &Flow| *flow == found[0].flow;
+        assert_eq!(handshakes.over(|_| true, Instant(0)), []);
+        assert_eq!(handshakes.over(is_first, Instant(28_999)), [found[1].flow]);
+        assert_eq!(handshakes.over(is_first, Instant(29_000)), []);
+        handshakes.forget(&[found[1].flow]);
+        assert_eq!(handshakes.over(|_| false, Instant(0)), [found[0].flow]);
     }
 
     #[test]

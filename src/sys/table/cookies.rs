@@ -13,7 +13,7 @@
 //! * `underway4`, `underway6`: source and destination, both with ports, of handshakes that were
 //!   under way when their destination came into `shielded`. conntrack knows these, and would
 //!   not take their clients' acknowledgements of a cookie for invalid: their SYNs go the way of
-//!   all others, as many in a second as there may be. Each stays as long as such a handshake can be open.
+//!   all others, as many in a second as there may be. Each stays as long as such a handshake is open.
 //! * A host that exists, and in whose name somebody has sent a SYN, answers the kernel's cookie
 //!   by RST: of a flood of such SYNs there come as many of them. They belong to no connection
 //!   that conntrack knows, and past some in a second they are dropped before the queue, where
@@ -416,6 +416,8 @@ pub struct ShieldChange {
     pub unknown: Vec<(IpAddr, u16)>,
     /// Handshakes whose SYNs it leaves to others, each for so long, in whole seconds.
     pub under_way: Vec<(Flow, Duration)>,
+    /// Handshakes that are over: it answers their SYNs too.
+    pub over: Vec<Flow>,
 }
 
 impl ShieldChange {
@@ -456,15 +458,19 @@ fn document(change: &ShieldChange) -> Value {
         let set = json!({"family": "inet", "table": NAME, "name": underway(ipv6), "elem": elements});
         (!elements.is_empty()).then(|| json!({"add": {"element": set}}))
     });
-    let all = change.known.iter().map(one("add")).chain(under_way);
+    let over = change.over.iter().map(|flow| element("delete", underway(flow.src.is_ipv6()), ends(flow)));
+    let all = over.chain(change.known.iter().map(one("add"))).chain(under_way);
     let all = all.chain(change.on.iter().map(on("add"))).chain(change.off.iter().map(on("delete")));
     let all: Vec<Value> = all.chain(change.unknown.iter().map(one("delete"))).collect();
     json!({"nftables": all})
 }
 
 fn handshake(flow: &Flow, time: Duration) -> Value {
-    let key = json!([flow.src.to_string(), flow.src_port, flow.dst.to_string(), flow.dst_port]);
-    json!({"elem": {"val": {"concat": key}, "timeout": time.as_secs().max(1)}})
+    json!({"elem": {"val": {"concat": ends(flow)}, "timeout": time.as_secs().max(1)}})
+}
+
+fn ends(flow: &Flow) -> Value {
+    json!([flow.src.to_string(), flow.src_port, flow.dst.to_string(), flow.dst_port])
 }
 
 /// Whether the kernel has what SYN cookies need.
@@ -520,6 +526,7 @@ mod tests {
             known: vec![("192.0.2.1".parse().unwrap(), 443)],
             unknown: vec![gone],
             under_way: vec![(flow("198.51.100.7", "192.0.2.1"), Duration::from_millis(30_900))],
+            over: vec![flow("2001:db8::7", "2001:db8::1")],
         };
         let text = document(&change).to_string();
         let at = |words: &str| text.find(words).unwrap_or_else(|| panic!("{words} in {text}"));
@@ -527,8 +534,10 @@ mod tests {
         assert!(text.contains(r#"{"concat":["wan","2001:db8::1",443]}"#), "{text}");
         assert!(at(r#""name":"underway4""#) < at(r#""name":"shielded4""#), "{text}");
         let handshake = r#"{"elem":{"timeout":30,"val":{"concat":["198.51.100.7",4000,"192.0.2.1",443]}}}"#;
-        assert!(text.contains(handshake) && !text.contains("underway6"), "{text}");
-        assert_eq!((text.matches(r#"{"add""#).count(), text.matches(r#"{"delete""#).count()), (4, 2));
+        assert!(text.contains(handshake), "{text}");
+        let over = r#"{"delete":{"element":{"elem":[{"concat":["2001:db8::7",4000,"2001:db8::1",443]}],"#;
+        assert!(text.contains(over) && text.matches("underway6").count() == 1, "{text}");
+        assert_eq!((text.matches(r#"{"add""#).count(), text.matches(r#"{"delete""#).count()), (4, 3));
     }
 
     #[test]
