@@ -177,6 +177,50 @@ fn every_packet_of_a_batch_has_its_own_verdict() {
     assert_eq!(inside(&net.gateway, losses).unwrap()[0].waiting, 0);
 }
 
+/// Where packets one behind the other have the same answer, and where they have not: each
+/// bears its own mark, and none goes on that was to be dropped.
+#[test]
+fn same_answers_one_behind_the_other_reach_all_and_nobody_else() {
+    let net = Net::new();
+    let mut queue = inside(&net.gateway, || Queue::open(settings(13)).unwrap());
+    net.divert("FORWARD", "-p udp", 13);
+    for mark in [1, 2] {
+        let count = format!("iptables-nft -t mangle -A POSTROUTING -m mark --mark {mark}");
+        run(&net.gateway, &count);
+    }
+    let server = inside(&net.server, || UdpSocket::bind(address(SERVER[0], 700)).unwrap());
+    let client = inside(&net.client, || UdpSocket::bind(address(CLIENT[0], 700)).unwrap());
+    server.set_read_timeout(Some(SECOND * 5)).unwrap();
+    let answer = |number: u8| match number {
+        0..40 | 90..95 => Answer::Accept { mark: 1 },
+        40..60 | 95..99 => Answer::Drop,
+        60..90 | 99.. => Answer::Accept { mark: 2 },
+    };
+    for number in 0..100_u8 {
+        client.send_to(&[number], address(SERVER[0], 700)).unwrap();
+    }
+    eventually("all packets wait", || {
+        (inside(&net.gateway, losses).unwrap()[0].waiting == 100).then_some(())
+    });
+    let mut judged = 0;
+    while judged < 100 {
+        judged += queue.serve(SECOND, &mut |queued, _| answer(*queued.bytes.last().unwrap())).unwrap();
+    }
+    let mut received = Vec::new();
+    let mut buffer = [0; 8];
+    while received.last() != Some(&99) {
+        server.recv(&mut buffer).unwrap();
+        received.push(buffer[0]);
+    }
+    assert_eq!(received, (0..100).filter(|number| answer(*number) != Answer::Drop).collect::<Vec<u8>>());
+    let listing = run(&net.gateway, "iptables-nft -t mangle -L POSTROUTING -v -x -n");
+    let counts: Vec<&str> =
+        listing.lines().skip(2).map(|line| line.split_whitespace().next().unwrap()).collect();
+    assert_eq!(counts, ["45", "31"], "{listing}");
+    let losses = inside(&net.gateway, losses).unwrap()[0];
+    assert_eq!((losses.waiting, queue.troubles().refused), (0, 0));
+}
+
 /// A shorter packet in place of the one that waits, and what is no packet at all.
 #[test]
 fn a_packet_goes_on_as_it_was_rewritten_or_not_at_all() {
@@ -225,6 +269,13 @@ fn tuple_and_data(queued: &Queued<'_>) -> (FourTuple, u8) {
 
 #[test]
 fn a_verdict_for_a_packet_that_is_gone_costs_no_other_verdict() {
+    // Of one verdict for all, only those that are there hear.
+    for (bit, gone) in [(1, 5), (0, 0)] {
+        some_are_gone(bit, gone);
+    }
+}
+
+fn some_are_gone(bit: u32, gone: u64) {
     let net = Net::new();
     // A second client, whose interface goes down while its packets wait.
     run(&net.client, &format!("ip link add c9 type veth peer name g9 netns {}", net.gateway));
@@ -258,7 +309,7 @@ fn a_verdict_for_a_packet_that_is_gone_costs_no_other_verdict() {
             if seen == 10 {
                 run(&net.gateway, "ip link set g9 down");
             }
-            accept(queued)
+            Answer::Accept { mark: queued.mark | seen & bit }
         })
         .unwrap();
     assert_eq!(judged, 10);
@@ -271,7 +322,7 @@ fn a_verdict_for_a_packet_that_is_gone_costs_no_other_verdict() {
     assert_eq!(received, [0, 2, 4, 6, 8]);
     // The refusals are read, counted, and don't count as packets.
     assert_eq!(queue.serve(Duration::ZERO, &mut |_, _| unreachable!()).unwrap(), 0);
-    assert_eq!((queue.troubles().gone, queue.troubles().refused), (5, 0));
+    assert_eq!((queue.troubles().gone, queue.troubles().refused), (gone, 0));
 
     stays.send_to(&[99], address(SERVER[0], 700)).unwrap();
     assert_eq!(queue.serve(SECOND * 5, &mut |queued, _| accept(queued)).unwrap(), 1);

@@ -3,6 +3,7 @@
 //! somebody is shown or ends connections.
 
 use std::{
+    collections::HashSet,
     io,
     sync::mpsc::{Receiver, RecvTimeoutError},
     time::Duration,
@@ -27,6 +28,10 @@ const TURN: Duration = Duration::from_millis(200);
 
 /// How many questions are taken at once.
 const BATCH: usize = 256;
+
+/// How long it lets questions come together, unless there are many: an end of a connection
+/// asks several times, and one answer does for them.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// From what the kernel's timers count down, so that what is left of one tells how long a
 /// connection was silent.
@@ -108,7 +113,8 @@ pub fn ask(
     pulse: &Pulse,
 ) -> Result<(), String> {
     let mut worker = shared.engine.worker();
-    let mut complained = false;
+    let (mut complained, mut is_behind) = (false, false);
+    let (mut flows, mut known) = (Vec::with_capacity(BATCH), HashSet::with_capacity(BATCH));
     while !shared.stopping() {
         pulse.beat();
         let first = match inbox.recv_timeout(TURN) {
@@ -116,16 +122,27 @@ pub fn ask(
             Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         };
-        let questions = std::iter::once(first).chain(inbox.try_iter().take(BATCH));
+        if !is_behind {
+            std::thread::sleep(GATHER);
+        }
+        flows.clear();
+        known.clear();
+        let mut taken = 0;
+        for question in std::iter::once(first).chain(inbox.try_iter()).take(BATCH) {
+            taken += 1;
+            if let Transmit::Ask { flow } = question
+                && known.insert(flow)
+            {
+                flows.push(flow);
+            }
+        }
+        is_behind = taken == BATCH;
         let told = Timeouts::read().and_then(|timeouts| {
             conntrack.begin_batch();
-            for question in questions {
-                let Transmit::Ask { flow } = question else { continue };
-                let entry = conntrack.entry(&flow)?;
-                let word = entry.map(|entry| timeouts.word(&entry, &flow, shared.marks.fast()));
-                worker.handle_word(&flow, word.as_ref(), shared.clock.now());
-            }
-            Ok(())
+            conntrack.entries(&flows, |flow, entry| {
+                let word = entry.map(|entry| timeouts.word(entry, flow, shared.marks.fast()));
+                worker.handle_word(flow, word.as_ref(), shared.clock.now());
+            })
         });
         outbox.drain(&mut worker, &shared.tally);
         if let Err(error) = told {

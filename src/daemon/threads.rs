@@ -297,6 +297,7 @@ impl Turn {
         let ride = match self.ride {
             Some(Ride::MayBegin) => marks.ride_may_begin(),
             Some(Ride::Begins) => marks.ride_begins(),
+            Some(Ride::BeginsAtOnce) => marks.ride_begins_at_once(),
             Some(Ride::Ends) => marks.ride_ends(),
             None => 0,
         };
@@ -429,6 +430,7 @@ mod tests {
         for (ride, bit) in [
             (Ride::MayBegin, marks.ride_may_begin()),
             (Ride::Begins, marks.ride_begins()),
+            (Ride::BeginsAtOnce, marks.ride_begins_at_once()),
             (Ride::Ends, marks.ride_ends()),
         ] {
             let turn =

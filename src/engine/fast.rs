@@ -38,6 +38,10 @@ const LEAST_TIMER: Duration = Duration::from_secs(30);
 /// it sent is under way: in a long transfer there may be none.
 const IMPATIENT: Duration = Duration::from_secs(1);
 
+/// Nor does a UDP stream after so many packets: one whose packets always have others behind
+/// them in the queue would fill it until it ends.
+pub(super) const IMPATIENT_STREAM: u32 = 1000;
+
 /// How long the kernel's word may take before it is asked again.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -54,8 +58,10 @@ pub enum Ride {
     /// Its next packet may be the one from which on they pass in the kernel, if no other
     /// waits behind it ([`super::Meta::is_last`]).
     MayBegin,
-    /// From now on its packets pass in the kernel.
+    /// From now on its packets pass in the kernel, if none has come behind this one.
     Begins,
+    /// From now on they do, and overtake those that wait in the queue: UDP has no order.
+    BeginsAtOnce,
     /// From now on they come to the queue.
     Ends,
 }
@@ -121,6 +127,13 @@ fn could_ride(arrival: &Arrival<'_>) -> bool {
     is_plain && arrival.meta.renumbered.is_none()
 }
 
+/// Whether a connection waits no longer for a moment that may never come.
+fn is_impatient(connection: &Connection, arrival: &Arrival<'_>, now: Instant) -> bool {
+    let packets = connection.original_tally.packets.saturating_add(connection.reply_tally.packets);
+    let is_full_stream = matches!(arrival.content, Content::Udp) && packets >= IMPATIENT_STREAM;
+    is_full_stream || connection.age(now) >= IMPATIENT
+}
+
 /// Whether nothing that was sent before this packet can be overtaken any more, because its
 /// receiver has acknowledged it. (What has left the queue may still wait elsewhere in the
 /// kernel, on another processor.)
@@ -157,6 +170,11 @@ impl Context<'_> {
         }
         let Some(entry) = A::table(held.shard).get_mut(slot) else { return };
         let connection = &mut entry.connection;
+        if connection.fast.rides() {
+            // A datagram that waited as the ride began, or of which the mark is gone.
+            self.out.ride = Some(Ride::BeginsAtOnce);
+            return;
+        }
         // Numbers that the kernel translates are told apart here.
         if connection.tag & BEHIND != 0 || !connection.fast.is_none() {
             return;
@@ -168,13 +186,17 @@ impl Context<'_> {
         if !could_ride(arrival) || !is_settled(connection) || !self.ruling.may_ride(connection) {
             return;
         }
-        let may_wait = connection.age(self.now) < IMPATIENT;
-        if !arrival.meta.is_last || (may_wait && !is_quiet(connection, &arrival.content)) {
+        let is_impatient = is_impatient(connection, arrival, self.now);
+        let ride = if is_impatient && matches!(arrival.content, Content::Udp) {
+            Ride::BeginsAtOnce
+        } else if arrival.meta.is_last && (is_impatient || is_quiet(connection, &arrival.content)) {
+            Ride::Begins
+        } else {
             self.out.ride.get_or_insert(Ride::MayBegin);
             return;
-        }
+        };
         connection.board();
-        self.out.ride = Some(Ride::Begins);
+        self.out.ride = Some(ride);
         held.shard.count_riding(false, true);
     }
 
@@ -211,6 +233,14 @@ impl Context<'_> {
         }
         let flow = key.flow(connection.opener);
         let rode = connection.fast.rides();
+        // What waited as the ride began ends nothing.
+        if rode
+            && arrival.meta.kernel_knows
+            && matches!(arrival.content, Content::Udp)
+            && self.ruling.may_ride(connection)
+        {
+            return None;
+        }
         // Both ends' words by one way may be one forger's.
         let on_path = is_on_path(connection, direction, arrival.meta);
         if let Content::Tcp(Kind::Rst, segment) = arrival.content
@@ -352,11 +382,15 @@ impl Context<'_> {
             raise(&mut connection.original_tally, original);
             raise(&mut connection.reply_tally, reply);
         }
+        let flow = entry.key.flow(connection.opener);
         if !connection.fast.is_unseen() {
+            if word.is_some_and(|word| word.rides) {
+                // A verdict that was under way has set it.
+                self.out.transmits.push_back(Transmit::Release { flow });
+            }
             return;
         }
         connection.note_answer();
-        let flow = entry.key.flow(connection.opener);
         let (before, rode) = (connection.standing(), connection.fast.rides());
         let (mut unacknowledged, mut asks) = (false, false);
         match word {

@@ -229,6 +229,12 @@ impl Marks {
         self.ride_may_begin() | self.ride_ends()
     }
 
+    /// All set by a verdict: from now on they pass without it, whatever waits in it.
+    #[must_use]
+    pub const fn ride_begins_at_once(self) -> u32 {
+        self.ride_begins() | self.own()
+    }
+
     /// Set by a verdict, where [`Self::known`] is before the queue: this packet proves that
     /// its source is there.
     #[must_use]

@@ -22,8 +22,8 @@ const DUMP_SHARE: u64 = 4;
 /// Nor more often than this, in milliseconds.
 const DUMP_INTERVAL: u64 = 100;
 
-/// Entries that are deleted by one system call: the acknowledgements of those that are not
-/// there fit into a socket's ordinary buffer.
+/// Entries that are deleted, or asked for, by one system call: what the kernel says to each
+/// fits into a socket's ordinary buffer.
 const AT_ONCE: usize = 64;
 
 /// Both tuples of a connection as the kernel has them. Without NAT `reply` is
@@ -270,6 +270,42 @@ impl Ctnetlink {
         Ok(second_best)
     }
 
+    /// The kernel's entries of many connections, each as [`Self::entry`] finds it, in few
+    /// system calls where nearly all are there.
+    ///
+    /// # Errors
+    /// The kernel's word, if it is not "no such entry".
+    pub fn entries(&mut self, flows: &[Flow], mut each: impl FnMut(&Flow, Option<&Entry>)) -> io::Result<()> {
+        for flows in flows.chunks(AT_ONCE) {
+            let mut entries = vec![None; flows.len()];
+            let mut failed = None;
+            self.socket.requests(flows.iter().map(message::get_of_many), |place, told| match told {
+                Ok(message) => {
+                    if let Some(entry) = entries.get_mut(place) {
+                        *entry = message::entry(message);
+                    }
+                }
+                Err(libc::ENOENT) => {}
+                Err(error) => failed = Some(io::Error::from_raw_os_error(error)),
+            })?;
+            if let Some(error) = failed {
+                return Err(error);
+            }
+            for (flow, entry) in flows.iter().zip(entries) {
+                let is_it = |entry: &Entry| {
+                    let between = entry.tuples.between_nats();
+                    between == *flow || between.reversed() == *flow
+                };
+                let entry = match entry.filter(is_it) {
+                    None => self.entry(flow)?,
+                    found => found,
+                };
+                each(flow, entry.as_ref());
+            }
+        }
+        Ok(())
+    }
+
     /// The connection with this original tuple as the forward and input hooks show it.
     ///
     /// # Errors
@@ -343,12 +379,10 @@ impl Ctnetlink {
         let mut unknown = Vec::new();
         let mut failed = None;
         let requests = flows.iter().map(|flow| message::delete_by(&tuple(*flow)));
-        self.socket.requests(requests, |place, error| {
-            if error == libc::ENOENT {
-                unknown.extend(flows.get(place).copied());
-            } else {
-                failed = Some(io::Error::from_raw_os_error(error));
-            }
+        self.socket.requests(requests, |place, told| match told {
+            Ok(_) => {}
+            Err(libc::ENOENT) => unknown.extend(flows.get(place).copied()),
+            Err(error) => failed = Some(io::Error::from_raw_os_error(error)),
         })?;
         failed.map_or(Ok(unknown), Err)
     }

@@ -223,16 +223,16 @@ impl Socket {
         }
     }
 
-    /// Sends many requests at once, and tells of each that the kernel refused: which one
-    /// it was, and its error number. The requests must not ask for an acknowledgement;
-    /// this asks for that of the last.
+    /// Sends many requests at once, and tells what the kernel says to each: which one it
+    /// was, and the answer, or its error number. The requests must not ask for an
+    /// acknowledgement; this asks for that of the last.
     ///
     /// # Errors
     /// If they can't be sent, or the answers not be read.
     pub(crate) fn requests(
         &mut self,
         requests: impl Iterator<Item = Writer>,
-        mut refused: impl FnMut(usize, i32),
+        mut told: impl FnMut(usize, Result<&Message<'_>, i32>),
     ) -> io::Result<()> {
         let first = self.seq.wrapping_add(1);
         let mut bytes = Vec::new();
@@ -253,12 +253,19 @@ impl Socket {
             let length = receive(self.fd.as_raw_fd(), &mut self.buffer, 0)?;
             for message in messages(self.buffer.get(..length).unwrap_or_default()) {
                 let place = message.seq.wrapping_sub(first);
-                let Some(error) = message.error().filter(|_| place <= count) else { continue };
-                if error != 0 {
-                    refused(place as usize, error);
+                if place > count {
+                    continue;
                 }
-                if place == count {
-                    return Ok(());
+                match message.error() {
+                    None => told(place as usize, Ok(&message)),
+                    Some(error) => {
+                        if error != 0 {
+                            told(place as usize, Err(error));
+                        }
+                        if place == count {
+                            return Ok(());
+                        }
+                    }
                 }
             }
         }
@@ -328,6 +335,19 @@ fn receive(fd: RawFd, buffer: &mut [u8], flags: i32) -> io::Result<usize> {
 
 /// Sets an integer socket option.
 pub(crate) fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
+    set(fd, level, name, value)
+}
+
+/// Sets how long a call waits for something to read.
+pub(crate) fn set_patience(fd: BorrowedFd<'_>, patience: Duration) -> io::Result<()> {
+    // Rounded up: nothing at all would be for ever.
+    let micros = i64::try_from(patience.as_nanos().div_ceil(1000)).unwrap_or(i64::MAX);
+    let time = libc::timeval { tv_sec: micros / 1_000_000, tv_usec: micros % 1_000_000 };
+    set(fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, time)
+}
+
+/// Sets a socket option to a plain value, of which the kernel reads the octets.
+fn set<T: Copy>(fd: BorrowedFd<'_>, level: i32, name: i32, value: T) -> io::Result<()> {
     // SAFETY: the value lives through the call and its true size is given.
     check(unsafe {
         libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), size_of_val(&value) as u32)

@@ -6,6 +6,7 @@
 //!
 //! Read first: `linux/netfilter/nfnetlink_queue.h`.
 
+mod answers;
 mod batch;
 mod message;
 mod proc;
@@ -19,8 +20,9 @@ use std::{
 pub use proc::{QueueLoss, losses};
 
 use self::{
+    answers::Answers,
     batch::Batch,
-    message::{CONNTRACK_OVERHEAD, Incoming, MAX_VERDICT, PACKET_OVERHEAD},
+    message::{CONNTRACK_OVERHEAD, Incoming, PACKET_OVERHEAD},
 };
 use super::netlink;
 use crate::{
@@ -125,7 +127,8 @@ pub struct QueueTroubles {
     pub unreadable: u64,
     /// Verdicts that the kernel refused; the packets were dropped instead.
     pub refused: u64,
-    /// Verdicts for packets that were gone, as when their interface went down.
+    /// Verdicts for packets that were gone, as when their interface went down. One that is for
+    /// many counts if all of them were.
     pub gone: u64,
 }
 
@@ -137,10 +140,11 @@ pub struct Queue {
     _nfq: Nfq,
     fd: RawFd,
     batch: Batch,
-    /// Verdicts that are not sent yet; empty between calls unless the kernel
-    /// had no memory for them.
-    verdicts: Vec<u8>,
+    /// Empty between calls unless the kernel had no memory for them.
+    answers: Answers,
     rewritten: Vec<u8>,
+    /// How long the socket waits for a packet.
+    patience: Duration,
     tells_conntrack: bool,
     last: u32,
     troubles: QueueTroubles,
@@ -218,8 +222,9 @@ impl Queue {
             _nfq: nfq,
             fd,
             batch: Batch::new(BATCH, overhead + copy_range as usize),
-            verdicts: Vec::with_capacity(BATCH * (MAX_VERDICT + REWRITTEN)),
+            answers: Answers::new(number, BATCH, REWRITTEN),
             rewritten: Vec::with_capacity(REWRITTEN),
+            patience: Duration::ZERO,
             tells_conntrack,
             last: settings.last,
             troubles: QueueTroubles::default(),
@@ -237,13 +242,7 @@ impl Queue {
             std::thread::sleep(timeout.min(WITHOUT_MEMORY));
             return Ok(0);
         }
-        let mut received = self.receive()?;
-        if received == 0 {
-            if timeout.is_zero() || !netlink::readable(self.fd, timeout).map_err(|error| self.io(error))? {
-                return Ok(0);
-            }
-            received = self.receive()?;
-        }
+        let received = self.receive(timeout)?;
         let judged = self.judge(received, judge)?;
         self.send_verdicts()?;
         Ok(judged)
@@ -267,8 +266,13 @@ impl Queue {
         self.number
     }
 
-    fn receive(&mut self) -> Result<usize, QueueError> {
-        match self.batch.receive(self.fd) {
+    fn receive(&mut self, timeout: Duration) -> Result<usize, QueueError> {
+        // It is the same at nearly every call.
+        if timeout != self.patience && !timeout.is_zero() {
+            netlink::set_patience(self.as_fd(), timeout).map_err(|error| self.io(error))?;
+            self.patience = timeout;
+        }
+        match self.batch.receive(self.fd, !timeout.is_zero()) {
             Ok(count) => Ok(count),
             // ENOBUFS: the kernel could not tell us something (an error reply);
             // packets are not lost by it.
@@ -283,7 +287,6 @@ impl Queue {
 
     fn judge(&mut self, received: usize, judge: &mut Judge<'_>) -> Result<usize, QueueError> {
         let (number, fd, last) = (self.number, self.fd, self.last);
-        let out = &mut self.verdicts;
         let mut judged = 0;
         let mut messages = self.batch.datagrams(received).flat_map(netlink::messages).peekable();
         while let Some(message) = messages.next() {
@@ -295,11 +298,11 @@ impl Queue {
                     queued.is_last = ends_batch && !netlink::readable(fd, Duration::ZERO).unwrap_or(true);
                     self.rewritten.clear();
                     let answer = judge(&queued, &mut self.rewritten);
-                    message::write_verdict(out, number, id, answer, &self.rewritten);
+                    self.answers.push(id, answer, &self.rewritten);
                 }
                 Incoming::Unreadable(id) => {
                     self.troubles.unreadable += 1;
-                    message::write_verdict(out, number, id, Answer::Drop, &[]);
+                    self.answers.push(id, Answer::Drop, &[]);
                 }
                 Incoming::Refused { error: libc::ENOENT, .. } => self.troubles.gone += 1,
                 Incoming::Refused { error: libc::ENODEV | libc::EPERM, .. } => {
@@ -308,7 +311,7 @@ impl Queue {
                 Incoming::Refused { waiting, .. } => {
                     self.troubles.refused += 1;
                     if let Some(id) = waiting {
-                        message::write_verdict(out, number, id, Answer::Drop, &[]);
+                        self.answers.drop_refused(id);
                     }
                 }
                 Incoming::Other => {}
@@ -317,17 +320,18 @@ impl Queue {
         Ok(judged)
     }
 
-    /// The kernel goes through the messages one by one: a verdict that it
+    /// The kernel goes through the messages one by one: one that it
     /// refuses costs an error reply, which [`Self::judge`] reads, and no other
     /// verdict. It takes all of a datagram or, without memory, nothing.
     /// `false`: they are kept, and must be sent before anything else is taken.
     fn send_verdicts(&mut self) -> Result<bool, QueueError> {
-        if self.verdicts.is_empty() {
+        let verdicts = self.answers.finish();
+        if verdicts.is_empty() {
             return Ok(true);
         }
-        match netlink::send(self.fd, &self.verdicts) {
+        match netlink::send(self.fd, verdicts) {
             Ok(()) => {
-                self.verdicts.clear();
+                self.answers.clear();
                 Ok(true)
             }
             Err(error)

@@ -3,7 +3,9 @@
 use std::{
     io::{Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpStream},
+    sync::atomic::{AtomicBool, Ordering},
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use halfgate::{
@@ -29,6 +31,7 @@ both_families! {
     what_conntrack_forgets_goes_on_by_the_queue
     a_daemon_that_was_killed_finds_it_again
     udp_that_is_answered_rides
+    udp_of_which_some_always_waits_rides
 }
 
 fn open(more: &str) -> String {
@@ -36,6 +39,10 @@ fn open(more: &str) -> String {
         "rules: [{{ name: web, from: outside, service: [tcp/80-81, udp/53], action: accept{more} }}]"
     ))
 }
+
+/// SIGSTOP, SIGCONT (signal(7)).
+const SIGSTOP: i32 = 19;
+const SIGCONT: i32 = 18;
 
 /// Octets of a transfer that no test waits for.
 const LARGE: u64 = 64 << 20;
@@ -375,6 +382,42 @@ fn udp_that_is_answered_rides(family: Family) {
     gateway.eventually("it begins anew", SOON, || {
         exchange();
         gateway.connection(from).is_some_and(|row| row["phase"] == "udp_stream")
+    });
+}
+
+fn udp_of_which_some_always_waits_rides(family: Family) {
+    let mut gateway = Gateway::start(&open(""));
+    let server = udp(&gateway.three.server, SocketAddr::new(family.server(), 53));
+    let client = udp(&gateway.three.client, SocketAddr::new(family.client(), 0));
+    client.connect(server.local_addr().unwrap()).unwrap();
+    let from = client.local_addr().unwrap();
+    client.send(b"question").unwrap();
+    let (_, asking) = server.recv_from(&mut [0; 64]).unwrap();
+    server.send_to(b"answer", asking).unwrap();
+    client.recv(&mut [0; 64]).unwrap();
+    // More wait than any queue is emptied of before the next comes.
+    gateway.firewall().signal(SIGSTOP).unwrap();
+    for _ in 0..3000 {
+        client.send(&[0; 18]).unwrap();
+    }
+    let goes_on = AtomicBool::new(true);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while goes_on.load(Ordering::Relaxed) {
+                // A full device queue refuses some.
+                let _ = client.send(&[0; 18]);
+            }
+        });
+        gateway.firewall().signal(SIGCONT).unwrap();
+        let sent =
+            |gateway: &Gateway| gateway.connection(from).unwrap()["original"]["packets"].as_u64().unwrap();
+        gateway.eventually("it passes no queue", SOON, || {
+            let (before, arrived) = (packets(&gateway), sent(&gateway));
+            thread::sleep(Duration::from_millis(100));
+            packets(&gateway) == before && sent(&gateway) > arrived + 100
+        });
+        assert_eq!(gateway.connection(from).unwrap()["fast_path"], true);
+        goes_on.store(false, Ordering::Relaxed);
     });
 }
 

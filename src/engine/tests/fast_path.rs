@@ -1,6 +1,6 @@
 //! The fast path: what a connection is worth of which packets pass unseen.
 
-use super::*;
+use super::{fast::IMPATIENT_STREAM, *};
 use crate::{
     conntrack::{Timer, fast::KernelState},
     policy::{Inspect, LiveTimer, OnExpire, Origin, Probe},
@@ -128,6 +128,76 @@ fn what_is_under_way_is_not_overtaken_unless_it_never_ends() {
     lab.by_queue(client("P.", 1).ack(1).len(10));
     lab.later(2);
     assert_eq!(lab.by_queue(client("P.", 11).ack(1).len(10)), Some(Ride::Begins));
+}
+
+impl Lab {
+    /// A datagram of the stream that a queue of others, and of its own, is never empty of.
+    #[track_caller]
+    fn of_stream(&mut self, from: From, more: fn(Meta) -> Meta) -> (Option<Ride>, bool) {
+        let packet = crate::wire::build::udp(self.tuple(from), b"x");
+        let meta = Meta { is_last: false, ..known(from, packet.bytes.len()) };
+        assert_eq!(self.raw(more(meta), &packet.bytes), Verdict::Accept);
+        (self.worker.ride(), self.engine.counters().riding == 1)
+    }
+
+    /// A stream that rides, though packets of it always wait.
+    fn full_stream() -> Self {
+        let mut lab = Self::new();
+        lab.of_stream(From::Client, |meta| Meta { kernel_knows: false, ..meta });
+        for _ in 1..IMPATIENT_STREAM - 1 {
+            let from = From::Server;
+            assert_eq!(lab.of_stream(from, |meta| meta), (Some(Ride::MayBegin), false));
+        }
+        assert_eq!(lab.of_stream(From::Client, |meta| meta), (Some(Ride::BeginsAtOnce), true));
+        lab
+    }
+}
+
+#[test]
+fn udp_rides_as_soon_as_nothing_waits_or_after_a_time_whatever_does() {
+    let mut lab = Lab::new();
+    assert_eq!(lab.of_stream(From::Client, |meta| Meta { kernel_knows: false, ..meta }), (None, false));
+    assert_eq!(lab.of_stream(From::Client, |meta| meta), (None, false), "nobody has answered");
+    assert_eq!(lab.of_stream(From::Server, |meta| meta), (Some(Ride::MayBegin), false));
+    let last = lab.of_stream(From::Client, |meta| Meta { is_last: true, ..meta });
+    assert_eq!(last, (Some(Ride::Begins), true));
+    drop(Lab::full_stream());
+    let mut lab = Lab::new();
+    lab.of_stream(From::Client, |meta| meta);
+    assert_eq!(lab.of_stream(From::Server, |meta| meta), (Some(Ride::MayBegin), false));
+    lab.later(1);
+    assert_eq!(lab.of_stream(From::Client, |meta| meta), (Some(Ride::BeginsAtOnce), true));
+}
+
+#[test]
+fn datagrams_that_waited_as_the_ride_began_do_not_end_it() {
+    let mut lab = Lab::full_stream();
+    for from in [From::Client, From::Server] {
+        assert_eq!(lab.of_stream(from, |meta| meta), (Some(Ride::BeginsAtOnce), true));
+    }
+    assert!(lab.errands().is_empty());
+    // What the kernel does not know is of a new entry of its.
+    let unknown = lab.of_stream(From::Client, |meta| Meta { kernel_knows: false, ..meta });
+    assert_eq!(unknown, (Some(Ride::Ends), false));
+    assert_eq!(lab.of_stream(From::Server, |meta| meta), (Some(Ride::BeginsAtOnce), true));
+}
+
+#[test]
+fn a_mark_of_udp_that_came_too_late_is_taken_away_again() {
+    let mut lab = Lab::full_stream();
+    lab.engine.install(
+        policy(open_settings(), vec![full("r", 1)]),
+        Existing::Rejudge,
+        &mut lab.worker,
+        lab.now,
+    );
+    lab.later(0);
+    assert_eq!((lab.engine.counters().riding, lab.errands()), (0, vec!["release"]));
+    let flow = Flow { protocol: Protocol::UDP, ..lab.flow() };
+    for rides in [true, false] {
+        lab.worker.handle_word(&flow, Some(&Word { state: None, rides, ..silent(0) }), lab.now);
+        assert_eq!(lab.errands(), if rides { vec!["release"] } else { Vec::new() });
+    }
 }
 
 #[test]

@@ -73,7 +73,16 @@ fn family_of(flow: &Flow) -> i32 {
 
 /// Asks for the entry of which one of the two tuples is this.
 pub(super) fn get(tuple: &Flow) -> Writer {
-    let mut request = Writer::message(GET, libc::NLM_F_ACK, &family_header(family_of(tuple)));
+    get_with(libc::NLM_F_ACK, tuple)
+}
+
+/// The same as one of many requests, without an acknowledgement of its own.
+pub(super) fn get_of_many(tuple: &Flow) -> Writer {
+    get_with(0, tuple)
+}
+
+fn get_with(flags: i32, tuple: &Flow) -> Writer {
+    let mut request = Writer::message(GET, flags, &family_header(family_of(tuple)));
     write_tuple(&mut request, tuple);
     request
 }

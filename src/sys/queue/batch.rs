@@ -44,8 +44,10 @@ impl Batch {
         Self { memory, room, headers, _vectors: vectors, senders }
     }
 
-    /// Takes what waits, without waiting for more. Returns how many datagrams.
-    pub(super) fn receive(&mut self, fd: RawFd) -> io::Result<usize> {
+    /// Takes what waits, and if that is nothing and it `may_wait`, waits for the first, as
+    /// long as the socket's patience is. Returns how many datagrams.
+    pub(super) fn receive(&mut self, fd: RawFd, may_wait: bool) -> io::Result<usize> {
+        let flags = if may_wait { libc::MSG_WAITFORONE } else { libc::MSG_DONTWAIT };
         // SAFETY: every header points to one iovec and one address of our own,
         // and each iovec to `room` octets of our own memory; the exclusive
         // borrow keeps everybody else away from them.
@@ -54,7 +56,7 @@ impl Batch {
                 fd,
                 self.headers.as_mut_ptr(),
                 self.headers.len() as u32,
-                libc::MSG_DONTWAIT,
+                flags,
                 std::ptr::null_mut(),
             )
         };

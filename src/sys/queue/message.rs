@@ -15,6 +15,8 @@ use crate::{
 const SUBSYSTEM: u16 = 3 << 8;
 const PACKET: u16 = SUBSYSTEM;
 const VERDICT: u16 = SUBSYSTEM | 1;
+/// One verdict for all packets that wait, up to this one.
+const VERDICT_BATCH: u16 = SUBSYSTEM | 3;
 
 /// Octets of `struct nfgenmsg`.
 const FAMILY_HEADER: usize = 4;
@@ -63,7 +65,8 @@ pub(super) enum Incoming<'a> {
     Refused {
         /// Its word, positive.
         error: i32,
-        /// Which packet is still waiting; `None` if the verdict was to drop it.
+        /// Which packet is still waiting, the last of those that the verdict was for; `None`
+        /// if it was to drop them.
         waiting: Option<u32>,
     },
     /// Nothing that matters.
@@ -139,7 +142,7 @@ const fn hook_of(number: u8) -> Option<Hook> {
 fn refused(error: i32, body: &[u8]) -> Incoming<'static> {
     let verdict = netlink::messages(body.get(4..).unwrap_or_default())
         .next()
-        .filter(|about| about.kind == VERDICT)
+        .filter(|about| matches!(about.kind, VERDICT | VERDICT_BATCH))
         .and_then(|about| netlink::find(about.body.get(FAMILY_HEADER..)?, VERDICT_HDR));
     let waiting = verdict
         .filter(|verdict| be32(verdict) != Some(NF_DROP))
@@ -148,10 +151,23 @@ fn refused(error: i32, body: &[u8]) -> Incoming<'static> {
     Incoming::Refused { error, waiting }
 }
 
-/// Appends the verdict about packet `id` as a message of its own. The kernel
-/// takes any number of them in one datagram and answers only those it refuses.
-/// `rewritten` goes with [`Answer::Rewrite`]: the whole packet, as it shall be.
-pub(super) fn write_verdict(out: &mut Vec<u8>, queue: u16, id: u32, answer: Answer, rewritten: &[u8]) {
+/// Which packets a verdict is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum About {
+    /// This one.
+    One(u32),
+    /// All that wait, up to this one.
+    UpTo(u32),
+}
+
+/// Appends a verdict as a message of its own. The kernel takes any number of them in one
+/// datagram and answers only those it refuses. `rewritten` goes with [`Answer::Rewrite`]:
+/// the whole packet, as it shall be.
+pub(super) fn write_verdict(out: &mut Vec<u8>, queue: u16, about: About, answer: Answer, rewritten: &[u8]) {
+    let (kind, id) = match about {
+        About::One(id) => (VERDICT, id),
+        About::UpTo(id) => (VERDICT_BATCH, id),
+    };
     let (verdict, mark, payload) = match answer {
         Answer::Accept { mark } => (NF_ACCEPT, Some(mark), None),
         Answer::Rewrite { mark } => (NF_ACCEPT, Some(mark), Some(rewritten)),
@@ -171,7 +187,7 @@ pub(super) fn write_verdict(out: &mut Vec<u8>, queue: u16, id: u32, answer: Answ
         at += octets.len();
     };
     put(&(whole as u32).to_ne_bytes());
-    put(&VERDICT.to_ne_bytes());
+    put(&kind.to_ne_bytes());
     put(&flags.to_ne_bytes());
     put(&[0; 8]);
     // Family unspecified, version 0, the queue.
@@ -341,7 +357,7 @@ mod tests {
             (Answer::Drop, None),
         ] {
             let mut body = (-libc::EINVAL).to_ne_bytes().to_vec();
-            write_verdict(&mut body, 9, 77, answer, &[1; 41]);
+            write_verdict(&mut body, 9, About::One(77), answer, &[1; 41]);
             let Incoming::Refused { error, waiting } = read_one(&message(libc::NLMSG_ERROR as u16, &body))
             else {
                 panic!("not an error")
@@ -355,12 +371,11 @@ mod tests {
     #[test]
     fn verdicts_follow_one_another() {
         let mut out = Vec::new();
-        write_verdict(&mut out, 0x0102, 1, Answer::Accept { mark: 0xdead_beef }, &[9; 7]);
-        write_verdict(&mut out, 0x0102, 2, Answer::Drop, &[9; 7]);
-        write_verdict(&mut out, 0x0102, 3, Answer::Rewrite { mark: 1 }, &[9; 7]);
+        write_verdict(&mut out, 0x0102, About::One(1), Answer::Accept { mark: 0xdead_beef }, &[9; 7]);
+        write_verdict(&mut out, 0x0102, About::UpTo(2), Answer::Drop, &[9; 7]);
+        write_verdict(&mut out, 0x0102, About::One(3), Answer::Rewrite { mark: 1 }, &[9; 7]);
         let read: Vec<_> = netlink::messages(&out).collect();
-        assert_eq!(read.len(), 3);
-        assert_eq!(read[0].kind, VERDICT);
+        assert_eq!(read.iter().map(|one| one.kind).collect::<Vec<_>>(), [VERDICT, VERDICT_BATCH, VERDICT]);
         assert_eq!(read[0].body[..4], [0, 0, 1, 2]);
         assert_eq!(netlink::find(&read[0].body[4..], VERDICT_HDR), Some(&[0, 0, 0, 1, 0, 0, 0, 1][..]));
         assert_eq!(netlink::find(&read[0].body[4..], MARK), Some(&0xdead_beef_u32.to_be_bytes()[..]));

@@ -12,6 +12,9 @@
 //! packet after that would be the latest in its name. (Where one has come behind it, that it
 //! waits is not known here: who judges does not let a packet begin a ride behind a candidate
 //! of the same batch.)
+//!
+//! UDP has no order: where a stream's packets always have others behind them, a verdict
+//! begins the ride at once, and those that wait then are overtaken.
 
 use nftables::{expr::Expression, stmt::Statement};
 
@@ -22,12 +25,21 @@ use super::{
 use crate::{policy::Marks, wire::Protocol};
 
 impl Document {
-    /// Before the queue: what rides goes by. It bears the bit of an accept, as everything
-    /// does that passes. What does not is the latest packet if it comes behind a candidate's.
+    /// Before the queue, and before nearly all other rules: what rides goes by. It bears the
+    /// bit of an accept, as everything does that passes, and no other of ours.
+    pub(super) fn pass_riders(&mut self, chain: &str, marks: Marks) {
+        for (protocol, carries_on) in [(Protocol::TCP, Some(carries_on())), (Protocol::UDP, None)] {
+            let of_rider = [is_of(protocol), ct_mark_has(marks.fast()), known()];
+            let passes = [set_mark(!marks.mask(), marks.inspected()), Statement::Accept(None)];
+            self.rule(chain, of_rider.into_iter().chain(carries_on).chain(passes).collect());
+        }
+    }
+
+    /// Behind that: what does not ride is the latest packet if it comes behind a candidate's.
     /// That the one before is so no longer is noted before anything is asked, or that one
     /// might begin the ride between the two. A connection that a helper has announced is
     /// given the mark of its parent's, which says nothing of itself.
-    pub(super) fn fast_path(&mut self, chain: &str, marks: Marks) {
+    pub(super) fn note_latest(&mut self, chain: &str, marks: Marks) {
         let (candidate, latest) = (marks.candidate(), marks.latest());
         let inherited = marks.fast() | candidate | latest | marks.opened_behind();
         for is_carried in [is_of(Protocol::TCP), is_of(Protocol::UDP)] {
@@ -35,11 +47,6 @@ impl Document {
             self.rule(chain, with(of_parent, [set_ct_mark(!inherited, 0)]));
         }
         self.rule(chain, vec![ct_mark_has(latest), set_ct_mark(!latest, 0)]);
-        let passes = || [set_mark(!0, marks.inspected()), Statement::Accept(None)];
-        for is_carried in [carries_on(), is_of(Protocol::UDP)] {
-            let of_rider = [ct_mark_has(marks.fast()), known(), is_carried];
-            self.rule(chain, of_rider.into_iter().chain(passes()).collect());
-        }
         let is_latest = set_ct_mark(!candidate, latest);
         self.rule(chain, vec![ct_mark_has(candidate), is_latest, set_mark(!0, marks.may_begin())]);
     }
@@ -60,6 +67,8 @@ impl Document {
         self.rule(chain, vec![may_begin, ct_mark_lacks(latest), set_ct_mark(!0, candidate)]);
         let begins = says(marks.ride_begins());
         self.rule(chain, vec![begins, ct_mark_has(latest), set_ct_mark(!latest, fast)]);
+        let at_once = marks.inspected() | marks.ride_begins_at_once();
+        self.rule(chain, vec![mark_is(at_once, at_once), set_ct_mark(!(candidate | latest), fast)]);
         let ends = says(marks.ride_ends());
         self.rule(chain, vec![ends, set_ct_mark(!(fast | candidate | latest), 0)]);
     }

@@ -270,15 +270,21 @@ impl Document {
         let marks = spec.marks;
         let chain = format!("divert_{}", name(hook));
         self.base(&chain, hook, NfChainType::Filter, DIVERT_PRIORITY, NfChainPolicy::Accept);
-        self.wipe(&chain, hook, marks);
-        self.strays(hook, Some(share), spec, diversion)?;
-        self.openings(hook, spec, diversion)?;
-        if hook != Hook::Forward {
+        if hook == Hook::Forward {
+            // Nothing is exempt, and what rides is most of what comes.
+            self.drop_blocked(&chain, hook, spec);
+            self.pass_riders(&chain, marks);
+            self.wipe(&chain, hook, marks);
+        } else {
+            self.wipe(&chain, hook, marks);
+            self.strays(hook, Some(share), spec, diversion)?;
+            self.openings(hook, spec, diversion)?;
             self.jump_to_exempt(&chain, hook);
             self.rule(&chain, vec![mark_has(marks.inspected(), Operator::NEQ), Statement::Return(None)]);
+            self.drop_blocked(&chain, hook, spec);
+            self.pass_riders(&chain, marks);
         }
-        self.drop_blocked(&chain, hook, spec);
-        self.fast_path(&chain, marks);
+        self.note_latest(&chain, marks);
         self.rule(&chain, vec![known(), set_mark(!0, marks.known())]);
         self.cookies(hook, &chain, spec, diversion)?;
         self.rule(&chain, vec![ct_state("invalid"), set_mark(!0, marks.invalid())]);
