@@ -49,7 +49,7 @@ pub use event::{CloseReason, Closed, Event, Peer};
 pub use fast::{Ride, Word};
 pub use foresee::Foreseen;
 pub use memory::{MemoryBound, Uses};
-pub use meta::{DropReason, IfIndex, Meta, Renumbering, Transmit, Verdict};
+pub use meta::{Candidacy, DropReason, IfIndex, Meta, Renumbering, Transmit, Verdict};
 pub use open::Block;
 pub use passed::{Passed, Passes};
 pub use view::{Change, Counters, Counts, Existing, TimerRow, UnderWay, View};

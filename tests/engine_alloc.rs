@@ -27,7 +27,7 @@ fn meta(packet: &RawPacket) -> Meta {
         parent: None,
         renumbered: None,
         is_invalid: false,
-        is_last: false,
+        candidacy: None,
     }
 }
 

@@ -70,7 +70,7 @@ fn judge(worker: &mut Worker, packet: &RawPacket, now: Instant) -> Verdict {
         parent: None,
         renumbered: None,
         is_invalid: false,
-        is_last: false,
+        candidacy: None,
     };
     let verdict = worker.handle_packet(&meta, &packet.bytes, now);
     while worker.poll_event().is_some() || worker.poll_transmit().is_some() || worker.poll_block().is_some() {

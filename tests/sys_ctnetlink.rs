@@ -55,8 +55,7 @@ fn watched<R: Send>(
     server_port: u16,
     body: impl FnOnce(&dyn Fn() -> Next) -> R + Send,
 ) -> R {
-    let settings =
-        QueueSettings { number: 9, copy_range: 128, max_len: 1000, gso: true, conntrack: false, last: 0 };
+    let settings = QueueSettings { number: 9, copy_range: 128, max_len: 1000, gso: true, conntrack: false };
     let mut queue = inside(&net.gateway, || Queue::open(settings).unwrap());
     for hook in hooks {
         let matching = format!("-p tcp -m mark ! --mark {OWN:#x} -m conntrack --ctstate NEW,ESTABLISHED");

@@ -29,7 +29,7 @@ use net::{CLIENT, GATEWAY_IN, Net, SERVER, enter, eventually, inside, run};
 const SECOND: Duration = Duration::from_secs(1);
 
 fn settings(number: u16) -> QueueSettings {
-    QueueSettings { number, copy_range: 128, max_len: 1000, gso: true, conntrack: false, last: 0 }
+    QueueSettings { number, copy_range: 128, max_len: 1000, gso: true, conntrack: false }
 }
 
 fn address(address: &str, port: u16) -> SocketAddr {

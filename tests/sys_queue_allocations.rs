@@ -15,8 +15,7 @@ use net::{CLIENT, Net, SERVER, eventually, inside};
 #[test]
 fn serving_packets_allocates_nothing() {
     let net = Net::new();
-    let settings =
-        QueueSettings { number: 1, copy_range: 128, max_len: 1000, gso: true, conntrack: false, last: 0 };
+    let settings = QueueSettings { number: 1, copy_range: 128, max_len: 1000, gso: true, conntrack: false };
     let mut queue = inside(&net.gateway, || Queue::open(settings).unwrap());
     net.divert("FORWARD", "-p udp", 1);
     let client = inside(&net.client, || UdpSocket::bind((CLIENT[0], 700)).unwrap());

@@ -108,7 +108,7 @@ impl World {
             parent: None,
             renumbered: None,
             is_invalid: false,
-            is_last: false,
+            candidacy: None,
         };
         let verdict = self.worker.handle_packet(&meta, &packet.bytes, now);
         while self.worker.poll_transmit().is_some() || self.worker.poll_event().is_some() {}

@@ -37,6 +37,9 @@ impl Fast {
     const DENIED: u8 = 1 << 5;
     /// The kernel is being asked whether it still lets it ride.
     const QUESTIONED: u8 = 1 << 6;
+    /// Its next packet may begin a ride: until that has come, no other is made the one. Of
+    /// those that do not ride.
+    const CANDIDATE: u8 = 1 << 7;
 
     const fn heard(direction: Direction) -> u8 {
         match direction {
@@ -45,10 +48,16 @@ impl Fast {
         }
     }
 
-    /// Whether it has nothing to do with the fast path now.
+    /// Whether it has nothing to do with the fast path now, but for what may come.
     #[must_use]
     pub const fn is_none(self) -> bool {
-        self.0 == 0
+        self.0 & !Self::CANDIDATE == 0
+    }
+
+    /// Whether its next packet may begin a ride.
+    #[must_use]
+    pub const fn is_candidate(self) -> bool {
+        self.0 & Self::CANDIDATE != 0
     }
 
     /// Whether its packets pass in the kernel.
@@ -82,6 +91,18 @@ pub enum KernelState {
 }
 
 impl Connection {
+    /// Its next packet may begin a ride. `false`: another is to come already.
+    pub const fn become_candidate(&mut self) -> bool {
+        let is_new = self.fast.0 & Fast::CANDIDATE == 0;
+        self.fast.0 |= Fast::CANDIDATE;
+        is_new
+    }
+
+    /// The packet that might begin a ride has come, or is lost.
+    pub const fn candidate_has_come(&mut self) {
+        self.fast.0 &= !Fast::CANDIDATE;
+    }
+
     /// From now on packets may pass unseen.
     pub const fn board(&mut self) {
         self.fast = Fast(Fast::RIDES | Fast::UNSEEN);

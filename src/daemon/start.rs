@@ -34,7 +34,7 @@ use super::{
 use crate::{
     config::Compiled,
     engine::{Engine, Event, Transmit},
-    policy::{Live, Marks, Policy, Queues},
+    policy::{Live, Policy, Queues},
     sys::{
         clock::Clock,
         control::{ControlSocket, Lock, lock_namespace, missing_capabilities},
@@ -280,7 +280,7 @@ fn open_queues(policy: &Policy, lock: &mut Lock) -> Result<(TableSpec, Vec<Queue
                 wanted.base
             )
         })?;
-        match open_range(policy.settings.marks, base, count) {
+        match open_range(base, count) {
             Ok(queues) => {
                 if base != wanted.base {
                     let why = if left_over.is_some() {
@@ -298,13 +298,12 @@ fn open_queues(policy: &Policy, lock: &mut Lock) -> Result<(TableSpec, Vec<Queue
     }
 }
 
-fn open_range(marks: Marks, base: u16, count: u16) -> Result<Vec<Queue>, queue::QueueError> {
+fn open_range(base: u16, count: u16) -> Result<Vec<Queue>, queue::QueueError> {
     (0..count.saturating_mul(3))
         .map(|offset| {
             let max_len = if offset < count { KNOWN_WAITING } else { SYN_WAITING };
             let (number, conntrack) = (base + offset, offset >= count);
-            let last = marks.may_begin();
-            Queue::open(QueueSettings { number, copy_range: COPY_RANGE, max_len, gso: true, conntrack, last })
+            Queue::open(QueueSettings { number, copy_range: COPY_RANGE, max_len, gso: true, conntrack })
         })
         .collect()
 }

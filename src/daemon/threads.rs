@@ -9,7 +9,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::shared::{Outbox, Pulse, Shared};
 use crate::{
     conntrack::Flow,
-    engine::{DropReason, IfIndex, Meta, Ride, Shift, Verdict},
+    engine::{Candidacy, DropReason, IfIndex, Meta, Ride, Shift, Verdict},
     policy::{Hook, Marks},
     sys::{
         ctnetlink::Ctnetlink,
@@ -81,13 +81,9 @@ pub fn serve(shared: &Shared, mut queue: Queue, outbox: &Outbox, pulse: &Pulse) 
     let mut ways = Ways::default();
     while !shared.stopping() {
         pulse.beat();
-        let mut candidates = Candidates::default();
         let served = queue.serve(TURN, &mut |packet, rewritten| {
-            let meta = Meta {
-                parent: packet.parent.map(|parent| parents.seen(parent)),
-                is_last: packet.is_last && !candidates.may_have(packet.bytes),
-                ..meta(packet, marks)
-            };
+            let meta =
+                Meta { parent: packet.parent.map(|parent| parents.seen(parent)), ..meta(packet, marks) };
             let (bytes, now) = (packet.bytes, shared.clock.now());
             let verdict = match Errand::of(packet, marks) {
                 Errand::Judge => worker.handle_packet(&meta, bytes, now),
@@ -117,9 +113,6 @@ pub fn serve(shared: &Shared, mut queue: Queue, outbox: &Outbox, pulse: &Pulse) 
             if let Some(bytes) = worker.rewritten() {
                 rewritten.extend_from_slice(bytes);
             }
-            if worker.ride() == Some(Ride::MayBegin) {
-                candidates.note(bytes);
-            }
             let is_rewritten = !rewritten.is_empty();
             Turn { verdict, is_rewritten, is_proof: worker.is_proof(), ride: worker.ride() }
                 .answer(packet.mark, marks)
@@ -127,51 +120,6 @@ pub fn serve(shared: &Shared, mut queue: Queue, outbox: &Outbox, pulse: &Pulse) 
         served.map_err(|error| error.to_string())?;
     }
     Ok(())
-}
-
-/// The connections that verdicts of a batch make candidates for a ride. All verdicts of a
-/// batch are sent at once, and what they let go on is answered before the last of them is
-/// heard: its connection's latest packet is another one then, if one before it has made the
-/// connection a candidate again.
-#[derive(Debug, Default)]
-struct Candidates {
-    ends: [u64; Self::MOST],
-    count: usize,
-}
-
-impl Candidates {
-    /// As many as a batch has packets.
-    const MOST: usize = 32;
-
-    fn note(&mut self, bytes: &[u8]) {
-        if let Some(place) = self.ends.get_mut(self.count) {
-            *place = both_ends(bytes);
-        }
-        self.count += 1;
-    }
-
-    /// Whether this packet's connection may be among them.
-    fn may_have(&self, bytes: &[u8]) -> bool {
-        let noted = self.ends.get(..self.count);
-        self.count > 0 && noted.is_none_or(|noted| noted.contains(&both_ends(bytes)))
-    }
-}
-
-/// The same number for all packets of a connection, in both directions; it may be that of
-/// another one too.
-fn both_ends(bytes: &[u8]) -> u64 {
-    let fold = |octets: &[u8]| {
-        octets.chunks(4).fold(0_u64, |all, four| {
-            all ^ four.iter().fold(0, |number, octet| number << 8 | u64::from(*octet))
-        })
-    };
-    let (addresses, ports) = match bytes.first().map_or((0, 0), |first| (first >> 4, first & 0xf)) {
-        (4, words) => (bytes.get(12..20), usize::from(words) * 4),
-        (6, _) => (bytes.get(8..40), 40),
-        _ => (None, 0),
-    };
-    let port = |at: usize| fold(bytes.get(at..at + 2).unwrap_or_default());
-    fold(addresses.unwrap_or_default()) << 16 | (port(ports) ^ port(ports + 2))
 }
 
 /// What the kernel's rules have brought a packet for.
@@ -217,7 +165,18 @@ fn meta(packet: &Queued<'_>, marks: Marks) -> Meta {
         parent: None,
         renumbered: packet.renumbered,
         is_invalid: packet.mark & marks.may_begin() == marks.invalid(),
-        is_last: packet.is_last,
+        candidacy: candidacy(packet.mark, marks),
+    }
+}
+
+/// How a packet with this mark stands to the one that may begin its connection's ride.
+const fn candidacy(mark: u32, marks: Marks) -> Option<Candidacy> {
+    if mark & marks.may_begin() == marks.may_begin() {
+        Some(Candidacy::Stands)
+    } else if mark & marks.overtaken() != 0 {
+        Some(Candidacy::Lost)
+    } else {
+        None
     }
 }
 
@@ -440,25 +399,17 @@ mod tests {
     }
 
     #[test]
-    fn a_candidate_is_known_by_packets_of_both_directions() {
-        use crate::wire::{FourTuple, SegmentBuilder};
-        for (src, dst) in [("192.0.2.1", "198.51.100.2"), ("2001:db8::1", "2001:db8:1::2")] {
-            let (src, dst) = (src.parse().unwrap(), dst.parse().unwrap());
-            let packet =
-                |src_port| SegmentBuilder::new(FourTuple { src, src_port, dst, dst_port: 80 }).build().bytes;
-            let answer = FourTuple { src: dst, src_port: 80, dst: src, dst_port: 4000 };
-            let answer = SegmentBuilder::new(answer).build().bytes;
-            let mut candidates = Candidates::default();
-            assert!(!candidates.may_have(&answer));
-            candidates.note(&packet(4000));
-            assert!(candidates.may_have(&packet(4000)) && candidates.may_have(&answer));
-            assert!(!candidates.may_have(&packet(4001)));
-            for port in 5000..5031 {
-                candidates.note(&packet(port));
-            }
-            assert!(candidates.may_have(&packet(5030)) && !candidates.may_have(&packet(4001)));
-            candidates.note(&packet(6000));
-            assert!(candidates.may_have(&packet(4001)), "more than are known by name");
+    fn the_mark_says_of_whom_a_ride_may_begin() {
+        let marks = Marks { shift: 24 };
+        for (bits, expected) in [
+            (0, None),
+            (marks.known(), None),
+            (marks.invalid(), None),
+            (marks.may_begin(), Some(Candidacy::Stands)),
+            (marks.known() | marks.overtaken(), Some(Candidacy::Lost)),
+            (marks.may_begin() | marks.overtaken(), Some(Candidacy::Stands)),
+        ] {
+            assert_eq!(candidacy(0x12_3456 | marks.divert() | bits, marks), expected, "{bits:x}");
         }
     }
 

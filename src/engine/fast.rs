@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    CloseReason, Closed, Counts, DropReason, Event, Transmit, Verdict, Worker,
+    Candidacy, CloseReason, Closed, Counts, DropReason, Event, Transmit, Verdict, Worker,
     context::{Context, Held, counts_of},
     cookies::BEHIND,
     judge::{Arrival, Content, is_on_path},
@@ -42,6 +42,9 @@ const IMPATIENT: Duration = Duration::from_secs(1);
 /// them in the queue would fill it until it ends.
 pub(super) const IMPATIENT_STREAM: u32 = 1000;
 
+/// If nothing has come for so long, neither has the packet that might have begun a ride.
+const CANDIDATE_FOR: Duration = Duration::from_secs(1);
+
 /// How long the kernel's word may take before it is asked again.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -55,8 +58,8 @@ const TELL_ROUNDS: u8 = 3;
 /// What the verdict of a packet changes about its connection's way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ride {
-    /// Its next packet may be the one from which on they pass in the kernel, if no other
-    /// waits behind it ([`super::Meta::is_last`]).
+    /// Its next packet may be the one from which on they pass in the kernel
+    /// ([`super::Candidacy`]).
     MayBegin,
     /// From now on its packets pass in the kernel, if none has come behind this one.
     Begins,
@@ -134,6 +137,13 @@ fn is_impatient(connection: &Connection, arrival: &Arrival<'_>, now: Instant) ->
     is_full_stream || connection.age(now) >= IMPATIENT
 }
 
+/// Gives a candidate's packet up that must have been lost on its way.
+pub(super) fn give_candidate_up(connection: &mut Connection, now: Instant) {
+    if connection.fast.is_candidate() && connection.last_seen.elapsed(now) >= CANDIDATE_FOR {
+        connection.candidate_has_come();
+    }
+}
+
 /// Whether nothing that was sent before this packet can be overtaken any more, because its
 /// receiver has acknowledged it. (What has left the queue may still wait elsewhere in the
 /// kernel, on another processor.)
@@ -175,24 +185,27 @@ impl Context<'_> {
             self.out.ride = Some(Ride::BeginsAtOnce);
             return;
         }
+        if arrival.meta.candidacy.is_some() {
+            connection.candidate_has_come();
+        }
         // Numbers that the kernel translates are told apart here.
-        if connection.tag & BEHIND != 0 || !connection.fast.is_none() {
+        if connection.tag & BEHIND != 0 || !connection.fast.is_none() || self.out.ride.is_some() {
             return;
         }
-        if connection.phase == Phase::SynReceived && self.ruling.lets_ride(connection, Timer::Established) {
-            // The packet that completes the handshake is the best to begin with.
-            self.out.ride.get_or_insert(Ride::MayBegin);
-        }
-        if !could_ride(arrival) || !is_settled(connection) || !self.ruling.may_ride(connection) {
-            return;
-        }
+        let may_ride = could_ride(arrival) && is_settled(connection) && self.ruling.may_ride(connection);
+        // The packet that completes the handshake is the best to begin with.
+        let may_soon =
+            connection.phase == Phase::SynReceived && self.ruling.lets_ride(connection, Timer::Established);
+        let stands = arrival.meta.candidacy == Some(Candidacy::Stands);
         let is_impatient = is_impatient(connection, arrival, self.now);
-        let ride = if is_impatient && matches!(arrival.content, Content::Udp) {
+        let ride = if may_ride && is_impatient && matches!(arrival.content, Content::Udp) {
             Ride::BeginsAtOnce
-        } else if arrival.meta.is_last && (is_impatient || is_quiet(connection, &arrival.content)) {
+        } else if may_ride && stands && (is_impatient || is_quiet(connection, &arrival.content)) {
             Ride::Begins
         } else {
-            self.out.ride.get_or_insert(Ride::MayBegin);
+            if (may_ride || may_soon) && connection.become_candidate() {
+                self.out.ride = Some(Ride::MayBegin);
+            }
             return;
         };
         connection.board();
@@ -233,12 +246,13 @@ impl Context<'_> {
         }
         let flow = key.flow(connection.opener);
         let rode = connection.fast.rides();
+        // It has come behind the packet that was to begin the ride: so that has not begun (or it
+        // has at the very moment at which this one came).
+        let is_behind = arrival.meta.candidacy == Some(Candidacy::Lost);
+        let is_udp = matches!(arrival.content, Content::Udp);
+        let may_go_on = !is_behind || is_impatient(connection, arrival, self.now);
         // What waited as the ride began ends nothing.
-        if rode
-            && arrival.meta.kernel_knows
-            && matches!(arrival.content, Content::Udp)
-            && self.ruling.may_ride(connection)
-        {
+        if rode && arrival.meta.kernel_knows && is_udp && may_go_on && self.ruling.may_ride(connection) {
             return None;
         }
         // Both ends' words by one way may be one forger's.
@@ -271,10 +285,12 @@ impl Context<'_> {
                 if agreed {
                     connection.is_alive(direction.opposite(), self.now);
                 }
-                (!agreed, !agreed && kind == Kind::Fin || rode)
+                (!agreed, !agreed && kind == Kind::Fin || rode && !is_behind)
             }
             Content::Tcp(Kind::Syn | Kind::SynAck, _) => (false, false),
-            Content::Udp | Content::EchoRequest | Content::EchoReply | Content::Other => (false, rode),
+            Content::Udp | Content::EchoRequest | Content::EchoReply | Content::Other => {
+                (false, rode && !is_behind)
+            }
         };
         let is_rst = matches!(arrival.content, Content::Tcp(Kind::Rst, _));
         if passes && !is_rst {

@@ -108,7 +108,7 @@ mod tests {
             kernel_knows: false,
             renumbered: None,
             is_invalid: false,
-            is_last: false,
+            candidacy: None,
             parent: None,
         };
         for tuple in tuples.iter().step_by(3) {

@@ -7,6 +7,7 @@ use super::{
     admit::{Newcomer, opposite},
     context::{Context, Held, path_of},
     cookies::BEHIND,
+    fast::give_candidate_up,
     fast_open::{Passage, passage},
     shard::Family,
     unreachable::{is_uncounted, may_go_on, says_unreachable},
@@ -293,6 +294,7 @@ impl Context<'_> {
             }
             Content::EchoRequest | Content::EchoReply | Content::Other => connection.refresh(now),
         }
+        give_candidate_up(connection, now);
         connection.count(direction, arrival.len, now);
         if connection.standing() != before {
             self.after_step::<A>(held, slot, key, before);

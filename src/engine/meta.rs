@@ -32,15 +32,25 @@ pub struct Meta {
     pub kernel_knows: bool,
     /// The kernel's conntrack says that this packet can't belong to its connection.
     pub is_invalid: bool,
-    /// Its connection may go on in the kernel from this packet on, because no other of it
-    /// waits behind this one and could be overtaken. Where there is no kernel, none is.
-    pub is_last: bool,
+    /// How it stands to the packet that may begin its connection's ride ([`super::Ride`]).
+    /// Where there is no kernel, none may.
+    pub candidacy: Option<Candidacy>,
     /// The connection whose helper in the kernel announced this one (FTP's control
     /// connection of its data connection), as the hooks show it.
     pub parent: Option<Flow>,
     /// What a helper in the kernel has made of the numbers that this segment
     /// acknowledges.
     pub renumbered: Option<Renumbering>,
+}
+
+/// A connection that was made a candidate goes on in the kernel from its next packet on, unless
+/// another has come to the queue behind that one, and would be overtaken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Candidacy {
+    /// This is that packet. The kernel will know whether another has come behind it.
+    Stands,
+    /// This one has come behind it: whatever its verdict was, it has begun nothing.
+    Lost,
 }
 
 /// A helper that writes other addresses into what an end sends (FTP through NAT) may

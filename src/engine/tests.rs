@@ -266,7 +266,7 @@ impl Lab {
             parent: None,
             renumbered: None,
             is_invalid: false,
-            is_last: false,
+            candidacy: None,
         }
     }
 

@@ -209,6 +209,13 @@ impl Marks {
         self.known() | self.invalid()
     }
 
+    /// Set before the queue, where [`Self::own`] is on `output`: this packet has come behind
+    /// that one.
+    #[must_use]
+    pub const fn overtaken(self) -> u32 {
+        self.own()
+    }
+
     /// Set by a verdict, where [`Self::divert`] is before the queue: the connection's next
     /// packet may begin a ride.
     #[must_use]

@@ -65,9 +65,6 @@ pub struct QueueSettings {
     /// Whether packets come with what conntrack knows of them; costs as much again
     /// as a small packet does. Where the kernel has no ctnetlink they come without.
     pub conntrack: bool,
-    /// Of packets whose mark has all of these bits it is looked whether others wait behind
-    /// them; 0: of none.
-    pub last: u32,
 }
 
 /// A packet waiting for its verdict.
@@ -90,9 +87,6 @@ pub struct Queued<'a> {
     pub parent: Option<Flow>,
     /// What a helper has made of the numbers that this segment acknowledges.
     pub renumbered: Option<Renumbering>,
-    /// It has the bits that [`QueueSettings::last`] names, and no other packet waited in the
-    /// queue behind it when it was to be judged.
-    pub is_last: bool,
     /// Its first octets, IP header first.
     pub bytes: &'a [u8],
 }
@@ -146,7 +140,6 @@ pub struct Queue {
     /// How long the socket waits for a packet.
     patience: Duration,
     tells_conntrack: bool,
-    last: u32,
     troubles: QueueTroubles,
 }
 
@@ -226,7 +219,6 @@ impl Queue {
             rewritten: Vec::with_capacity(REWRITTEN),
             patience: Duration::ZERO,
             tells_conntrack,
-            last: settings.last,
             troubles: QueueTroubles::default(),
         })
     }
@@ -286,16 +278,11 @@ impl Queue {
     }
 
     fn judge(&mut self, received: usize, judge: &mut Judge<'_>) -> Result<usize, QueueError> {
-        let (number, fd, last) = (self.number, self.fd, self.last);
         let mut judged = 0;
-        let mut messages = self.batch.datagrams(received).flat_map(netlink::messages).peekable();
-        while let Some(message) = messages.next() {
+        for message in self.batch.datagrams(received).flat_map(netlink::messages) {
             match message::read(&message) {
-                Incoming::Packet(id, mut queued) => {
+                Incoming::Packet(id, queued) => {
                     judged += 1;
-                    let is_asked = last != 0 && queued.mark & last == last;
-                    let ends_batch = is_asked && received < BATCH && messages.peek().is_none();
-                    queued.is_last = ends_batch && !netlink::readable(fd, Duration::ZERO).unwrap_or(true);
                     self.rewritten.clear();
                     let answer = judge(&queued, &mut self.rewritten);
                     self.answers.push(id, answer, &self.rewritten);
@@ -306,7 +293,7 @@ impl Queue {
                 }
                 Incoming::Refused { error: libc::ENOENT, .. } => self.troubles.gone += 1,
                 Incoming::Refused { error: libc::ENODEV | libc::EPERM, .. } => {
-                    return Err(QueueError::Gone { number });
+                    return Err(QueueError::Gone { number: self.number });
                 }
                 Incoming::Refused { waiting, .. } => {
                     self.troubles.refused += 1;

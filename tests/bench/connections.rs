@@ -44,7 +44,7 @@ pub(crate) fn meta(packet: &RawPacket) -> Meta {
         parent: None,
         renumbered: None,
         is_invalid: false,
-        is_last: false,
+        candidacy: None,
     }
 }
 

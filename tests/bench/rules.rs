@@ -64,7 +64,7 @@ fn syns(questions: &[(NewFlow, [&str; 2])]) -> Vec<(Meta, RawPacket)> {
             parent: None,
             renumbered: None,
             is_invalid: false,
-            is_last: false,
+            candidacy: None,
         };
         (meta, packet)
     };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use halfgate::{
     cli::replay::replay_bytes,
     conntrack::{Flow, Instant},
-    engine::{Engine, Existing, IfIndex, Meta, Renumbering, Transmit, Verdict, Word, Worker},
+    engine::{Candidacy, Engine, Existing, IfIndex, Meta, Renumbering, Transmit, Verdict, Word, Worker},
     policy::{
         Action, Adaptive, FastOpen, Hook, Live, LiveTimer, OnExcess, OnExpire, PickupMode, Policy, Probe,
         Rule, RuleId, Settings,
@@ -274,7 +274,8 @@ impl Story {
             kernel_knows: how & 8 != 0,
             parent: self.odd.announced.then(|| Self::flow((which + 1) & 3)),
             is_invalid: how & 16 != 0,
-            is_last: how & 32 != 0,
+            candidacy: [None, Some(Candidacy::Stands), Some(Candidacy::Lost), None]
+                [usize::from(how >> 5 & 3)],
             renumbered: self.odd.renumbered.then(|| Renumbering {
                 position: SeqNum(self.next[which][1 - reply].wrapping_sub(20)),
                 before: 0,
@@ -409,7 +410,7 @@ impl Story {
             parent: None,
             renumbered: None,
             is_invalid: false,
-            is_last: false,
+            candidacy: None,
         }
     }
 

@@ -207,7 +207,7 @@ impl Pairing {
             parent: None,
             renumbered: None,
             is_invalid: false,
-            is_last: false,
+            candidacy: None,
         };
         self.worker.handle_packet(&meta, packet, NOW)
     }

@@ -389,7 +389,7 @@ impl World {
             parent: None,
             renumbered: None,
             is_invalid: false,
-            is_last: false,
+            candidacy: None,
         }
     }
 

@@ -245,7 +245,7 @@ pub(super) fn meta(
         checksums,
         kernel_knows: false,
         is_invalid: false,
-        is_last: false,
+        candidacy: None,
         parent: None,
         renumbered: None,
     }

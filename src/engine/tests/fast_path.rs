@@ -6,9 +6,9 @@ use crate::{
     policy::{Inspect, LiveTimer, OnExpire, Origin, Probe},
 };
 
-/// As the kernel hands over a packet behind which no other waits.
+/// As the kernel hands over the packet that may begin a ride.
 fn known(from: From, len: usize) -> Meta {
-    Meta { kernel_knows: true, is_last: true, ..Lab::meta(from, len) }
+    Meta { kernel_knows: true, candidacy: Some(Candidacy::Stands), ..Lab::meta(from, len) }
 }
 
 fn silent(seconds: u64) -> Word {
@@ -91,14 +91,15 @@ fn full(name: &str, id: u16) -> Rule {
 }
 
 #[test]
-fn an_established_connection_rides_from_a_packet_on_that_nothing_waits_behind() {
+fn an_established_connection_rides_from_its_candidates_next_packet_on() {
     let mut lab = Lab::new();
     lab.bring_to(Phase::Established);
     let packet = lab.packet(client(".", 1).ack(1));
     let of_kernel = known(From::Client, packet.bytes.len());
     let renumbered = Some(Renumbering { position: SeqNum(0), before: 0, after: 0 });
     for (meta, ride) in [
-        (Meta { is_last: false, ..of_kernel }, Some(Ride::MayBegin)),
+        (Meta { candidacy: None, ..of_kernel }, Some(Ride::MayBegin)),
+        (Meta { candidacy: None, ..of_kernel }, None),
         (Meta { kernel_knows: false, ..of_kernel }, None),
         (Meta { renumbered, ..of_kernel }, None),
     ] {
@@ -113,6 +114,38 @@ fn an_established_connection_rides_from_a_packet_on_that_nothing_waits_behind() 
         (Some(Ride::Ends), false),
         "somebody else took its mark away"
     );
+}
+
+#[test]
+fn one_packet_at_a_time_may_begin_a_ride_until_it_has_come_or_is_lost() {
+    let mut lab = Lab::new();
+    lab.bring_to(Phase::Established);
+    let packet = lab.packet(client(".", 1).ack(1));
+    let mut come = |candidacy, milliseconds| {
+        lab.advance(Duration::from_millis(milliseconds));
+        let meta = Meta { candidacy, ..known(From::Client, packet.bytes.len()) };
+        assert_eq!(lab.raw(meta, &packet.bytes), Verdict::Accept);
+        lab.worker.ride()
+    };
+    assert_eq!(come(None, 0), Some(Ride::MayBegin));
+    assert_eq!(come(None, 0), None);
+    assert_eq!(come(Some(Candidacy::Lost), 0), Some(Ride::MayBegin), "one has come behind it");
+    assert_eq!(come(None, 900), None);
+    assert_eq!(come(None, 1100), Some(Ride::MayBegin), "it never came");
+    assert_eq!(come(Some(Candidacy::Stands), 0), Some(Ride::Begins));
+}
+
+#[test]
+fn of_a_ride_that_did_not_begin_nobody_is_asked() {
+    let mut lab = Lab::riding();
+    let next = lab.packet(client("P.", 101).ack(51).len(10));
+    let behind = Meta { candidacy: Some(Candidacy::Lost), ..known(From::Client, next.bytes.len()) };
+    assert_eq!(lab.raw(behind, &next.bytes), Verdict::Accept);
+    assert_eq!((lab.worker.ride(), lab.rides()), (Some(Ride::Ends), false), "its mark may have come late");
+    assert!(lab.errands().is_empty());
+    lab.pass(&[server(".", 51).ack(111)]);
+    assert_eq!(lab.send(client("P.", FAR).ack(51).len(1)), Verdict::Drop(DropReason::SeqBeyond));
+    assert_eq!(lab.by_queue(client(".", 111).ack(51)), Some(Ride::Begins));
 }
 
 #[test]
@@ -135,7 +168,7 @@ impl Lab {
     #[track_caller]
     fn of_stream(&mut self, from: From, more: fn(Meta) -> Meta) -> (Option<Ride>, bool) {
         let packet = crate::wire::build::udp(self.tuple(from), b"x");
-        let meta = Meta { is_last: false, ..known(from, packet.bytes.len()) };
+        let meta = Meta { candidacy: None, ..known(from, packet.bytes.len()) };
         assert_eq!(self.raw(more(meta), &packet.bytes), Verdict::Accept);
         (self.worker.ride(), self.engine.counters().riding == 1)
     }
@@ -144,9 +177,9 @@ impl Lab {
     fn full_stream() -> Self {
         let mut lab = Self::new();
         lab.of_stream(From::Client, |meta| Meta { kernel_knows: false, ..meta });
-        for _ in 1..IMPATIENT_STREAM - 1 {
-            let from = From::Server;
-            assert_eq!(lab.of_stream(from, |meta| meta), (Some(Ride::MayBegin), false));
+        for number in 1..IMPATIENT_STREAM - 1 {
+            let ride = lab.of_stream(From::Server, |meta| Meta { candidacy: Some(Candidacy::Lost), ..meta });
+            assert_eq!(ride, (Some(Ride::MayBegin), false), "{number}");
         }
         assert_eq!(lab.of_stream(From::Client, |meta| meta), (Some(Ride::BeginsAtOnce), true));
         lab
@@ -159,8 +192,10 @@ fn udp_rides_as_soon_as_nothing_waits_or_after_a_time_whatever_does() {
     assert_eq!(lab.of_stream(From::Client, |meta| Meta { kernel_knows: false, ..meta }), (None, false));
     assert_eq!(lab.of_stream(From::Client, |meta| meta), (None, false), "nobody has answered");
     assert_eq!(lab.of_stream(From::Server, |meta| meta), (Some(Ride::MayBegin), false));
-    let last = lab.of_stream(From::Client, |meta| Meta { is_last: true, ..meta });
-    assert_eq!(last, (Some(Ride::Begins), true));
+    let next = lab.of_stream(From::Client, |meta| Meta { candidacy: Some(Candidacy::Stands), ..meta });
+    assert_eq!(next, (Some(Ride::Begins), true));
+    let behind = |meta| Meta { candidacy: Some(Candidacy::Lost), ..meta };
+    assert_eq!(lab.of_stream(From::Client, behind), (Some(Ride::Ends), false), "it had to wait");
     drop(Lab::full_stream());
     let mut lab = Lab::new();
     lab.of_stream(From::Client, |meta| meta);
@@ -172,8 +207,12 @@ fn udp_rides_as_soon_as_nothing_waits_or_after_a_time_whatever_does() {
 #[test]
 fn datagrams_that_waited_as_the_ride_began_do_not_end_it() {
     let mut lab = Lab::full_stream();
-    for from in [From::Client, From::Server] {
-        assert_eq!(lab.of_stream(from, |meta| meta), (Some(Ride::BeginsAtOnce), true));
+    for candidacy in [Some(Candidacy::Lost), None] {
+        let how: fn(Meta) -> Meta = match candidacy {
+            None => |meta| meta,
+            Some(_) => |meta| Meta { candidacy: Some(Candidacy::Lost), ..meta },
+        };
+        assert_eq!(lab.of_stream(From::Client, how), (Some(Ride::BeginsAtOnce), true));
     }
     assert!(lab.errands().is_empty());
     // What the kernel does not know is of a new entry of its.

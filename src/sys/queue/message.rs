@@ -122,8 +122,7 @@ fn packet(body: &[u8]) -> Incoming<'_> {
         .zip(relation)
         .and_then(|(conntrack, relation)| ctnetlink::renumbering_in(conntrack, relation >= FIRST_REPLY));
     let (in_if, out_if) = (IfIndex(in_if), IfIndex(out_if));
-    let packet =
-        Queued { hook, in_if, out_if, mark, wire_len, checksums, parent, renumbered, is_last: false, bytes };
+    let packet = Queued { hook, in_if, out_if, mark, wire_len, checksums, parent, renumbered, bytes };
     Incoming::Packet(id, packet)
 }
 

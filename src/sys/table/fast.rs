@@ -8,10 +8,10 @@
 //! steps: the first verdict makes the connection a candidate; the next packet of it is known
 //! as the latest that has come to the queue, until one comes behind it; and the verdict of
 //! that packet begins the ride only if it still is the latest when it leaves the queue. There
-//! is one latest packet at a time: while it waits, no other verdict makes a candidate, or the
-//! packet after that would be the latest in its name. (Where one has come behind it, that it
-//! waits is not known here: who judges does not let a packet begin a ride behind a candidate
-//! of the same batch.)
+//! is one latest packet at a time: who judges makes no other packet a candidate before that
+//! one has come to it, or the packet after that would be the latest in its name. The one that
+//! comes behind it bears a bit that says so, because who judges must know that the ride that
+//! it began has not begun.
 //!
 //! UDP has no order: where a stream's packets always have others behind them, a verdict
 //! begins the ride at once, and those that wait then are overtaken.
@@ -22,7 +22,10 @@ use super::{
     errands::{ct_mark_has, ct_mark_lacks, set_ct_mark},
     rules::{Document, and, equals, field, is_of, is_related, known, mark_is, or, set_mark, string, with},
 };
-use crate::{policy::Marks, wire::Protocol};
+use crate::{
+    policy::{Hook, Marks},
+    wire::Protocol,
+};
 
 impl Document {
     /// Before the queue, and before nearly all other rules: what rides goes by. It bears the
@@ -39,14 +42,17 @@ impl Document {
     /// That the one before is so no longer is noted before anything is asked, or that one
     /// might begin the ride between the two. A connection that a helper has announced is
     /// given the mark of its parent's, which says nothing of itself.
-    pub(super) fn note_latest(&mut self, chain: &str, marks: Marks) {
+    pub(super) fn note_latest(&mut self, chain: &str, hook: Hook, marks: Marks) {
         let (candidate, latest) = (marks.candidate(), marks.latest());
         let inherited = marks.fast() | candidate | latest | marks.opened_behind();
         for is_carried in [is_of(Protocol::TCP), is_of(Protocol::UDP)] {
             let of_parent = vec![is_related(), is_carried, ct_mark_has(inherited)];
             self.rule(chain, with(of_parent, [set_ct_mark(!inherited, 0)]));
         }
-        self.rule(chain, vec![ct_mark_has(latest), set_ct_mark(!latest, 0)]);
+        // On `output` that bit means that it is our own.
+        let says = (hook != Hook::Output).then(|| set_mark(!0, marks.overtaken()));
+        let is_behind = [ct_mark_has(latest), set_ct_mark(!latest, 0)];
+        self.rule(chain, is_behind.into_iter().chain(says).collect());
         let is_latest = set_ct_mark(!candidate, latest);
         self.rule(chain, vec![ct_mark_has(candidate), is_latest, set_mark(!0, marks.may_begin())]);
     }

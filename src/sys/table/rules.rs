@@ -284,7 +284,7 @@ impl Document {
             self.drop_blocked(&chain, hook, spec);
             self.pass_riders(&chain, marks);
         }
-        self.note_latest(&chain, marks);
+        self.note_latest(&chain, hook, marks);
         self.rule(&chain, vec![known(), set_mark(!0, marks.known())]);
         self.cookies(hook, &chain, spec, diversion)?;
         self.rule(&chain, vec![ct_state("invalid"), set_mark(!0, marks.invalid())]);
