@@ -35,6 +35,7 @@ pub mod meta;
 pub mod observe;
 mod open;
 pub mod passed;
+mod prepare;
 mod pressure;
 mod ruling;
 mod shard;
@@ -42,6 +43,7 @@ mod stats;
 mod survey;
 mod tend;
 mod unreachable;
+mod usual;
 pub mod view;
 
 pub use cookies::{Shield, Shift};
@@ -52,10 +54,12 @@ pub use memory::{MemoryBound, Uses};
 pub use meta::{Candidacy, DropReason, IfIndex, Meta, Renumbering, Transmit, Verdict};
 pub use open::Block;
 pub use passed::{Passed, Passes};
+pub use prepare::Prepared;
 pub use view::{Change, Counters, Counts, Existing, TimerRow, UnderWay, View};
 
 use std::{
     collections::HashMap,
+    net::Ipv4Addr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -71,6 +75,7 @@ use self::{
     cookies::Cookieing,
     open::Open,
     passed::PassCounts,
+    prepare::{Located, Place, Read},
     pressure::Lines,
     ruling::{Ruling, Shrink},
     shard::Shard,
@@ -83,7 +88,7 @@ use crate::{
         proven::{MOST_PROVEN, Proven},
     },
     policy::{Live, Origin, Policy, RuleId},
-    wire,
+    wire::{self, Malformed, Packet, Plain},
 };
 
 /// Shards of the table: more than any gateway has workers, so that two seldom meet.
@@ -306,14 +311,91 @@ impl Worker {
 
     /// Judges one packet. `bytes` starts at the IP header.
     pub fn handle_packet(&mut self, meta: &Meta, bytes: &[u8], now: Instant) -> Verdict {
-        self.rewritten.clear();
-        self.out.strip = false;
-        self.out.proof = false;
-        self.out.ride = None;
-        let parsed = wire::parse_where(bytes, meta.wire_len, meta.checksums, self.loopback);
+        match Plain::of(bytes, meta.wire_len, meta.checksums) {
+            Some(plain) => {
+                let located = self.locate(&plain);
+                self.handle_plain(meta, bytes, plain, located, now)
+            }
+            None => {
+                let parsed = wire::parse_where(bytes, meta.wire_len, meta.checksums, self.loopback);
+                let place = self.place_of(parsed.as_ref().ok());
+                self.handle_parsed(meta, bytes, parsed.as_ref(), &place, now)
+            }
+        }
+    }
+
+    /// Judges a packet that was looked at before ([`Self::prepare`]), with the same length and
+    /// checksums, by any worker of the same engine.
+    pub fn handle_prepared(&mut self, meta: &Meta, prepared: &Prepared<'_>, now: Instant) -> Verdict {
+        let bytes = prepared.bytes;
+        match &prepared.read {
+            Read::Plain(plain, located) => self.handle_plain(meta, bytes, *plain, *located, now),
+            Read::Any(place) => {
+                let parsed = wire::parse_where(bytes, meta.wire_len, meta.checksums, self.loopback);
+                self.handle_parsed(meta, bytes, parsed.as_ref(), place, now)
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn handle_plain(
+        &mut self,
+        meta: &Meta,
+        bytes: &[u8],
+        plain: Plain<'_>,
+        located: Located<Ipv4Addr>,
+        now: Instant,
+    ) -> Verdict {
+        if self.takes_plain(meta, &plain, &located, now) {
+            self.stats.count(Verdict::Accept, meta.wire_len);
+            return Verdict::Accept;
+        }
+        self.handle_unusual(meta, bytes, plain, located, now)
+    }
+
+    #[inline(never)]
+    fn handle_unusual(
+        &mut self,
+        meta: &Meta,
+        bytes: &[u8],
+        plain: Plain<'_>,
+        located: Located<Ipv4Addr>,
+        now: Instant,
+    ) -> Verdict {
+        self.handle_any(meta, bytes, Ok(&plain.packet()), &Place::Ipv4(located), now)
+    }
+
+    fn handle_parsed(
+        &mut self,
+        meta: &Meta,
+        bytes: &[u8],
+        parsed: Result<&Packet<'_>, &Malformed>,
+        place: &Place,
+        now: Instant,
+    ) -> Verdict {
+        if let Ok(packet) = parsed
+            && self.takes_parsed(meta, packet, place, now)
+        {
+            self.stats.count(Verdict::Accept, meta.wire_len);
+            return Verdict::Accept;
+        }
+        self.handle_any(meta, bytes, parsed, place, now)
+    }
+
+    /// Judges a packet of whatever kind.
+    #[inline(never)]
+    fn handle_any(
+        &mut self,
+        meta: &Meta,
+        bytes: &[u8],
+        parsed: Result<&Packet<'_>, &Malformed>,
+        place: &Place,
+        now: Instant,
+    ) -> Verdict {
+        self.forget_last();
         let verdict = match parsed {
-            Ok(packet) => self.with(now, |context| context.judge(meta, &packet)),
-            Err(malformed) => Verdict::Drop(DropReason::Malformed(malformed)),
+            Ok(packet) => self.with(now, |context| context.judge(meta, packet, place)),
+            Err(malformed) => Verdict::Drop(DropReason::Malformed(*malformed)),
         };
         let verdict = if self.out.strip { self.strip(verdict, meta, bytes) } else { verdict };
         if let Some(shard) = self.out.room_for.take() {
@@ -321,6 +403,15 @@ impl Worker {
         }
         self.stats.count(verdict, meta.wire_len);
         verdict
+    }
+
+    /// What was said of the packet before does not hold of this one.
+    #[inline(always)]
+    fn forget_last(&mut self) {
+        self.rewritten.clear();
+        self.out.strip = false;
+        self.out.proof = false;
+        self.out.ride = None;
     }
 
     /// The packet that goes on in place of the one that [`Self::handle_packet`] has
@@ -346,11 +437,7 @@ impl Worker {
 
     /// Runs something with the ruling of now.
     fn with<T>(&mut self, now: Instant, work: impl FnOnce(&mut Context<'_>) -> T) -> T {
-        let generation = self.engine.generation.load(Ordering::Acquire);
-        if generation != self.generation {
-            self.generation = generation;
-            self.ruling = self.engine.ruling();
-        }
+        self.refresh_ruling();
         let shrink: Shrink = self.ruling.shrink(self.engine.connections_now());
         work(&mut Context {
             engine: &self.engine,
@@ -360,6 +447,16 @@ impl Worker {
             shrink,
             now,
         })
+    }
+
+    /// Takes up the ruling of now.
+    #[inline(always)]
+    fn refresh_ruling(&mut self) {
+        let generation = self.engine.generation.load(Ordering::Acquire);
+        if generation != self.generation {
+            self.generation = generation;
+            self.ruling = self.engine.ruling();
+        }
     }
 
     /// Ends one connection, named in either direction. `silent`: no RST. `false` if

@@ -7,8 +7,10 @@
 #[path = "sys_common/counting.rs"]
 mod counting;
 
+use std::cell::Cell;
+
 use halfgate::{
-    conntrack::Instant,
+    conntrack::{Fetch, Instant},
     engine::{DropReason, Engine, IfIndex, Meta, Transmit, Verdict, Worker},
     policy::{Action, EmbryonicLimits, FastOpen, Hook, OnExcess, Policy, Rule, RuleId, Selector, Settings},
     wire::{Checksums, Flags, FourTuple, RawPacket, SegmentBuilder, SeqNum},
@@ -74,6 +76,48 @@ fn packets_of_a_connection_allocate_nothing() {
         assert_eq!(passed, 2000);
         assert_eq!(count, 0, "{src}");
     }
+}
+
+/// Nor do batches of them in a table that is so large that it is looked ahead in.
+#[test]
+fn a_batch_that_is_looked_ahead_for_allocates_nothing() {
+    struct Counting(Cell<u32>);
+    impl Fetch for Counting {
+        fn fetch<T>(&self, _: &T) {
+            self.0.set(self.0.get() + 1);
+        }
+    }
+    let settings = Settings { default: Action::Accept, max_connections: 10_000, ..Settings::default() };
+    let policy = Policy::new(settings, Vec::new(), Vec::new(), vec!["default".into()]);
+    let engine = Engine::new(policy, [1, 2], NOW);
+    let mut worker = engine.worker();
+    let syns: Vec<RawPacket> = (0..5000)
+        .map(|port| {
+            let (src, dst) = ([192, 0, 2, 1].into(), [198, 51, 100, 2].into());
+            SegmentBuilder::new(FourTuple { src, src_port: port, dst, dst_port: 80 })
+                .flags(Flags::SYN)
+                .build()
+        })
+        .collect();
+    for syn in &syns {
+        assert_eq!(judge(&mut worker, syn), Verdict::Accept);
+        while worker.poll_event().is_some() {}
+    }
+    let fetched = Counting(Cell::new(0));
+    let count = allocations(|| {
+        for batch in syns.chunks(32) {
+            let mut prepared = [const { None }; 32];
+            for (place, syn) in prepared.iter_mut().zip(batch) {
+                *place = Some(worker.prepare(&syn.bytes, syn.wire_len(), Checksums::Verify));
+            }
+            worker.look_ahead(prepared.iter().flatten(), &fetched);
+            for (syn, prepared) in batch.iter().zip(prepared.iter().flatten()) {
+                assert_eq!(worker.handle_prepared(&meta(syn), prepared, NOW), Verdict::Accept);
+            }
+        }
+    });
+    // Where each is looked for, and itself.
+    assert_eq!((count, fetched.0.get()), (0, 10_000));
 }
 
 /// The shorter packet stands in memory that is there.

@@ -15,7 +15,13 @@ use crate::wire::Protocol;
 
 /// An address of one family; a table holds connections of one family, so that
 /// an IPv4 connection does not pay for IPv6 addresses.
-pub trait Address: Copy + Eq + Ord + Hash + Send + std::fmt::Debug + Into<IpAddr> + 'static {
+pub trait Address: Copy + Eq + Hash + Send + std::fmt::Debug + Into<IpAddr> + 'static {
+    /// What endpoints are put in order by.
+    type Rank: Ord;
+
+    /// The place of an address with a port among others.
+    fn rank(self, port: u16) -> Self::Rank;
+
     /// The address, if it is of this family.
     fn from_ip(address: IpAddr) -> Option<Self>;
 
@@ -24,6 +30,12 @@ pub trait Address: Copy + Eq + Ord + Hash + Send + std::fmt::Debug + Into<IpAddr
 }
 
 impl Address for Ipv4Addr {
+    type Rank = u64;
+
+    fn rank(self, port: u16) -> u64 {
+        u64::from(self.to_bits()) << 16 | u64::from(port)
+    }
+
     fn from_ip(address: IpAddr) -> Option<Self> {
         match address {
             IpAddr::V4(address) => Some(address),
@@ -37,6 +49,12 @@ impl Address for Ipv4Addr {
 }
 
 impl Address for Ipv6Addr {
+    type Rank = (u128, u16);
+
+    fn rank(self, port: u16) -> (u128, u16) {
+        (self.to_bits(), port)
+    }
+
     fn from_ip(address: IpAddr) -> Option<Self> {
         match address {
             IpAddr::V6(address) => Some(address),
@@ -82,13 +100,20 @@ impl<A: Address> Key<A> {
     /// The key of a packet, and which of its endpoints sent it. `None` if the
     /// addresses are of the other family.
     #[must_use]
+    #[inline]
     pub fn of(flow: &Flow) -> Option<(Self, Sender)> {
         let src = (A::from_ip(flow.src)?, flow.src_port);
         let dst = (A::from_ip(flow.dst)?, flow.dst_port);
-        let (low, high, sender) = if src <= dst { (src, dst, Sender::Low) } else { (dst, src, Sender::High) };
-        let key =
-            Self { low: low.0, high: high.0, low_port: low.1, high_port: high.1, protocol: flow.protocol };
-        Some((key, sender))
+        Some(Self::between(src, dst, flow.protocol))
+    }
+
+    /// The key of a packet with these endpoints, and which of them sent it.
+    #[must_use]
+    #[inline]
+    pub fn between(src: (A, u16), dst: (A, u16), protocol: Protocol) -> (Self, Sender) {
+        let in_order = src.0.rank(src.1) <= dst.0.rank(dst.1);
+        let (low, high, sender) = if in_order { (src, dst, Sender::Low) } else { (dst, src, Sender::High) };
+        (Self { low: low.0, high: high.0, low_port: low.1, high_port: high.1, protocol }, sender)
     }
 
     /// The flow that `opener` sees as original.
@@ -109,6 +134,7 @@ impl<A: Address> Key<A> {
 
     /// A keyed hash: with a random seed nobody outside can choose collisions.
     #[must_use]
+    #[inline]
     pub fn hash(&self, seed: [u64; 2]) -> u64 {
         let mut hasher = SipHasher13::new_with_keys(seed[0], seed[1]);
         self.low.feed(&mut hasher);

@@ -30,6 +30,14 @@ pub struct Entry<A> {
     neighbours: Neighbours,
 }
 
+impl<A> Entry<A> {
+    /// Whether it need not be looked at before or at `now`.
+    #[must_use]
+    pub const fn is_early(&self, now: Instant) -> bool {
+        Wheel::is_early(&self.links, now)
+    }
+}
+
 impl<A> Lined for Entry<A> {
     fn neighbours(&self) -> &Neighbours {
         &self.neighbours
@@ -114,9 +122,30 @@ impl<A: Address> Table<A> {
     /// The slot of a connection.
     #[must_use]
     pub fn find(&self, key: &Key<A>, hash: u64) -> Option<Slot> {
+        self.find_from(self.first(hash)?, key)
+    }
+
+    /// As [`Self::find`], with the entry itself.
+    #[inline(always)]
+    pub fn find_mut(&mut self, key: &Key<A>, hash: u64) -> Option<(Slot, &mut Entry<A>)> {
+        let first = self.first(hash)?;
+        // Nearly always it is the only one there.
+        if self.entries.get(first)?.key == *key {
+            return Some((first, self.entries.get_mut(first)?));
+        }
+        let slot = self.find_from(first, key)?;
+        Some((slot, self.entries.get_mut(slot)?))
+    }
+
+    /// The first slot of a bucket.
+    #[inline(always)]
+    fn first(&self, hash: u64) -> Option<Slot> {
         let mask = self.buckets.len().wrapping_sub(1);
         #[expect(clippy::cast_possible_truncation, reason = "masked to the number of buckets")]
-        let mut slot = self.buckets.get(hash as usize & mask)?.wrapping_sub(1);
+        Some(self.buckets.get(hash as usize & mask)?.wrapping_sub(1))
+    }
+
+    fn find_from(&self, mut slot: Slot, key: &Key<A>) -> Option<Slot> {
         while let Some(entry) = self.entries.get(slot) {
             if entry.key == *key {
                 return Some(slot);
@@ -137,10 +166,8 @@ impl<A: Address> Table<A> {
 
     /// Asks for the first connection in the bucket, the newest one; reads only the bucket.
     pub fn fetch_first(&self, hash: u64, with: &impl Fetch) {
-        let mask = self.buckets.len().wrapping_sub(1);
-        #[expect(clippy::cast_possible_truncation, reason = "masked to the number of buckets")]
-        if let Some(first) = self.buckets.get(hash as usize & mask) {
-            self.entries.fetch(first.wrapping_sub(1), with);
+        if let Some(first) = self.first(hash) {
+            self.entries.fetch(first, with);
         }
     }
 
@@ -217,7 +244,7 @@ impl<A: Address> Table<A> {
     /// Whether a connection need not be looked at before or at `now`.
     #[must_use]
     pub fn is_early(&self, slot: Slot, now: Instant) -> bool {
-        self.entries.get(slot).is_some_and(|entry| Wheel::is_early(&entry.links, now))
+        self.entries.get(slot).is_some_and(|entry| entry.is_early(now))
     }
 
     /// Takes the next connection that must be looked at off the wheel: its owner

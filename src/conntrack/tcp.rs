@@ -28,9 +28,11 @@
 mod alone;
 mod handshake;
 mod resets;
+mod usual;
 
 pub use alone::{expect_one_way, is_one_way, pick_up_answer};
 pub use handshake::{open, open_late, pick_up, successor};
+pub use usual::{Progress, take_usual};
 
 use alone::{alone, begins_alone, goes_on_alone, was_one_way};
 use handshake::{

@@ -49,15 +49,21 @@ impl Stamp {
     }
 
     /// Milliseconds from `self` to `now`.
-    fn elapsed_milliseconds(self, now: Instant) -> u64 {
+    const fn elapsed_milliseconds(self, now: Instant) -> u64 {
         let units = Self::of(now).0.get().wrapping_sub(self.0.get());
-        u64::from(units).saturating_mul(Self::UNIT)
+        (units as u64).saturating_mul(Self::UNIT)
     }
 
     /// The time from `self` to `now`.
     #[must_use]
     pub fn elapsed(self, now: Instant) -> Duration {
         Duration::from_millis(self.elapsed_milliseconds(now))
+    }
+
+    /// Whether more than this has passed from `self` to `now`.
+    #[must_use]
+    pub const fn is_older(self, duration: Duration, now: Instant) -> bool {
+        self.elapsed_milliseconds(now) > milliseconds(duration)
     }
 
     /// The instant of this stamp, which lies within 497 days before `now`.

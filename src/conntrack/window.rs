@@ -392,6 +392,11 @@ pub(super) fn offered_window(sender: &Half, segment: &Segment) -> u32 {
     u32::from(segment.window) << if segment.flags.contains(Flags::SYN) { 0 } else { sender.shift() }
 }
 
+/// How far below what its peer has sent an acknowledgement of this end may lie (4).
+pub fn ack_reach(sender: &Half) -> u32 {
+    sender.max_win.clamp(MIN_ACK_REACH, MAX_REACH / 2).saturating_mul(2)
+}
+
 /// The four inequalities.
 ///
 /// # Errors
@@ -401,7 +406,7 @@ pub(super) fn offered_window(sender: &Half, segment: &Segment) -> u32 {
 pub fn check(sender: &Half, receiver: &Half, segment: &Segment) -> Result<(), Outside> {
     let outside = |bound, number, limit, near| Err(Outside { bound, number, limit, near });
     let has_ack = segment.flags.contains(Flags::ACK);
-    let reach = sender.max_win.max(MIN_ACK_REACH).saturating_mul(2).min(MAX_REACH);
+    let reach = ack_reach(sender);
     let oldest_ack = receiver.end.minus(reach);
     let is_ack_old = has_ack && segment.ack.before(oldest_ack);
     let latest = sender.last_start(receiver);

@@ -7,7 +7,7 @@ use super::{
     context::{ANNOUNCED, Context, Eviction, Held, hook_of, path_of, tag_of},
     cookies::{BEHIND, Behind},
     fast_open::{Passage, passage},
-    judge::{Arrival, Content},
+    judge::{Arrival, Content, Met},
     ruling::Pickup,
     shard::{Family, Shard},
     stats::add,
@@ -145,7 +145,8 @@ impl Context<'_> {
         if let Some(slot) = A::table(held.shard).find(&new.key, new.hash) {
             // Another worker was faster with the same SYN.
             self.engine.embryonic.lock().cancel(reservation);
-            let verdict = self.judge_known::<A>(&mut held, slot, &new.key, new.sender, &new.arrival);
+            let met = Met { slot, key: &new.key, sender: new.sender, arrival: &new.arrival };
+            let verdict = self.judge_known(&mut held, &met);
             return verdict.unwrap_or(Verdict::Drop(DropReason::Unexpected));
         }
         let Some(slot) = self.enter(&mut held, &new.key, new.hash, connection) else {

@@ -25,7 +25,7 @@ use std::{
 use super::{
     CloseReason, DropReason, Engine, IfIndex, Meta, Renumbering, Transmit, Verdict, Worker,
     context::{Context, Held, expected, hook_of},
-    judge::{Arrival, Content, Replaced},
+    judge::{Arrival, Content, Met, Replaced},
     ruling::Pickup,
     shard::Family,
 };
@@ -33,7 +33,6 @@ use crate::{
     conntrack::{
         Connection, Direction, Flow, Instant, Key, Phase, Slot,
         keepalive::Keepalive,
-        key::Sender,
         tcp::{self, Kind, Outcome},
         window::Seen,
     },
@@ -333,11 +332,9 @@ impl Context<'_> {
     pub(super) fn judge_behind<A: Family>(
         &mut self,
         held: &mut Held<'_>,
-        slot: Slot,
-        key: &Key<A>,
-        sender: Sender,
-        arrival: &Arrival<'_>,
+        met: &Met<'_, A>,
     ) -> Result<Verdict, Replaced> {
+        let Met { slot, key, sender, arrival } = *met;
         let Some(entry) = A::table(held.shard).get(slot) else { return Err(Replaced(None)) };
         let connection = &entry.connection;
         let (phase, direction) = (connection.phase, sender.direction(connection.opener));
@@ -357,7 +354,7 @@ impl Context<'_> {
             read.content = Content::Tcp(kind, &undone);
         }
         self.out.is_read = true;
-        let verdict = self.judge_known::<A>(held, slot, key, sender, &read);
+        let verdict = self.judge_known(held, &Met { arrival: &read, ..*met });
         self.out.is_read = false;
         let verdict = verdict?;
         let (Some(behind), Content::Tcp(kind, segment)) = (behind, arrival.content) else {

@@ -12,10 +12,10 @@ use std::{
 };
 
 use super::{
-    Candidacy, CloseReason, Closed, Counts, DropReason, Event, Transmit, Verdict, Worker,
+    Candidacy, CloseReason, Closed, Counts, DropReason, Event, Meta, Transmit, Verdict, Worker,
     context::{Context, Held, counts_of},
     cookies::BEHIND,
-    judge::{Arrival, Content, is_on_path},
+    judge::{Content, Met, is_on_path},
     ruling::Ruling,
     shard::Family,
     stats::add,
@@ -124,33 +124,31 @@ fn is_settled(connection: &Connection) -> bool {
             && !tcp::is_one_way(connection))
 }
 
-/// Whether the kernel could let others pass that are as the packet at hand.
-fn could_ride(arrival: &Arrival<'_>) -> bool {
-    let is_plain = matches!(arrival.content, Content::Tcp(Kind::Ack, _) | Content::Udp);
-    is_plain && arrival.meta.renumbered.is_none()
-}
-
 /// Whether a connection waits no longer for a moment that may never come.
-fn is_impatient(connection: &Connection, arrival: &Arrival<'_>, now: Instant) -> bool {
+fn is_impatient(connection: &Connection, is_udp: bool, now: Instant) -> bool {
     let packets = connection.original_tally.packets.saturating_add(connection.reply_tally.packets);
-    let is_full_stream = matches!(arrival.content, Content::Udp) && packets >= IMPATIENT_STREAM;
+    let is_full_stream = is_udp && packets >= IMPATIENT_STREAM;
     is_full_stream || connection.age(now) >= IMPATIENT
 }
 
 /// Gives a candidate's packet up that must have been lost on its way.
+#[inline]
 pub(super) fn give_candidate_up(connection: &mut Connection, now: Instant) {
     if connection.fast.is_candidate() && connection.last_seen.elapsed(now) >= CANDIDATE_FOR {
         connection.candidate_has_come();
     }
 }
 
-/// Whether nothing that was sent before this packet can be overtaken any more, because its
-/// receiver has acknowledged it. (What has left the queue may still wait elsewhere in the
-/// kernel, on another processor.)
-fn is_quiet(connection: &Connection, content: &Content<'_>) -> bool {
+/// How many octets of TCP's data a packet carries that is as those which the kernel could
+/// let pass. `None`: it is not.
+pub(super) fn load_of(content: &Content<'_>) -> Option<u32> {
     match content {
-        Content::Tcp(_, segment) => segment.payload_len == 0 && !connection.has_unacknowledged(),
-        Content::Udp | Content::EchoRequest | Content::EchoReply | Content::Other => true,
+        Content::Tcp(Kind::Ack, segment) => Some(segment.payload_len),
+        Content::Udp => Some(0),
+        Content::Tcp(Kind::Syn | Kind::SynAck | Kind::Fin | Kind::Rst, _)
+        | Content::EchoRequest
+        | Content::EchoReply
+        | Content::Other => None,
     }
 }
 
@@ -173,9 +171,16 @@ impl Worker {
 }
 
 impl Context<'_> {
-    /// Lets the connection of the packet at hand pass in the kernel, if it may.
-    pub(super) fn board<A: Family>(&mut self, held: &mut Held<'_>, slot: Slot, arrival: &Arrival<'_>) {
-        if !arrival.meta.kernel_knows {
+    /// Lets the connection of the packet at hand, with this [`load_of`] it, pass in the kernel,
+    /// if it may.
+    pub(super) fn board<A: Family>(
+        &mut self,
+        held: &mut Held<'_>,
+        slot: Slot,
+        meta: &Meta,
+        load: Option<u32>,
+    ) {
+        if !meta.kernel_knows {
             return;
         }
         let Some(entry) = A::table(held.shard).get_mut(slot) else { return };
@@ -185,22 +190,28 @@ impl Context<'_> {
             self.out.ride = Some(Ride::BeginsAtOnce);
             return;
         }
-        if arrival.meta.candidacy.is_some() {
+        if meta.candidacy.is_some() {
             connection.candidate_has_come();
         }
         // Numbers that the kernel translates are told apart here.
         if connection.tag & BEHIND != 0 || !connection.fast.is_none() || self.out.ride.is_some() {
             return;
         }
-        let may_ride = could_ride(arrival) && is_settled(connection) && self.ruling.may_ride(connection);
+        let could_ride = load.is_some() && meta.renumbered.is_none();
+        let may_ride = could_ride && is_settled(connection) && self.ruling.may_ride(connection);
         // The packet that completes the handshake is the best to begin with.
         let may_soon =
             connection.phase == Phase::SynReceived && self.ruling.lets_ride(connection, Timer::Established);
-        let stands = arrival.meta.candidacy == Some(Candidacy::Stands);
-        let is_impatient = is_impatient(connection, arrival, self.now);
-        let ride = if may_ride && is_impatient && matches!(arrival.content, Content::Udp) {
+        let stands = meta.candidacy == Some(Candidacy::Stands);
+        let is_udp = connection.phase == Phase::UdpStream;
+        let is_impatient = is_impatient(connection, is_udp, self.now);
+        // Nothing that was sent before this packet can be overtaken any more, because its
+        // receiver has acknowledged it. (What has left the queue may still wait elsewhere in
+        // the kernel, on another processor.)
+        let is_quiet = load == Some(0) && !connection.has_unacknowledged();
+        let ride = if may_ride && is_impatient && is_udp {
             Ride::BeginsAtOnce
-        } else if may_ride && stands && (is_impatient || is_quiet(connection, &arrival.content)) {
+        } else if may_ride && stands && (is_impatient || is_quiet) {
             Ride::Begins
         } else {
             if (may_ride || may_soon) && connection.become_candidate() {
@@ -218,11 +229,10 @@ impl Context<'_> {
     pub(super) fn judge_unseen<A: Family>(
         &mut self,
         held: &mut Held<'_>,
-        slot: Slot,
-        key: &Key<A>,
+        met: &Met<'_, A>,
         direction: Direction,
-        arrival: &Arrival<'_>,
     ) -> Option<Verdict> {
+        let Met { slot, key, arrival, .. } = *met;
         let connection = &mut A::table(held.shard).get_mut(slot)?.connection;
         let before = connection.standing();
         if connection.fast.is_ended() {
@@ -250,7 +260,7 @@ impl Context<'_> {
         // has at the very moment at which this one came).
         let is_behind = arrival.meta.candidacy == Some(Candidacy::Lost);
         let is_udp = matches!(arrival.content, Content::Udp);
-        let may_go_on = !is_behind || is_impatient(connection, arrival, self.now);
+        let may_go_on = !is_behind || is_impatient(connection, is_udp, self.now);
         // What waited as the ride began ends nothing.
         if rode && arrival.meta.kernel_knows && is_udp && may_go_on && self.ruling.may_ride(connection) {
             return None;

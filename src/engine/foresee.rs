@@ -1,16 +1,18 @@
 //! Reading ahead: who knows the next packets can have what they need fetched into
 //! the cache while others are judged. Changes nothing.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use super::{Prepared, Worker, prepare::Place};
+use crate::conntrack::{Fetch, Flow};
 
-use super::Worker;
-use crate::conntrack::{Fetch, Flow, Key};
+/// So many connections and their index don't stay in a processor's second cache beside
+/// everything else.
+const WORTH_FETCHING: u32 = 4096;
 
 /// Where the connection of a flow lies, if there is one.
 #[derive(Clone, Copy, Debug)]
 pub struct Foreseen {
-    is_ipv6: bool,
-    hash: u64,
+    pub(super) is_ipv6: bool,
+    pub(super) hash: u64,
 }
 
 impl Worker {
@@ -18,12 +20,26 @@ impl Worker {
     /// engines that have the same seed.
     #[must_use]
     pub fn foresee(&self, flow: &Flow) -> Option<Foreseen> {
-        let seed = self.engine.seed;
-        let hash = match flow.src {
-            IpAddr::V4(_) => Key::<Ipv4Addr>::of(flow)?.0.hash(seed),
-            IpAddr::V6(_) => Key::<Ipv6Addr>::of(flow)?.0.hash(seed),
-        };
-        Some(Foreseen { is_ipv6: flow.src.is_ipv6(), hash })
+        Place::of(flow, self.engine.seed).foreseen()
+    }
+
+    /// Fetches what judging these packets will read. A table that is so small that it stays in
+    /// the cache by itself is not worth the time.
+    pub fn look_ahead<'s, 'p: 's>(
+        &self,
+        packets: impl Iterator<Item = &'s Prepared<'p>> + Clone,
+        with: &impl Fetch,
+    ) {
+        if self.engine.connections_now() < WORTH_FETCHING {
+            return;
+        }
+        let foreseen = packets.filter_map(Prepared::foreseen);
+        for place in foreseen.clone() {
+            self.fetch_place(&place, with);
+        }
+        for place in foreseen {
+            self.fetch(&place, with);
+        }
     }
 
     /// Fetches what finding the connection begins with.

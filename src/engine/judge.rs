@@ -2,14 +2,17 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use parking_lot::{Mutex, MutexGuard};
+
 use super::{
     CloseReason, DropReason, Meta, Verdict,
     admit::{Newcomer, opposite},
     context::{Context, Held, path_of},
     cookies::BEHIND,
-    fast::give_candidate_up,
+    fast::{give_candidate_up, load_of},
     fast_open::{Passage, passage},
-    shard::Family,
+    prepare::{Located, Place, ports_of},
+    shard::{Family, Shard},
     unreachable::{is_uncounted, may_go_on, says_unreachable},
 };
 use crate::{
@@ -51,17 +54,23 @@ pub(super) struct Arrival<'p> {
     pub(super) content: Content<'p>,
 }
 
+/// A packet of a connection that is known.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Met<'p, A> {
+    /// Where that lies.
+    pub(super) slot: Slot,
+    pub(super) key: &'p Key<A>,
+    /// Which of its ends has sent the packet.
+    pub(super) sender: Sender,
+    pub(super) arrival: &'p Arrival<'p>,
+}
+
 impl Context<'_> {
     /// Judges one packet.
-    pub(super) fn judge(&mut self, meta: &Meta, packet: &Packet<'_>) -> Verdict {
-        let flow = |src_port, dst_port| Flow {
-            protocol: packet.protocol,
-            src: packet.src,
-            src_port,
-            dst: packet.dst,
-            dst_port,
-        };
-        let arrival = |flow, icmp, content| Arrival { meta, flow, len: packet.len, icmp, content };
+    pub(super) fn judge(&mut self, meta: &Meta, packet: &Packet<'_>, place: &Place) -> Verdict {
+        let (src_port, dst_port) = ports_of(&packet.transport).unwrap_or((0, 0));
+        let flow = Flow { protocol: packet.protocol, src: packet.src, src_port, dst: packet.dst, dst_port };
+        let arrival = |icmp, content| Arrival { meta, flow, len: packet.len, icmp, content };
         let undone;
         let arrival = match &packet.transport {
             Transport::Tcp(segment) => {
@@ -75,22 +84,20 @@ impl Context<'_> {
                     }
                     None => segment,
                 };
-                arrival(flow(segment.src_port, segment.dst_port), None, Content::Tcp(kind, segment))
+                arrival(None, Content::Tcp(kind, segment))
             }
-            Transport::Udp(datagram) => {
-                arrival(flow(datagram.src_port, datagram.dst_port), None, Content::Udp)
+            Transport::Udp(_) => arrival(None, Content::Udp),
+            Transport::Icmp(IcmpMessage::EchoRequest { .. }) => {
+                arrival(Some((echo_request(packet.protocol), 0)), Content::EchoRequest)
             }
-            Transport::Icmp(IcmpMessage::EchoRequest { id }) => {
-                arrival(flow(*id, 0), Some((echo_request(packet.protocol), 0)), Content::EchoRequest)
-            }
-            Transport::Icmp(IcmpMessage::EchoReply { id }) => {
-                arrival(flow(0, *id), Some((echo_reply(packet.protocol), 0)), Content::EchoReply)
+            Transport::Icmp(IcmpMessage::EchoReply { .. }) => {
+                arrival(Some((echo_reply(packet.protocol), 0)), Content::EchoReply)
             }
             // A redirect changes routes: only a rule may let it in.
             Transport::Icmp(IcmpMessage::Error { kind: REDIRECT, code, .. })
                 if packet.protocol == Protocol::ICMP =>
             {
-                let arrival = arrival(flow(0, 0), Some((REDIRECT, *code)), Content::Other);
+                let arrival = arrival(Some((REDIRECT, *code)), Content::Other);
                 return self.judge_untracked(&arrival);
             }
             Transport::Icmp(IcmpMessage::Error { kind, code, embedded }) => {
@@ -98,39 +105,49 @@ impl Context<'_> {
                 return self.judge_icmp_error(meta, packet, embedded, is_lost);
             }
             Transport::Icmp(IcmpMessage::Other { kind, code, .. }) => {
-                let arrival = arrival(flow(0, 0), Some((*kind, *code)), Content::Other);
+                let arrival = arrival(Some((*kind, *code)), Content::Other);
                 return self.judge_untracked(&arrival);
             }
-            Transport::Other => arrival(flow(0, 0), None, Content::Other),
+            Transport::Other => arrival(None, Content::Other),
             Transport::Fragment => return Verdict::Drop(DropReason::Fragment),
         };
-        match packet.src {
-            IpAddr::V4(_) => self.judge_in::<Ipv4Addr>(&arrival),
-            IpAddr::V6(_) => self.judge_in::<Ipv6Addr>(&arrival),
+        match place {
+            Place::Ipv4(located) => self.judge_in(&arrival, located),
+            Place::Ipv6(located) => self.judge_in(&arrival, located),
+            Place::Nowhere => Verdict::Drop(DropReason::Unexpected),
         }
     }
 
-    fn judge_in<A: Family>(&mut self, arrival: &Arrival<'_>) -> Verdict {
-        let Some((key, sender)) = Key::<A>::of(&arrival.flow) else {
-            return Verdict::Drop(DropReason::Unexpected);
-        };
+    fn judge_in<A: Family>(&mut self, arrival: &Arrival<'_>, located: &Located<A>) -> Verdict {
+        let Located { key, sender, hash } = *located;
         // It may lie in any shard, so before this one is held.
         let parent_rule = arrival.meta.parent.and_then(|parent| self.rule_of_parent(&parent));
-        let hash = key.hash(self.engine.seed);
         let (number, mutex) = self.engine.shard_of(hash);
         let mut shard = mutex.lock();
         let mut held = Held { shard: &mut shard, number };
         let mut crossed_syn = None;
         if let Some(slot) = self.find_live::<A>(&mut held, &key, hash) {
-            match self.judge_known::<A>(&mut held, slot, &key, sender, arrival) {
+            match self.judge_known::<A>(&mut held, &Met { slot, key: &key, sender, arrival }) {
                 Ok(verdict) => return verdict,
                 Err(Replaced(syn)) => crossed_syn = syn,
             }
         }
         let new = Newcomer { key, hash, sender, arrival: *arrival, parent_rule, crossed_syn };
+        self.judge_unknown(shard, (number, mutex), &new)
+    }
+
+    /// A packet that belongs to no connection. `shard` is the one where it would lie.
+    #[inline(never)]
+    fn judge_unknown<'s, A: Family>(
+        &mut self,
+        mut shard: MutexGuard<'s, Shard>,
+        (number, mutex): (u16, &'s Mutex<Shard>),
+        new: &Newcomer<'_, A>,
+    ) -> Verdict {
+        let &Newcomer { key, hash, sender, ref arrival, parent_rule, .. } = new;
         if let Content::Tcp(Kind::Syn, segment) = arrival.content {
             drop(shard);
-            return self.judge_syn::<A>((number, mutex), &new, segment);
+            return self.judge_syn((number, mutex), new, segment);
         }
         if !self.has_room() && self.would_enter(arrival, parent_rule) {
             // Who must go may lie in any shard.
@@ -141,13 +158,14 @@ impl Context<'_> {
             // Another worker may have been faster with the same connection.
             return match self.find_live::<A>(&mut held, &key, hash) {
                 Some(slot) => {
-                    let verdict = self.judge_known::<A>(&mut held, slot, &key, sender, arrival);
+                    let met = Met { slot, key: &key, sender, arrival };
+                    let verdict = self.judge_known::<A>(&mut held, &met);
                     verdict.unwrap_or(Verdict::Drop(DropReason::Unexpected))
                 }
-                None => self.judge_newcomer::<A>(&mut held, &new),
+                None => self.judge_newcomer(&mut held, new),
             };
         }
-        self.judge_newcomer::<A>(&mut held, &new)
+        self.judge_newcomer(&mut Held { shard: &mut shard, number }, new)
     }
 
     /// The rule of a connection whose helper announces another, if it is live: past
@@ -209,23 +227,21 @@ impl Context<'_> {
     pub(super) fn judge_known<A: Family>(
         &mut self,
         held: &mut Held<'_>,
-        slot: Slot,
-        key: &Key<A>,
-        sender: Sender,
-        arrival: &Arrival<'_>,
+        met: &Met<'_, A>,
     ) -> Result<Verdict, Replaced> {
         let now = self.now;
+        let Met { slot, key, arrival, .. } = *met;
         let Some(entry) = A::table(held.shard).get_mut(slot) else { return Err(Replaced(None)) };
         let connection = &mut entry.connection;
         if (connection.tag & BEHIND != 0 || self.out.opening) && !self.out.is_read {
-            return self.judge_behind::<A>(held, slot, key, sender, arrival);
+            return self.judge_behind(held, met);
         }
         if is_uncounted(connection) && may_go_on(&arrival.content) {
-            return self.judge_uncounted::<A>(held, slot, key, sender, arrival);
+            return self.judge_uncounted(held, met);
         }
-        let direction = sender.direction(connection.opener);
+        let direction = met.sender.direction(connection.opener);
         if !connection.fast.is_none()
-            && let Some(verdict) = self.judge_unseen::<A>(held, slot, key, direction, arrival)
+            && let Some(verdict) = self.judge_unseen(held, met, direction)
         {
             return Ok(verdict);
         }
@@ -276,7 +292,7 @@ impl Context<'_> {
                     return Ok(Verdict::Accept);
                 }
                 Some(Outcome::Over) => {
-                    return Ok(self.take_over::<A>(held, slot, key, arrival, segment));
+                    return Ok(self.take_over(held, met, segment));
                 }
                 Some(Outcome::Reopen) => {
                     let crossed = connection.stale_syn.filter(|syn| on_path && syn.from != direction);
@@ -302,20 +318,14 @@ impl Context<'_> {
                 return Ok(self.end_too_many::<A>(held, slot, limit));
             }
         }
-        self.board::<A>(held, slot, arrival);
+        self.board::<A>(held, slot, arrival.meta, load_of(&arrival.content));
         Ok(Verdict::Accept)
     }
 
     /// Both ends have forgotten a connection, and the end that had not opened it begins
     /// another: whether it may, the rules say now. If not, its SYN-ACK is dropped.
-    fn take_over<A: Family>(
-        &mut self,
-        held: &mut Held<'_>,
-        slot: Slot,
-        key: &Key<A>,
-        arrival: &Arrival<'_>,
-        segment: &Segment,
-    ) -> Verdict {
+    fn take_over<A: Family>(&mut self, held: &mut Held<'_>, met: &Met<'_, A>, segment: &Segment) -> Verdict {
+        let Met { slot, key, arrival, .. } = *met;
         let next = A::table(held.shard).get(slot).and_then(|entry| {
             let old = &entry.connection;
             tcp::successor(old, segment, opposite(old.opener), self.now)

@@ -17,6 +17,7 @@ mod limits;
 mod one_way;
 mod open;
 mod other;
+mod prepared;
 mod pressure;
 mod probe;
 mod related;

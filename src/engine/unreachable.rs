@@ -9,11 +9,11 @@
 use super::{
     CloseReason, DropReason, Meta, Verdict,
     context::{Context, Held},
-    judge::{Arrival, Content, Replaced, is_on_path},
+    judge::{Content, Met, Replaced, is_on_path},
     shard::Family,
 };
 use crate::{
-    conntrack::{Connection, Direction, Key, Phase, Slot, key::Sender, tcp::Kind},
+    conntrack::{Connection, Direction, Phase, Slot, tcp::Kind},
     policy::Hook,
     wire::Protocol,
 };
@@ -67,11 +67,9 @@ impl Context<'_> {
     pub(super) fn judge_uncounted<A: Family>(
         &mut self,
         held: &mut Held<'_>,
-        slot: Slot,
-        key: &Key<A>,
-        sender: Sender,
-        arrival: &Arrival<'_>,
+        met: &Met<'_, A>,
     ) -> Result<Verdict, Replaced> {
+        let Met { slot, key, sender, arrival } = *met;
         let Some(entry) = A::table(held.shard).get(slot) else { return Err(Replaced(None)) };
         if sender == entry.connection.opener && matches!(arrival.content, Content::Tcp(Kind::Syn, _)) {
             self.end::<A>(held, slot, false, CloseReason::Replaced, true);
@@ -81,7 +79,7 @@ impl Context<'_> {
             return Ok(Verdict::Drop(DropReason::Limit));
         }
         held.shard.uncounted = held.shard.uncounted.saturating_sub(1);
-        let verdict = self.judge_known::<A>(held, slot, key, sender, arrival);
+        let verdict = self.judge_known(held, met);
         let entry = A::table(held.shard).get(slot).filter(|entry| entry.key == *key);
         if entry.is_some_and(|entry| entry.connection.phase == Phase::SynSent) {
             self.release_embryo::<A>(held, slot);

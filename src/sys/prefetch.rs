@@ -1,5 +1,7 @@
 //! What will be needed soon, brought nearer to the processor.
 
+use crate::conntrack::Fetch;
+
 /// Octets that a processor's cache takes at once.
 #[cfg(target_arch = "x86_64")]
 const LINE: usize = 64;
@@ -25,6 +27,16 @@ pub fn prefetch<T>(what: &T) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = what;
+}
+
+/// Brings whatever it is told of into the cache.
+#[derive(Clone, Copy, Debug)]
+pub struct IntoCache;
+
+impl Fetch for IntoCache {
+    fn fetch<T>(&self, what: &T) {
+        prefetch(what);
+    }
 }
 
 #[cfg(test)]

@@ -9,12 +9,14 @@
 mod icmp;
 mod ipv4;
 mod ipv6;
+mod plain;
 mod transport;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use super::malformed::Malformed;
 use super::packet::{IcmpMessage, Packet, Protocol, Transport};
+pub use plain::Plain;
 pub(super) use transport::is_fast_open;
 
 /// Which checksums of a packet are to be verified.
@@ -155,53 +157,21 @@ pub fn parse_where(
     checksums: Checksums,
     loopback: Loopback,
 ) -> Result<Packet<'_>, Malformed> {
-    let bytes = bytes.get(..wire_len as usize).unwrap_or(bytes);
-    match usual(bytes, wire_len, checksums, loopback) {
-        Some(packet) => Ok(packet),
+    match Plain::of(bytes, wire_len, checksums) {
+        Some(plain) => Ok(plain.packet()),
         None => any(bytes, wire_len, checksums, loopback),
     }
 }
 
-/// Reads what nearly every packet is, at a fraction of the cost: TCP in IPv4 without
-/// options, no fragment, no checksum to verify. `None`: it may be anything else, or
-/// something is wrong with it, and [`any`] tells what.
-#[inline(always)]
-fn usual(bytes: &[u8], wire_len: u32, checksums: Checksums, loopback: Loopback) -> Option<Packet<'_>> {
-    let (ip, body) = bytes.split_first_chunk::<{ ipv4::SHORTEST }>()?;
-    let (tcp, rest) = body.split_first_chunk::<{ transport::TCP_SHORTEST }>()?;
-    let is_usual = checksums == Checksums::Trust
-        && ip[0] == ipv4::WITHOUT_OPTIONS
-        && Protocol(ip[9]) == Protocol::TCP
-        && !ipv4::is_fragment(ip);
-    let len = u32::from(u16::from_be_bytes([ip[2], ip[3]]));
-    if !is_usual || len > wire_len {
-        return None;
-    }
-    let header_len = u32::from(tcp[12] >> 4) << 2;
-    let options_len = header_len.checked_sub(transport::TCP_SHORTEST as u32)?;
-    let payload_len = len.checked_sub(header_len.saturating_add(ipv4::SHORTEST as u32))?;
-    let segment = transport::segment(tcp, rest.get(..options_len as usize)?, payload_len);
-    let (src, dst) = ipv4::addresses(ip);
-    let transport = Transport::Tcp(segment);
-    check_v4(src, dst, &transport, loopback).ok()?;
-    Some(Packet {
-        src: IpAddr::V4(src),
-        dst: IpAddr::V4(dst),
-        protocol: Protocol::TCP,
-        hop_limit: ip[8],
-        len,
-        transport_offset: ipv4::SHORTEST,
-        transport,
-    })
-}
-
 /// Reads any packet.
+#[inline(never)]
 pub(super) fn any(
     bytes: &[u8],
     wire_len: u32,
     checksums: Checksums,
     loopback: Loopback,
 ) -> Result<Packet<'_>, Malformed> {
+    let bytes = bytes.get(..wire_len as usize).unwrap_or(bytes);
     let verify = checksums != Checksums::Trust;
     let header = header(bytes, wire_len, checksums == Checksums::Verify)?;
     if header.offset as usize > bytes.len() {
@@ -263,7 +233,6 @@ fn transport<'a>(bytes: &'a [u8], header: &Header, verify: bool) -> Result<Trans
 ///
 /// Not refused: `0.0.0.0` as the source of UDP (DHCP), of router solicitations
 /// and address mask requests, and of IGMP; 240.0.0.0/4, which Linux routes.
-#[inline(always)]
 fn check_v4(
     src: Ipv4Addr,
     dst: Ipv4Addr,

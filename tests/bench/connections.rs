@@ -6,6 +6,7 @@ use halfgate::{
     conntrack::Instant,
     engine::{IfIndex, Meta, Verdict, Worker},
     policy::{Action, Adaptive, Hook, Policy, Settings},
+    sys::prefetch::IntoCache,
     wire::{Checksums, Flags, FourTuple, RawPacket, SegmentBuilder, SeqNum},
 };
 
@@ -65,6 +66,26 @@ pub(crate) fn establish(worker: &mut Worker, connections: u32) {
             assert_eq!(worker.handle_packet(&meta(&packet), &packet.bytes, NOW), Verdict::Accept);
         }
         while worker.poll_event().is_some() {}
+    }
+}
+
+/// Packets that are taken and judged together, as by a queue's worker.
+#[allow(dead_code, reason = "not all count batches")]
+pub(crate) const BATCH: usize = 32;
+
+/// Judges packets as a queue's worker does: reads those of a batch, has what they need
+/// fetched, and judges one after the other.
+#[allow(dead_code, reason = "not all count batches")]
+pub(crate) fn judge_batches(worker: &mut Worker, packets: &[RawPacket], expected: Verdict) {
+    for batch in packets.chunks(BATCH) {
+        let prepared: [_; BATCH] = std::array::from_fn(|at| {
+            let packet = batch.get(at)?;
+            Some(worker.prepare(&packet.bytes, packet.wire_len(), Checksums::Trust))
+        });
+        worker.look_ahead(prepared.iter().flatten(), &IntoCache);
+        for (packet, prepared) in batch.iter().zip(prepared.iter().flatten()) {
+            assert_eq!(worker.handle_prepared(&meta(packet), prepared, NOW), expected);
+        }
     }
 }
 

@@ -14,7 +14,7 @@ mod rule_set;
 
 use std::{hint::black_box, process::ExitCode};
 
-use connections::{NOW, establish, in_window, meta, open_policy, syn};
+use connections::{NOW, establish, in_window, judge_batches, meta, open_policy, syn};
 use halfgate::{
     conntrack::Instant,
     engine::{DropReason, Engine, IfIndex, Verdict, Worker},
@@ -29,7 +29,7 @@ const NETWORKS: usize = 2000;
 
 type Case = (&'static str, fn() -> usize);
 
-const CASES: [Case; 8] = [
+const CASES: [Case; 9] = [
     ("parse", || {
         let packets = in_window(1000, TIMES);
         counted_parse(&packets);
@@ -37,6 +37,7 @@ const CASES: [Case; 8] = [
     }),
     ("in_window_1000", || packets_in_window(1000)),
     ("in_window_50000", || packets_in_window(50_000)),
+    ("in_window_50000_batches", || in_window_of(50_000, counted_batches)),
     ("syn_accepted", || syns(open_policy(10_000), Verdict::Accept)),
     ("syn_dropped", || {
         let settings = Settings { default: Action::Drop, ..Settings::default() };
@@ -61,11 +62,15 @@ fn main() -> ExitCode {
 }
 
 fn packets_in_window(connections: u32) -> usize {
+    in_window_of(connections, |worker, packets| counted_packets(worker, packets, Verdict::Accept))
+}
+
+fn in_window_of(connections: u32, counted: impl FnOnce(&mut Worker, &[RawPacket])) -> usize {
     let engine = Engine::new(open_policy(connections), [11, 13], Instant(1000));
     let mut worker = engine.worker();
     establish(&mut worker, connections);
     let packets = in_window(connections, TIMES);
-    counted_packets(&mut worker, &packets, Verdict::Accept);
+    counted(&mut worker, &packets);
     packets.len()
 }
 
@@ -99,6 +104,11 @@ fn counted_packets(worker: &mut Worker, packets: &[RawPacket], verdict: Verdict)
     for packet in packets {
         assert_eq!(worker.handle_packet(&meta(packet), &packet.bytes, NOW), verdict);
     }
+}
+
+#[inline(never)]
+fn counted_batches(worker: &mut Worker, packets: &[RawPacket]) {
+    judge_batches(worker, packets, Verdict::Accept);
 }
 
 #[inline(never)]

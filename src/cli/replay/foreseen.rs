@@ -6,7 +6,7 @@ use super::{
     capture::Frame,
     headers::{self, Seen},
 };
-use crate::{conntrack::Fetch, engine::Foreseen, sys::prefetch::prefetch};
+use crate::{engine::Foreseen, sys::prefetch::IntoCache};
 
 /// So many packets lie between one step and the next: time enough for memory to answer.
 pub(super) const AHEAD: usize = 8;
@@ -19,15 +19,6 @@ pub(super) struct Look {
     pub(super) hash: u32,
     /// Where the engines look for its connection; all of them in the same place.
     engine: Option<Foreseen>,
-}
-
-/// Asks for everything that it is told of.
-struct IntoCache;
-
-impl Fetch for IntoCache {
-    fn fetch<T>(&self, what: &T) {
-        prefetch(what);
-    }
 }
 
 impl Replay<'_> {

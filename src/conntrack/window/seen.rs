@@ -49,6 +49,12 @@ impl Seen {
         self.0 & what.0 == what.0
     }
 
+    /// Those of these that are among the others.
+    #[must_use]
+    pub const fn among(self, others: Self) -> Self {
+        Self(self.0 & others.0)
+    }
+
     /// These, and those.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {

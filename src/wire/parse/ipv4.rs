@@ -86,8 +86,8 @@ pub(super) const fn is_fragment(fixed: &[u8; SHORTEST]) -> bool {
 /// Source and destination.
 pub(super) const fn addresses(fixed: &[u8; SHORTEST]) -> (Ipv4Addr, Ipv4Addr) {
     (
-        Ipv4Addr::new(fixed[12], fixed[13], fixed[14], fixed[15]),
-        Ipv4Addr::new(fixed[16], fixed[17], fixed[18], fixed[19]),
+        Ipv4Addr::from_octets([fixed[12], fixed[13], fixed[14], fixed[15]]),
+        Ipv4Addr::from_octets([fixed[16], fixed[17], fixed[18], fixed[19]]),
     )
 }
 

@@ -47,30 +47,24 @@ pub(super) fn tcp(body: &Body<'_>, pseudo: Option<(IpAddr, IpAddr)>) -> Result<S
     {
         return Err(Malformed::TcpChecksum);
     }
-    Ok(segment(fixed, options, body.len.saturating_sub(header_len)))
-}
-
-/// What a TCP header says whose lengths are right.
-#[inline(always)]
-pub(super) fn segment(fixed: &[u8; TCP_SHORTEST], options: &[u8], payload_len: u32) -> Segment {
     let flags = Flags(fixed[13]);
-    Segment {
+    Ok(Segment {
         src_port: u16::from_be_bytes([fixed[0], fixed[1]]),
         dst_port: u16::from_be_bytes([fixed[2], fixed[3]]),
         seq: SeqNum(u32::from_be_bytes([fixed[4], fixed[5], fixed[6], fixed[7]])),
         ack: SeqNum(u32::from_be_bytes([fixed[8], fixed[9], fixed[10], fixed[11]])),
         flags,
         window: u16::from_be_bytes([fixed[14], fixed[15]]),
-        payload_len,
+        payload_len: body.len.saturating_sub(header_len),
         options: options_of(options, flags.contains(Flags::SYN)),
-    }
+    })
 }
 
 /// Reads the options as Linux does: the rest of a broken option area is ignored,
 /// an option of the wrong length is skipped, of two alike the last one counts,
 /// and those that only a SYN may carry are not seen elsewhere.
 #[inline(always)]
-fn options_of(area: &[u8], syn: bool) -> TcpOptions {
+pub(super) fn options_of(area: &[u8], syn: bool) -> TcpOptions {
     match *area {
         [] => TcpOptions::default(),
         // What nearly every segment of a connection with timestamps carries.

@@ -379,16 +379,13 @@ fn engine(args: &Args) -> anyhow::Result<Vec<Row>> {
     // The first that is made: what an earlier one has given back would be taken again.
     let many = engine::Full::of(engine::MANY);
     let few = engine::Full::of(engine::FEW);
-    let what = "engine: a packet in window, 1,000,000 connections in random order";
-    let (ours, theirs) = alternate(args, what, || Ok(many.nanos()), || Ok(few.nanos()))?;
-    let speed = Row {
-        what: what.to_owned(),
-        unit: "ns",
-        against: "1,000 connections",
-        ours,
-        theirs,
-        target: Target::AtMost(4.0),
+    let speed = |what: &str, nanos: fn(&engine::Full) -> f64, target| -> anyhow::Result<Row> {
+        let what = format!("engine: a packet in window, 1,000,000 connections in random order, {what}");
+        let (ours, theirs) = alternate(args, &what, || Ok(nanos(&many)), || Ok(nanos(&few)))?;
+        Ok(Row { what, unit: "ns", against: "1,000 connections", ours, theirs, target })
     };
+    let batches = speed("in batches of 32", engine::Full::nanos, Target::AtMost(4.0))?;
+    let single = speed("one by one", engine::Full::nanos_single, Target::AtMost(4.0))?;
     let memory = Row {
         what: "engine: memory a connection of IPv4, all in, 1,000,000 of them".to_owned(),
         unit: "octets",
@@ -397,7 +394,7 @@ fn engine(args: &Args) -> anyhow::Result<Vec<Row>> {
         theirs: vec![256.0],
         target: Target::Under(128.0),
     };
-    Ok(vec![speed, memory])
+    Ok(vec![batches, single, memory])
 }
 
 fn threads(args: &Args) -> anyhow::Result<Vec<Row>> {
