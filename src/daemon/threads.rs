@@ -9,12 +9,13 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::shared::{Outbox, Pulse, Shared};
 use crate::{
     conntrack::Flow,
-    engine::{Candidacy, DropReason, IfIndex, Meta, Ride, Shift, Verdict},
+    engine::{Candidacy, DropReason, IfIndex, Meta, Prepared, Ride, Shift, Verdict, Worker},
     policy::{Hook, Marks},
     sys::{
         ctnetlink::Ctnetlink,
         interfaces,
-        queue::{Answer, Queue, Queued},
+        prefetch::IntoCache,
+        queue::{Answer, LookAhead, Queue, Queued},
         route::Routes,
     },
 };
@@ -75,51 +76,81 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 /// # Errors
 /// What made the queue useless.
 pub fn serve(shared: &Shared, mut queue: Queue, outbox: &Outbox, pulse: &Pulse) -> Result<(), String> {
-    let mut worker = shared.engine.worker();
-    let marks = shared.marks;
-    let mut parents = Parents::default();
-    let mut ways = Ways::default();
+    let mut serving = Serving {
+        shared,
+        outbox,
+        worker: shared.engine.worker(),
+        parents: Parents::default(),
+        ways: Ways::default(),
+    };
     while !shared.stopping() {
         pulse.beat();
-        let served = queue.serve(TURN, &mut |packet, rewritten| {
-            let meta =
-                Meta { parent: packet.parent.map(|parent| parents.seen(parent)), ..meta(packet, marks) };
-            let (bytes, now) = (packet.bytes, shared.clock.now());
-            let verdict = match Errand::of(packet, marks) {
-                Errand::Judge => worker.handle_packet(&meta, bytes, now),
-                Errand::Opening => {
-                    let meta = Meta { hook: Hook::Forward, in_if: ways.back(bytes), ..meta };
-                    worker.handle_opening(&meta, bytes, now)
-                }
-                Errand::Behind => {
-                    let verdict = worker.handle_behind(&meta, bytes, None, now);
-                    match worker.wants_numbers().and_then(|flow| parents.shift(&flow)) {
-                        Some(shift) => worker.handle_behind(&meta, bytes, Some(shift), now),
-                        None => verdict,
-                    }
-                }
-                Errand::Translated => worker.handle_translated(&meta, bytes, now),
-                Errand::Stray => worker.handle_stray(&meta, bytes, now),
-            };
-            // Before the verdict leaves: the packet's answer may come by another
-            // queue, and its events must not be told first.
-            outbox.drain(&mut worker, &shared.tally);
-            while let Some(block) = worker.poll_block() {
-                shared.blocks.ask(block);
-            }
-            while let Some(shield) = worker.poll_shield() {
-                shared.shields.ask(shield);
-            }
-            if let Some(bytes) = worker.rewritten() {
-                rewritten.extend_from_slice(bytes);
-            }
-            let is_rewritten = !rewritten.is_empty();
-            Turn { verdict, is_rewritten, is_proof: worker.is_proof(), ride: worker.ride() }
-                .answer(packet.mark, marks)
-        });
-        served.map_err(|error| error.to_string())?;
+        queue.serve_ahead(TURN, &mut serving).map_err(|error| error.to_string())?;
     }
     Ok(())
+}
+
+/// One queue's judge.
+struct Serving<'a> {
+    shared: &'a Shared,
+    outbox: &'a Outbox,
+    worker: Worker,
+    parents: Parents,
+    ways: Ways,
+}
+
+impl LookAhead for Serving<'_> {
+    type Seen<'p> = Prepared<'p>;
+
+    fn look<'p>(&mut self, packet: &Queued<'p>) -> Prepared<'p> {
+        self.worker.prepare(packet.bytes, packet.wire_len, packet.checksums)
+    }
+
+    fn prepare<'s, 'p: 's>(&mut self, seen: impl Iterator<Item = &'s Prepared<'p>> + Clone)
+    where
+        Self: 's,
+    {
+        self.worker.look_ahead(seen, &IntoCache);
+    }
+
+    fn judge(&mut self, packet: &Queued<'_>, seen: &Prepared<'_>, rewritten: &mut Vec<u8>) -> Answer {
+        let Self { shared, worker, .. } = self;
+        let marks = shared.marks;
+        let meta =
+            Meta { parent: packet.parent.map(|parent| self.parents.seen(parent)), ..meta(packet, marks) };
+        let (bytes, now) = (packet.bytes, shared.clock.now());
+        let verdict = match Errand::of(packet, marks) {
+            Errand::Judge => worker.handle_prepared(&meta, seen, now),
+            Errand::Opening => {
+                let meta = Meta { hook: Hook::Forward, in_if: self.ways.back(bytes), ..meta };
+                worker.handle_opening(&meta, bytes, now)
+            }
+            Errand::Behind => {
+                let verdict = worker.handle_behind(&meta, bytes, None, now);
+                match worker.wants_numbers().and_then(|flow| self.parents.shift(&flow)) {
+                    Some(shift) => worker.handle_behind(&meta, bytes, Some(shift), now),
+                    None => verdict,
+                }
+            }
+            Errand::Translated => worker.handle_translated(&meta, bytes, now),
+            Errand::Stray => worker.handle_stray(&meta, bytes, now),
+        };
+        // Before the verdict leaves: the packet's answer may come by another
+        // queue, and its events must not be told first.
+        self.outbox.drain(worker, &shared.tally);
+        while let Some(block) = worker.poll_block() {
+            shared.blocks.ask(block);
+        }
+        while let Some(shield) = worker.poll_shield() {
+            shared.shields.ask(shield);
+        }
+        if let Some(bytes) = worker.rewritten() {
+            rewritten.extend_from_slice(bytes);
+        }
+        let is_rewritten = !rewritten.is_empty();
+        Turn { verdict, is_rewritten, is_proof: worker.is_proof(), ride: worker.ride() }
+            .answer(packet.mark, marks)
+    }
 }
 
 /// What the kernel's rules have brought a packet for.

@@ -113,6 +113,42 @@ pub enum Answer {
 /// that [`Answer::Rewrite`] puts in place of it.
 pub type Judge<'a> = dyn FnMut(&Queued<'_>, &mut Vec<u8>) -> Answer + 'a;
 
+/// Who looks at all packets of a batch before it answers the first.
+pub trait LookAhead {
+    /// What it keeps of a packet between the two.
+    type Seen<'p>;
+
+    /// Looks at a packet.
+    fn look<'p>(&mut self, packet: &Queued<'p>) -> Self::Seen<'p>;
+
+    /// These were looked at, and are asked about next.
+    fn prepare<'s, 'p: 's>(&mut self, seen: impl Iterator<Item = &'s Self::Seen<'p>> + Clone)
+    where
+        Self: 's;
+
+    /// As [`Judge`].
+    fn judge(&mut self, packet: &Queued<'_>, seen: &Self::Seen<'_>, rewritten: &mut Vec<u8>) -> Answer;
+}
+
+/// Looks at nothing before it is asked.
+struct Unprepared<'a, 'j>(&'a mut Judge<'j>);
+
+impl LookAhead for Unprepared<'_, '_> {
+    type Seen<'p> = ();
+
+    fn look<'p>(&mut self, _: &Queued<'p>) {}
+
+    fn prepare<'s, 'p: 's>(&mut self, _: impl Iterator<Item = &'s ()> + Clone)
+    where
+        Self: 's,
+    {
+    }
+
+    fn judge(&mut self, packet: &Queued<'_>, (): &(), rewritten: &mut Vec<u8>) -> Answer {
+        (self.0)(packet, rewritten)
+    }
+}
+
 /// What a queue met beside packets, since it was opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct QueueTroubles {
@@ -230,6 +266,18 @@ impl Queue {
     /// # Errors
     /// Only what makes the queue useless.
     pub fn serve(&mut self, timeout: Duration, judge: &mut Judge<'_>) -> Result<usize, QueueError> {
+        self.serve_ahead(timeout, &mut Unprepared(judge))
+    }
+
+    /// As [`Self::serve`], for somebody who looks at all packets of the batch first.
+    ///
+    /// # Errors
+    /// As [`Self::serve`].
+    pub fn serve_ahead(
+        &mut self,
+        timeout: Duration,
+        judge: &mut impl LookAhead,
+    ) -> Result<usize, QueueError> {
         if !self.send_verdicts()? {
             std::thread::sleep(timeout.min(WITHOUT_MEMORY));
             return Ok(0);
@@ -277,34 +325,49 @@ impl Queue {
         }
     }
 
-    fn judge(&mut self, received: usize, judge: &mut Judge<'_>) -> Result<usize, QueueError> {
+    fn judge(&mut self, received: usize, judge: &mut impl LookAhead) -> Result<usize, QueueError> {
         let mut judged = 0;
-        for message in self.batch.datagrams(received).flat_map(netlink::messages) {
-            match message::read(&message) {
-                Incoming::Packet(id, queued) => {
-                    judged += 1;
-                    self.rewritten.clear();
-                    let answer = judge(&queued, &mut self.rewritten);
-                    self.answers.push(id, answer, &self.rewritten);
-                }
-                Incoming::Unreadable(id) => {
-                    self.troubles.unreadable += 1;
-                    self.answers.push(id, Answer::Drop, &[]);
-                }
-                Incoming::Refused { error: libc::ENOENT, .. } => self.troubles.gone += 1,
-                Incoming::Refused { error: libc::ENODEV | libc::EPERM, .. } => {
-                    return Err(QueueError::Gone { number: self.number });
-                }
-                Incoming::Refused { waiting, .. } => {
-                    self.troubles.refused += 1;
-                    if let Some(id) = waiting {
-                        self.answers.drop_refused(id);
+        let mut messages = self.batch.datagrams(received).flat_map(netlink::messages);
+        loop {
+            // One datagram is one message, so that this is the whole batch.
+            let batch: [Option<(Incoming<'_>, _)>; BATCH] = std::array::from_fn(|_| {
+                let incoming = message::read(&messages.next()?);
+                let seen = match &incoming {
+                    Incoming::Packet(_, queued) => Some(judge.look(queued)),
+                    Incoming::Unreadable(_) | Incoming::Refused { .. } | Incoming::Other => None,
+                };
+                Some((incoming, seen))
+            });
+            judge.prepare(batch.iter().flatten().filter_map(|(_, seen)| seen.as_ref()));
+            for (incoming, seen) in batch.iter().flatten() {
+                match (incoming, seen) {
+                    (Incoming::Packet(id, queued), Some(seen)) => {
+                        judged += 1;
+                        self.rewritten.clear();
+                        let answer = judge.judge(queued, seen, &mut self.rewritten);
+                        self.answers.push(*id, answer, &self.rewritten);
                     }
+                    (Incoming::Unreadable(id), _) => {
+                        self.troubles.unreadable += 1;
+                        self.answers.push(*id, Answer::Drop, &[]);
+                    }
+                    (Incoming::Refused { error: libc::ENOENT, .. }, _) => self.troubles.gone += 1,
+                    (Incoming::Refused { error: libc::ENODEV | libc::EPERM, .. }, _) => {
+                        return Err(QueueError::Gone { number: self.number });
+                    }
+                    (Incoming::Refused { waiting, .. }, _) => {
+                        self.troubles.refused += 1;
+                        if let Some(id) = waiting {
+                            self.answers.drop_refused(*id);
+                        }
+                    }
+                    (Incoming::Packet(..) | Incoming::Other, _) => {}
                 }
-                Incoming::Other => {}
+            }
+            if batch.iter().any(Option::is_none) {
+                return Ok(judged);
             }
         }
-        Ok(judged)
     }
 
     /// The kernel goes through the messages one by one: one that it
