@@ -4,28 +4,29 @@ use std::time::Duration;
 
 use super::{
     Direction, Phase,
-    embryonic::EmbryoId,
     fast::Fast,
     key::Sender,
+    rare::{Live, Rare, Whole},
     time::{Instant, Stamp},
-    window::{Half, Seen, StaleSyn},
+    window::{Half, Seen},
 };
 
-/// Packets and octets of one direction.
+/// Packets and octets of IP of one direction, headers included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Tally {
     /// Packets.
     pub packets: u32,
-    /// Octets of IP, headers included.
+    /// Octets.
     pub bytes: u64,
 }
 
-impl Tally {
-    /// Counts one packet.
-    pub fn count(&mut self, bytes: u32) {
-        self.packets = self.packets.saturating_add(1);
-        self.bytes = self.bytes.saturating_add(u64::from(bytes));
-    }
+/// A tally as far as every connection has room for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(Rust, packed)]
+struct Counted {
+    packets: u32,
+    /// The lower half.
+    bytes: u32,
 }
 
 /// What of a connection is counted elsewhere, or can bring its end nearer: while a
@@ -40,25 +41,42 @@ pub struct Standing {
 }
 
 impl Standing {
+    pub(super) const fn of(connection: &Connection, rare: &Rare) -> Self {
+        Self {
+            phase: connection.phase,
+            forgot: connection.forgot(),
+            unverified_rst: rare.unverified_rst,
+            asked: rare.asked,
+        }
+    }
+
     /// As [`Connection::forgotten_by`].
     #[must_use]
     pub fn forgotten_by(&self) -> Option<Direction> {
-        let live = matches!(
-            self.phase,
-            Phase::Established | Phase::FinWait | Phase::HalfClosed | Phase::Closing | Phase::Reset
-        );
-        match self.forgot {
-            _ if !live => None,
-            [true, _] => Some(Direction::Original),
-            [false, true] => Some(Direction::Reply),
-            [false, false] => None,
-        }
+        forgotten_by(self.phase, self.forgot)
     }
 }
 
-/// What is known of a connection. Timers are computed from it, not stored:
+fn forgotten_by(phase: Phase, forgot: [bool; 2]) -> Option<Direction> {
+    let live = matches!(
+        phase,
+        Phase::Established | Phase::FinWait | Phase::HalfClosed | Phase::Closing | Phase::Reset
+    );
+    match forgot {
+        _ if !live => None,
+        [true, _] => Some(Direction::Original),
+        [false, true] => Some(Direction::Reply),
+        [false, false] => None,
+    }
+}
+
+/// Stands for an interface whose number has no room in a connection.
+const LARGE: u16 = u16::MAX;
+
+/// What is known of every connection; [`Rare`] is what few have. Timers are computed from it, not stored:
 /// `deadline` says how.
 #[derive(Clone, Copy, Debug)]
+#[repr(Rust, packed)]
 pub struct Connection {
     /// The phase it is in.
     pub phase: Phase,
@@ -70,36 +88,26 @@ pub struct Connection {
     pub epoch: u8,
     /// The owner's bits (hook, ...), opaque here.
     pub tag: u8,
-    /// The owner's number for where it came in and goes out, opaque here.
-    pub interfaces: [u32; 2],
-    /// Its place among the half-open ones.
-    pub embryo: Option<EmbryoId>,
+    /// Where it came in and goes out; see [`Rare::interfaces`].
+    interfaces: [u16; 2],
+    /// Whether there is something beside its slot.
+    pub(super) has_rare: bool,
     /// Tenths of a second on the engine's clock at its first packet.
     created: u32,
     /// Its last packet.
     pub last_seen: Stamp,
     /// What its phase's timer counts from.
     pub refreshed: Stamp,
-    /// Its first FIN; meaningful from `fin_wait` on.
-    pub first_fin: Stamp,
-    /// An RST in window but not exact that nobody has answered yet (RFC 5961 §3).
-    pub unverified_rst: Option<Stamp>,
-    /// TCP: when its ends were last asked whether they live; `None`: they aren't.
-    pub asked: Option<Stamp>,
-    /// TCP: how often they were asked.
-    pub asks: u8,
     /// Whether packets of it pass unseen.
     pub fast: Fast,
-    /// TCP: a SYN that may turn out to be the one that counts.
-    pub stale_syn: Option<StaleSyn>,
     /// TCP: the opener's half.
     pub original: Half,
     /// TCP: the other half.
     pub reply: Half,
-    /// Original direction.
-    pub original_tally: Tally,
+    /// Original direction; see [`Rare::carried`].
+    original_counted: Counted,
     /// Reply direction.
-    pub reply_tally: Tally,
+    reply_counted: Counted,
 }
 
 impl Connection {
@@ -114,20 +122,15 @@ impl Connection {
             epoch: 0,
             tag: 0,
             interfaces: [0; 2],
-            embryo: None,
+            has_rare: false,
             created: u32::try_from(now.0 / 100).unwrap_or(u32::MAX),
             last_seen: stamp,
             refreshed: stamp,
-            first_fin: stamp,
-            unverified_rst: None,
-            asked: None,
-            asks: 0,
             fast: Fast::default(),
-            stale_syn: None,
             original: Half::default(),
             reply: Half::default(),
-            original_tally: Tally::default(),
-            reply_tally: Tally::default(),
+            original_counted: Counted::default(),
+            reply_counted: Counted::default(),
         }
     }
 
@@ -137,30 +140,23 @@ impl Connection {
         now.since(Instant(u64::from(self.created).saturating_mul(100)))
     }
 
-    /// Moves to a phase, whose timer starts now. Staying is not moving.
-    pub fn enter(&mut self, phase: Phase, now: Instant) {
-        if self.phase != phase {
-            self.phase = phase;
-            self.refresh(now);
-        }
+    /// How many packets passed in both directions.
+    #[must_use]
+    pub const fn packets(&self) -> u32 {
+        self.original_counted.packets.saturating_add(self.reply_counted.packets)
     }
 
-    /// Starts the phase's timer anew; nobody needs to be asked any more.
-    pub fn refresh(&mut self, now: Instant) {
-        self.refreshed = Stamp::of(now);
-        if self.asked.take().is_some() {
-            self.asks = 0;
-            self.original.seen.clear(Seen::ASKED);
-            self.reply.seen.clear(Seen::ASKED);
-        }
-    }
-
-    /// Counts a packet that passed.
-    pub fn count(&mut self, direction: Direction, bytes: u32, now: Instant) {
-        self.last_seen = Stamp::of(now);
+    const fn counted(&self, direction: Direction) -> &Counted {
         match direction {
-            Direction::Original => self.original_tally.count(bytes),
-            Direction::Reply => self.reply_tally.count(bytes),
+            Direction::Original => &self.original_counted,
+            Direction::Reply => &self.reply_counted,
+        }
+    }
+
+    const fn counted_mut(&mut self, direction: Direction) -> &mut Counted {
+        match direction {
+            Direction::Original => &mut self.original_counted,
+            Direction::Reply => &mut self.reply_counted,
         }
     }
 
@@ -185,18 +181,39 @@ impl Connection {
     /// RFC 9293 §3.5.1 calls it half-open, here it is stale.
     #[must_use]
     pub fn forgotten_by(&self) -> Option<Direction> {
-        self.standing().forgotten_by()
+        forgotten_by(self.phase, self.forgot())
     }
 
-    /// What others have to hear of when it changes.
+    const fn forgot(&self) -> [bool; 2] {
+        [self.original.seen.has(Seen::FORGOT), self.reply.seen.has(Seen::FORGOT)]
+    }
+
+    /// Whether so many octets more can be counted with nothing beside it.
     #[must_use]
-    pub const fn standing(&self) -> Standing {
-        Standing {
-            phase: self.phase,
-            forgot: [self.original.seen.has(Seen::FORGOT), self.reply.seen.has(Seen::FORGOT)],
-            unverified_rst: self.unverified_rst,
-            asked: self.asked,
-        }
+    pub const fn can_count(&self, direction: Direction, bytes: u32) -> bool {
+        { self.counted(direction).bytes }.checked_add(bytes).is_some()
+    }
+
+    /// Counts a packet that passed, where [`Self::can_count`].
+    #[inline]
+    pub fn count(&mut self, direction: Direction, bytes: u32, now: Instant) {
+        self.note(direction, bytes, now);
+    }
+
+    /// Counts a packet that passed. `true`: its octets have passed 2^32.
+    #[inline]
+    fn note(&mut self, direction: Direction, bytes: u32, now: Instant) -> bool {
+        self.last_seen = Stamp::of(now);
+        let counted = self.counted_mut(direction);
+        let (sum, carries) = { counted.bytes }.overflowing_add(bytes);
+        *counted = Counted { packets: { counted.packets }.saturating_add(1), bytes: sum };
+        carries
+    }
+
+    /// Whether one of its interfaces has a number that lies beside it.
+    pub(super) const fn has_large_interface(&self) -> bool {
+        let [from, to] = self.interfaces;
+        from == LARGE || to == LARGE
     }
 
     /// Whether either end has sent something that the other has not acknowledged, as far
@@ -209,4 +226,67 @@ impl Connection {
     fn has_outstanding(&self) -> bool {
         self.original.awaits_ack(&self.reply) || self.reply.awaits_ack(&self.original)
     }
+}
+
+impl Whole {
+    /// The owner's numbers for where it came in and goes out, opaque here.
+    #[must_use]
+    pub fn interfaces(&self) -> [u32; 2] {
+        interfaces(&self.common, &self.rare)
+    }
+
+    /// Notes where it came in and goes out.
+    pub fn set_interfaces(&mut self, interfaces: [u32; 2]) {
+        self.rare.interfaces = interfaces;
+        self.common.interfaces = interfaces.map(|number| u16::try_from(number).unwrap_or(LARGE));
+    }
+
+    /// What passed in this direction.
+    #[must_use]
+    pub fn tally(&self, direction: Direction) -> Tally {
+        tally(&self.common, &self.rare, direction)
+    }
+}
+
+impl Live<'_> {
+    /// As [`Whole::interfaces`].
+    #[must_use]
+    pub fn interfaces(&self) -> [u32; 2] {
+        interfaces(self.common, self.rare())
+    }
+
+    /// Counts a packet that passed.
+    #[inline]
+    pub fn count(&mut self, direction: Direction, bytes: u32, now: Instant) {
+        if self.common.note(direction, bytes, now) {
+            self.rare_mut().carry(direction);
+        }
+    }
+
+    /// Counts at least so much.
+    pub fn raise(&mut self, direction: Direction, least: Tally) {
+        let known = tally(self.common, self.rare(), direction);
+        let (low, high) = halves_of(known.bytes.max(least.bytes));
+        let packets = known.packets.max(least.packets);
+        *self.common.counted_mut(direction) = Counted { packets, bytes: low };
+        self.rare_mut().set_carried(direction, high);
+    }
+}
+
+fn tally(connection: &Connection, rare: &Rare, direction: Direction) -> Tally {
+    let Counted { packets, bytes } = *connection.counted(direction);
+    Tally { packets, bytes: u64::from(rare.carried(direction)) << 32 | u64::from(bytes) }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "cut in two")]
+const fn halves_of(number: u64) -> (u32, u32) {
+    (number as u32, (number >> 32) as u32)
+}
+
+fn interfaces(connection: &Connection, rare: &Rare) -> [u32; 2] {
+    if connection.has_large_interface() {
+        return rare.interfaces;
+    }
+    let [from, to] = connection.interfaces;
+    [from.into(), to.into()]
 }

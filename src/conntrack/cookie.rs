@@ -140,7 +140,7 @@ mod tests {
         // SYNs whose acknowledgement it would be, without data and with much.
         for before in [0, 1, 1460, 65_495] {
             let other = cookies.challenge(source, 4000, first.minus(before), START).unwrap().ack;
-            assert!(other.0 != first.0);
+            assert!(other != first);
             assert!(cookies.knows(source, 4000, other, START), "it is the last period's");
             assert!(!cookies.knows(source, 4000, other, later(8_000)), "and so ends sooner");
         }

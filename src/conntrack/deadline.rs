@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Connection, Instant, Phase, Stamp, Timer};
+use super::{Connection, Instant, Phase, Stamp, Timer, rare::Whole};
 
 /// The timer that a connection is under, and when it fires.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,7 +41,7 @@ impl Phase {
     }
 }
 
-impl Connection {
+impl Whole {
     /// When this connection ends, or its ends are to be asked (again) whether they
     /// live. `value` gives each timer's value for it, `None` for one that is off;
     /// `interval` is how long after one question the next is due, `None` if nobody asks.
@@ -63,23 +63,26 @@ impl Connection {
         {
             deadline = deadline.sooner(other);
         }
-        if let Some(since) = self.unverified_rst
+        if let Some(since) = self.rare.unverified_rst
             && let Some(other) = count(since, Timer::UnverifiedRst)
         {
             deadline = deadline.sooner(other);
         }
-        if let (Some(asked), Some(interval)) = (self.asked, interval) {
+        if let (Some(asked), Some(interval)) = (self.rare.asked, interval) {
             deadline.at = asked.instant(now).after(interval);
         }
         // No answer makes up for this one.
         if matches!(self.phase, Phase::FinWait | Phase::HalfClosed)
-            && let Some(other) = count(self.first_fin, Timer::HalfClosedMax)
+            && let Some(first_fin) = self.rare.first_fin
+            && let Some(other) = count(first_fin, Timer::HalfClosedMax)
         {
             deadline = deadline.sooner(other);
         }
         deadline
     }
+}
 
+impl Connection {
     /// When its owner must look at it to find its end in time: at its deadline, or
     /// before. Packets that leave its [`Standing`](super::connection::Standing) as it is
     /// never move its deadline before that, so that they need not work it out: they only

@@ -74,6 +74,13 @@ pub struct Whereabouts {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct EmbryoId(Index);
 
+#[cfg(test)]
+impl EmbryoId {
+    pub(super) const fn of(index: Index) -> Self {
+        Self(index)
+    }
+}
+
 /// A place in the queue of a scope.
 #[derive(Clone, Copy, Debug)]
 struct Membership {

@@ -13,6 +13,7 @@
 use super::{
     Connection, Direction, Instant, Phase, Stamp,
     keepalive::Keepalive,
+    rare::{Live, Whole},
     tcp,
     window::{self, Seen},
 };
@@ -126,15 +127,6 @@ impl Connection {
         self.fast.0 &= !Fast::QUESTIONED;
     }
 
-    /// It is over, and stays in `reset` only so that its ends are told as they speak.
-    pub fn stay_ended(&mut self, now: Instant) {
-        self.fast = Fast(Fast::ENDED);
-        self.unverified_rst = None;
-        self.enter(Phase::Reset, now);
-        self.refresh(now);
-        self.asks = 0;
-    }
-
     /// The end that sends in this direction, of a connection that was ended here, was told.
     pub const fn note_told(&mut self, direction: Direction) {
         self.fast.0 |= Fast::heard(direction);
@@ -172,6 +164,30 @@ impl Connection {
         let denies = !segment.flags.contains(Flags::ACK) && !sender.seen.has(Seen::FIN);
         self.fast.0 = if denies { self.fast.0 | Fast::DENIED } else { self.fast.0 & !Fast::DENIED };
     }
+}
+
+impl Whole {
+    /// The directions in which an end is to be asked whether it was reset.
+    pub fn to_ask_of_reset(&self) -> impl Iterator<Item = Direction> + use<> {
+        let is_doubted = self.fast.is_unseen() && self.rare.unverified_rst.is_some();
+        let is_asked = |direction: Direction| {
+            let (sender, receiver) = (self.sender(direction), self.sender(direction.opposite()));
+            is_doubted && sender.seen.has(Seen::DOUBTED) && receiver.seen.has(Seen::ASKED)
+        };
+        let ways = [Direction::Original, Direction::Reply].map(|way| is_asked(way).then_some(way));
+        ways.into_iter().flatten()
+    }
+}
+
+impl Live<'_> {
+    /// It is over, and stays in `reset` only so that its ends are told as they speak.
+    pub fn stay_ended(&mut self, now: Instant) {
+        self.fast = Fast(Fast::ENDED);
+        self.rare_mut().unverified_rst = None;
+        self.enter(Phase::Reset, now);
+        self.refresh(now);
+        self.rare_mut().asks = 0;
+    }
 
     /// Takes the kernel's word for what ended the connection, or an end of it. `true`: it
     /// says that an RST was exact, and whoever got that is to be asked.
@@ -193,7 +209,7 @@ impl Connection {
     /// that it was sent to: that knows whether the connection is over. `false`: it is asked
     /// already, or no RST came.
     fn doubt_reset(&mut self, now: Instant) -> bool {
-        if self.unverified_rst.is_some() || self.phase == Phase::Reset {
+        if self.rare().unverified_rst.is_some() || self.phase == Phase::Reset {
             return false;
         }
         for direction in [Direction::Original, Direction::Reply] {
@@ -201,21 +217,10 @@ impl Connection {
             if sender.seen.has(Seen::RST) {
                 sender.seen.add(Seen::DOUBTED);
                 receiver.seen.add(Seen::ASKED);
-                self.unverified_rst = Some(Stamp::of(now));
+                self.rare_mut().unverified_rst = Some(Stamp::of(now));
             }
         }
-        self.unverified_rst.is_some()
-    }
-
-    /// The directions in which an end is to be asked whether it was reset.
-    pub fn to_ask_of_reset(&self) -> impl Iterator<Item = Direction> + use<> {
-        let is_doubted = self.fast.is_unseen() && self.unverified_rst.is_some();
-        let is_asked = |direction: Direction| {
-            let (sender, receiver) = (self.sender(direction), self.sender(direction.opposite()));
-            is_doubted && sender.seen.has(Seen::DOUBTED) && receiver.seen.has(Seen::ASKED)
-        };
-        let ways = [Direction::Original, Direction::Reply].map(|way| is_asked(way).then_some(way));
-        ways.into_iter().flatten()
+        self.rare().unverified_rst.is_some()
     }
 
     /// Takes an RST that has the number of the question whether its sender was reset: it
@@ -223,7 +228,7 @@ impl Connection {
     /// question knows its number. `false`: it is none.
     pub fn take_denial(&mut self, direction: Direction, segment: &Segment, now: Instant) -> bool {
         let toward = direction.opposite();
-        let was_asked = self.to_ask_of_reset().any(|asked| asked == toward);
+        let was_asked = self.whole().to_ask_of_reset().any(|asked| asked == toward);
         let answers = segment.seq == Keepalive::toward(toward, self).ack;
         if !was_asked || !answers || segment.flags.contains(Flags::ACK) {
             return false;
@@ -231,11 +236,11 @@ impl Connection {
         if self.fast.0 & Fast::DENIED != 0 {
             self.halves(toward).0.seen.add(Seen::FORGOT);
         }
-        for half in [&mut self.original, &mut self.reply] {
+        for half in [&mut self.common.original, &mut self.common.reply] {
             half.seen.clear(Seen::DOUBTED);
             half.seen.clear(Seen::ASKED);
         }
-        self.unverified_rst = None;
+        self.rare_mut().unverified_rst = None;
         self.enter(Phase::Reset, now);
         true
     }

@@ -5,7 +5,13 @@
 //! with an ACK (§3.10.7.4), whoever has not answers with an RST (§3.10.7.1). When to
 //! ask, and how often, is the owner's to know.
 
-use super::{Connection, Direction, Instant, Stamp, tcp::Kind, window, window::Seen};
+use super::{
+    Connection, Direction, Instant, Stamp,
+    rare::{Live, Whole},
+    tcp::Kind,
+    window,
+    window::Seen,
+};
 use crate::wire::{Flags, Segment, SeqNum};
 
 /// The numbers of a keepalive.
@@ -41,31 +47,33 @@ impl Keepalive {
     }
 }
 
-impl Connection {
+impl Whole {
+    /// The directions in which a keepalive is due: toward each end that is to be asked
+    /// (in the first round) or has not answered yet.
+    pub fn to_ask(&self) -> impl Iterator<Item = Direction> + use<> {
+        let wanted = if self.rare.asks == 0 { Seen::ACK } else { Seen::ASKED };
+        let (original, reply) = (self.original.seen.has(wanted), self.reply.seen.has(wanted));
+        let toward_client = original.then_some(Direction::Reply);
+        let toward_server = reply.then_some(Direction::Original);
+        toward_client.into_iter().chain(toward_server)
+    }
+}
+
+impl Live<'_> {
     /// Begins a round of asking, or puts it off where nothing can be sent now.
     pub fn ask(&mut self, can_send: bool, now: Instant) {
         if can_send {
-            if self.asks == 0 {
+            if self.rare().asks == 0 {
                 // An end that was never heard speaks by another way, and so would its answer.
-                for half in [&mut self.original, &mut self.reply] {
+                for half in [&mut self.common.original, &mut self.common.reply] {
                     if half.seen.has(Seen::ACK) {
                         half.seen.add(Seen::ASKED);
                     }
                 }
             }
-            self.asks = self.asks.saturating_add(1);
+            self.rare_mut().asks = self.rare().asks.saturating_add(1);
         }
-        self.asked = Some(Stamp::of(now));
-    }
-
-    /// The directions in which a keepalive is due: toward each end that is to be asked
-    /// (in the first round) or has not answered yet.
-    pub fn to_ask(&self) -> impl Iterator<Item = Direction> + use<> {
-        let wanted = if self.asks == 0 { Seen::ACK } else { Seen::ASKED };
-        let (original, reply) = (self.original.seen.has(wanted), self.reply.seen.has(wanted));
-        let toward_client = original.then_some(Direction::Reply);
-        let toward_server = reply.then_some(Direction::Original);
-        toward_client.into_iter().chain(toward_server)
+        self.rare_mut().asked = Some(Stamp::of(now));
     }
 
     /// The end that sends in this direction has shown that it lives. Once all that
@@ -81,7 +89,7 @@ impl Connection {
         }
         sender.seen.clear(Seen::DOUBTED);
         receiver.seen.clear(Seen::DOUBTED);
-        self.unverified_rst = None;
+        self.rare_mut().unverified_rst = None;
         self.refresh(now);
     }
 

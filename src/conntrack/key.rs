@@ -71,6 +71,7 @@ impl Address for Ipv6Addr {
 
 /// Two endpoints in a fixed order and a protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[repr(Rust, packed)]
 pub struct Key<A> {
     low: A,
     high: A,

@@ -8,14 +8,23 @@ pub type Index = u32;
 /// No slot.
 pub const NONE: Index = u32::MAX;
 
+/// The numbers from here on are no slots: what is linked through slots marks by them where a
+/// chain ends.
+pub const MARKS: Index = u32::MAX - 255;
+
 /// Slots of one piece.
-const PIECE: usize = 1024;
+const PIECE: usize = 256;
 
 #[derive(Debug)]
 enum Place<T> {
-    Free { next: Index },
+    Free(Stored),
     Used(T),
 }
+
+/// A slot's number as it lies in an entry: at any address, so that entries need no gaps.
+#[derive(Clone, Copy, Debug)]
+#[repr(Rust, packed)]
+pub(super) struct Stored(pub(super) Index);
 
 /// A growable array of slots with a free list. A number is handed out again
 /// after its entry was removed.
@@ -35,10 +44,13 @@ impl<T> Default for Slab<T> {
 #[expect(clippy::cast_possible_truncation, reason = "indices are below 2^32 by construction")]
 impl<T> Slab<T> {
     /// Octets that a slab with at most so many entries at once ever takes: whole pieces,
-    /// each on pages of its own, and the list of pieces, which doubles as it grows.
+    /// with what the allocator adds to each, and the list of pieces, which doubles as it
+    /// grows.
     #[must_use]
     pub const fn most_octets(entries: u64) -> u64 {
-        const PAGE: u64 = 4096;
+        // Pieces are smaller than what gets pages of its own.
+        const ADDED: u64 = 32;
+        const { assert!(PIECE.saturating_mul(size_of::<Place<T>>()) < 128 << 10) };
         let pieces = entries.div_ceil(PIECE as u64);
         let piece = PIECE.saturating_mul(size_of::<Place<T>>()) as u64;
         let list = match pieces {
@@ -46,7 +58,13 @@ impl<T> Slab<T> {
             more => more.next_power_of_two(),
         };
         let list = list.saturating_mul(2).saturating_mul(size_of::<Vec<Place<T>>>() as u64);
-        pieces.saturating_mul(piece.saturating_add(PAGE)).saturating_add(list)
+        pieces.saturating_mul(piece.saturating_add(ADDED)).saturating_add(list)
+    }
+
+    /// Octets that an entry takes.
+    #[must_use]
+    pub const fn octets() -> usize {
+        size_of::<Place<T>>()
     }
 
     /// How many entries there are.
@@ -88,7 +106,7 @@ impl<T> Slab<T> {
     pub fn get(&self, index: Index) -> Option<&T> {
         match self.place(index)? {
             Place::Used(entry) => Some(entry),
-            Place::Free { .. } => None,
+            Place::Free(_) => None,
         }
     }
 
@@ -96,7 +114,7 @@ impl<T> Slab<T> {
     pub fn get_mut(&mut self, index: Index) -> Option<&mut T> {
         match self.place_mut(index)? {
             Place::Used(entry) => Some(entry),
-            Place::Free { .. } => None,
+            Place::Free(_) => None,
         }
     }
 
@@ -108,7 +126,7 @@ impl<T> Slab<T> {
                 self.pieces.push(Vec::with_capacity(PIECE));
             }
             let index = self.bound();
-            if index == NONE {
+            if index >= MARKS {
                 return None;
             }
             self.pieces.last_mut()?.push(Place::Used(entry));
@@ -116,7 +134,7 @@ impl<T> Slab<T> {
         } else {
             let index = self.free;
             let place = self.place_mut(index)?;
-            if let Place::Free { next } = *place {
+            if let Place::Free(Stored(next)) = *place {
                 *place = Place::Used(entry);
                 self.free = next;
             }
@@ -130,10 +148,10 @@ impl<T> Slab<T> {
     pub fn remove(&mut self, index: Index) -> Option<T> {
         let next = self.free;
         let place = self.place_mut(index)?;
-        if matches!(place, Place::Free { .. }) {
+        if matches!(place, Place::Free(_)) {
             return None;
         }
-        let Place::Used(entry) = std::mem::replace(place, Place::Free { next }) else { return None };
+        let Place::Used(entry) = std::mem::replace(place, Place::Free(Stored(next))) else { return None };
         self.free = index;
         self.len = self.len.saturating_sub(1);
         Some(entry)

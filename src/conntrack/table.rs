@@ -6,8 +6,9 @@ use super::{
     Connection, Instant,
     fetch::Fetch,
     key::{Address, Key},
-    line::{Line, Lined, Neighbours},
-    slab::{Index, NONE, Slab},
+    line::{Line, Neighbours},
+    rare::{Beside, Live, Rare, Whole},
+    slab::{Index, NONE, Slab, Stored},
     wheel::{Links, Timed, Wheel},
 };
 
@@ -17,20 +18,20 @@ pub type Slot = Index;
 /// The lines that a table has; what stands in which is its owner's business.
 pub const LINES: usize = 8;
 
-/// A connection with its key.
+/// A connection with its key. What it is made of is packed: of each gap in it there would
+/// be millions.
 #[derive(Debug)]
-pub struct Entry<A> {
+pub struct Entry<A: Address> {
     /// What it is found by.
     pub key: Key<A>,
     /// What is known of it.
     pub connection: Connection,
     /// The next one in the same bucket.
-    next: Index,
+    next: Stored,
     links: Links,
-    neighbours: Neighbours,
 }
 
-impl<A> Entry<A> {
+impl<A: Address> Entry<A> {
     /// Whether it need not be looked at before or at `now`.
     #[must_use]
     pub const fn is_early(&self, now: Instant) -> bool {
@@ -38,17 +39,7 @@ impl<A> Entry<A> {
     }
 }
 
-impl<A> Lined for Entry<A> {
-    fn neighbours(&self) -> &Neighbours {
-        &self.neighbours
-    }
-
-    fn neighbours_mut(&mut self) -> &mut Neighbours {
-        &mut self.neighbours
-    }
-}
-
-impl<A> Timed for Entry<A> {
+impl<A: Address> Timed for Entry<A> {
     fn links(&self) -> &Links {
         &self.links
     }
@@ -58,27 +49,36 @@ impl<A> Timed for Entry<A> {
     }
 }
 
+/// A table has no fewer buckets.
+const LEAST_BUCKETS: usize = 64;
+
 /// The table.
 #[derive(Debug)]
-pub struct Table<A> {
-    /// First slot of each bucket plus one, so that zeroed memory is an empty table
-    /// and pages of it cost nothing until they are used.
+pub struct Table<A: Address> {
+    /// First slot of each bucket plus one, so that zeroed memory is an empty table. There
+    /// are none before the first connection: many know one address family only.
     buckets: Box<[u32]>,
+    capacity: usize,
     entries: Slab<Entry<A>>,
+    rare: Beside<Rare>,
     wheel: Wheel,
     lines: [(Line, u32); LINES],
+    /// Of those who stand in a line.
+    neighbours: Beside<Neighbours>,
 }
 
 impl<A: Address> Table<A> {
     /// A table for about `capacity` connections; more fit, only slower.
     #[must_use]
     pub fn new(capacity: usize, now: Instant) -> Self {
-        let buckets = capacity.max(64).next_power_of_two();
         Self {
-            buckets: vec![0; buckets].into_boxed_slice(),
+            buckets: Box::default(),
+            capacity,
             entries: Slab::default(),
+            rare: Beside::new(capacity),
             wheel: Wheel::new(now),
             lines: Default::default(),
+            neighbours: Beside::new(capacity),
         }
     }
 
@@ -86,13 +86,12 @@ impl<A: Address> Table<A> {
     /// ever takes beside itself.
     #[must_use]
     pub const fn most_octets(capacity: usize, most: u64) -> u64 {
-        let buckets = match capacity {
-            0..64 => 64,
-            more => more.next_power_of_two(),
-        };
+        let buckets = if capacity < LEAST_BUCKETS { LEAST_BUCKETS } else { capacity };
         (buckets as u64)
             .saturating_mul(size_of::<u32>() as u64)
             .saturating_add(Slab::<Entry<A>>::most_octets(most))
+            .saturating_add(Beside::<Rare>::most_octets(capacity, most))
+            .saturating_add(Beside::<Neighbours>::most_octets(capacity, most))
     }
 
     /// How many connections there are.
@@ -113,10 +112,15 @@ impl<A: Address> Table<A> {
         self.entries.bound()
     }
 
+    /// The bucket of a hash: as far into them as its lower half is into all numbers.
+    #[expect(clippy::cast_possible_truncation, reason = "below the number of buckets")]
+    const fn bucket_of(&self, hash: u64) -> usize {
+        ((hash as u32 as u64).wrapping_mul(self.buckets.len() as u64) >> 32) as usize
+    }
+
     fn bucket(&mut self, hash: u64) -> Option<&mut u32> {
-        let mask = self.buckets.len().wrapping_sub(1);
-        #[expect(clippy::cast_possible_truncation, reason = "masked to the number of buckets")]
-        self.buckets.get_mut(hash as usize & mask)
+        let bucket = self.bucket_of(hash);
+        self.buckets.get_mut(bucket)
     }
 
     /// The slot of a connection.
@@ -140,9 +144,7 @@ impl<A: Address> Table<A> {
     /// The first slot of a bucket.
     #[inline(always)]
     fn first(&self, hash: u64) -> Option<Slot> {
-        let mask = self.buckets.len().wrapping_sub(1);
-        #[expect(clippy::cast_possible_truncation, reason = "masked to the number of buckets")]
-        Some(self.buckets.get(hash as usize & mask)?.wrapping_sub(1))
+        Some(self.buckets.get(self.bucket_of(hash))?.wrapping_sub(1))
     }
 
     fn find_from(&self, mut slot: Slot, key: &Key<A>) -> Option<Slot> {
@@ -150,16 +152,14 @@ impl<A: Address> Table<A> {
             if entry.key == *key {
                 return Some(slot);
             }
-            slot = entry.next;
+            slot = entry.next.0;
         }
         None
     }
 
     /// Asks for the bucket where [`Self::find`] begins.
     pub fn fetch_bucket(&self, hash: u64, with: &impl Fetch) {
-        let mask = self.buckets.len().wrapping_sub(1);
-        #[expect(clippy::cast_possible_truncation, reason = "masked to the number of buckets")]
-        if let Some(bucket) = self.buckets.get(hash as usize & mask) {
+        if let Some(bucket) = self.buckets.get(self.bucket_of(hash)) {
             with.fetch(bucket);
         }
     }
@@ -182,13 +182,35 @@ impl<A: Address> Table<A> {
         self.entries.get_mut(slot)
     }
 
+    /// A copy of all that is known of a connection.
+    #[must_use]
+    pub fn whole(&self, slot: Slot) -> Option<Whole> {
+        let common = self.entries.get(slot)?.connection;
+        let rare = if common.has_rare { self.rare.get(slot) } else { None };
+        Some(Whole { common, rare: rare.copied().unwrap_or_default() })
+    }
+
+    /// All that is known of a connection, to be changed.
+    #[inline]
+    pub fn live(&mut self, slot: Slot) -> Option<Live<'_>> {
+        let entry = self.entries.get_mut(slot)?;
+        Some(Live::of(&mut entry.connection, &mut self.rare, slot))
+    }
+
     /// Adds a connection that is not in the table; it is looked at again at `due`.
-    pub fn insert(&mut self, key: Key<A>, hash: u64, connection: Connection, due: Instant) -> Option<Slot> {
+    pub fn insert(&mut self, key: Key<A>, hash: u64, whole: Whole, due: Instant) -> Option<Slot> {
+        if self.buckets.is_empty() {
+            self.buckets = vec![0; self.capacity.max(LEAST_BUCKETS)].into_boxed_slice();
+        }
         let first = self.bucket(hash)?.wrapping_sub(1);
-        let (links, neighbours) = (Links::default(), Neighbours::default());
-        let slot = self.entries.insert(Entry { key, connection, next: first, links, neighbours })?;
+        let (links, mut connection) = (Links::default(), whole.common);
+        connection.has_rare = false;
+        let slot = self.entries.insert(Entry { key, connection, next: Stored(first), links })?;
         if let Some(bucket) = self.bucket(hash) {
             *bucket = slot.wrapping_add(1);
+        }
+        if let Some(mut live) = self.live(slot) {
+            *live.rare_mut() = whole.rare;
         }
         self.wheel.insert(&mut self.entries, slot, due);
         Some(slot)
@@ -197,7 +219,7 @@ impl<A: Address> Table<A> {
     /// Puts a connection behind all others in a line. `false`: it stands in one.
     pub fn line_up(&mut self, slot: Slot, line: usize) -> bool {
         let Some((line, count)) = self.lines.get_mut(line) else { return false };
-        let joined = line.join(&mut self.entries, slot);
+        let joined = line.join(&mut self.neighbours, slot);
         *count = count.saturating_add(u32::from(joined));
         joined
     }
@@ -205,7 +227,7 @@ impl<A: Address> Table<A> {
     /// Takes a connection out of the line that it stands in. `false`: it stands in none.
     pub fn step_out(&mut self, slot: Slot, line: usize) -> bool {
         let Some((line, count)) = self.lines.get_mut(line) else { return false };
-        let left = line.leave(&mut self.entries, slot);
+        let left = line.leave(&mut self.neighbours, slot);
         *count = count.saturating_sub(u32::from(left));
         left
     }
@@ -272,33 +294,55 @@ impl<A: Address> Table<A> {
     /// Takes an entry out of its bucket and its slot.
     fn unlink(&mut self, slot: Slot, seed: [u64; 2]) -> Option<Entry<A>> {
         let entry = self.entries.get(slot)?;
-        let (hash, next) = (entry.key.hash(seed), entry.next);
+        let (hash, next) = (entry.key.hash(seed), entry.next.0);
         let first = self.bucket(hash)?;
         let mut at = first.wrapping_sub(1);
         if at == slot {
             *first = next.wrapping_add(1);
         } else {
             while let Some(before) = self.entries.get_mut(at) {
-                if before.next == slot {
-                    before.next = next;
+                if before.next.0 == slot {
+                    before.next = Stored(next);
                     break;
                 }
-                at = before.next;
+                at = before.next.0;
             }
         }
-        self.entries.remove(slot)
+        let entry = self.entries.remove(slot)?;
+        if entry.connection.has_rare {
+            self.rare.take(slot);
+        }
+        Some(entry)
     }
 
-    /// Checks that every entry is found by its key (tests and simulation).
+    /// Checks that every entry is found by its key, and that nothing lies beside a slot but
+    /// what its connection needs (tests and simulation).
     #[must_use]
     pub fn is_consistent(&self, seed: [u64; 2]) -> bool {
-        let found = (0..self.entries.bound())
-            .filter(|&slot| {
-                self.entries.get(slot).is_some_and(|e| self.find(&e.key, e.key.hash(seed)) == Some(slot))
-            })
-            .count();
-        found == self.entries.len() as usize
+        let entries = || (0..self.entries.bound()).filter_map(|slot| Some((slot, self.entries.get(slot)?)));
+        let found = entries().filter(|(slot, e)| self.find(&e.key, e.key.hash(seed)) == Some(*slot)).count();
+        let beside = entries().filter(|(_, entry)| entry.connection.has_rare).count();
+        let is_needed = |(slot, entry): (Slot, &Entry<A>)| {
+            let rare = self.rare.get(slot);
+            rare.map_or(!entry.connection.has_rare, |rare| rare.is_needed(&entry.connection))
+        };
+        found == self.entries.len() as usize && beside == self.rare.len() as usize && entries().all(is_needed)
     }
 }
 
 const _: () = assert!(NONE == u32::MAX, "an empty bucket and the end of a chain are the same number");
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    /// A connection more costs this, and its bucket. Larger entries are paid for by every
+    /// connection: what few have belongs beside the table.
+    #[test]
+    fn entries_are_no_larger_than_they_need_be() {
+        assert_eq!(Slab::<Entry<Ipv4Addr>>::octets(), 123);
+        assert_eq!(Slab::<Entry<Ipv6Addr>>::octets(), 147);
+    }
+}

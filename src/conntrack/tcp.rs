@@ -43,6 +43,7 @@ use resets::{abort, reopen, reset};
 
 use super::{
     Connection, Direction, Instant, Phase, Stamp,
+    rare::Live,
     window::{self, Bound, Half, Outside, Seen},
 };
 use crate::wire::{Flags, Segment};
@@ -244,7 +245,7 @@ pub enum Outcome {
 
 /// Takes one segment.
 pub fn step(
-    connection: &mut Connection,
+    connection: &mut Live<'_>,
     direction: Direction,
     kind: Kind,
     segment: &Segment,
@@ -303,7 +304,7 @@ pub fn step(
 }
 
 fn data(
-    connection: &mut Connection,
+    connection: &mut Live<'_>,
     direction: Direction,
     kind: Kind,
     segment: &Segment,
@@ -312,7 +313,7 @@ fn data(
     let phase = connection.phase;
     let silence = connection.last_seen.elapsed(now);
     let (sender, receiver) = connection.halves(direction);
-    let unseen = receiver.elsewhere;
+    let unseen = receiver.is_elsewhere();
     if phase == Phase::SynReceived && !unseen && !receiver.is_acked_by(segment.ack) {
         if segment.ack.after(receiver.end) {
             return Outcome::Invalid(Invalid::BadAck);
@@ -372,11 +373,12 @@ fn data(
     if new_fin {
         sender.end_with(segment);
     }
-    if no_fin_yet && (sender.seen.has(Seen::FIN) || receiver.seen.has(Seen::FIN)) {
-        connection.first_fin = Stamp::of(now);
+    let has_fin = sender.seen.has(Seen::FIN) || receiver.seen.has(Seen::FIN);
+    if has_fin && (no_fin_yet || connection.rare().first_fin.is_none()) {
+        connection.rare_mut().first_fin = Some(Stamp::of(now));
     }
     if vouches {
-        connection.unverified_rst = None;
+        connection.rare_mut().unverified_rst = None;
     }
     let next = next_phase(connection);
     connection.enter(next, now);
@@ -418,7 +420,7 @@ fn next_phase(connection: &Connection) -> Phase {
 }
 
 /// Believes the FINs that passed before their numbers could be tested.
-pub fn believe_fins(connection: &mut Connection, now: Instant) {
+pub fn believe_fins(connection: &mut Live<'_>, now: Instant) {
     let mut are_new = false;
     for direction in [Direction::Original, Direction::Reply] {
         let (sender, receiver) = connection.halves(direction);
@@ -430,7 +432,7 @@ pub fn believe_fins(connection: &mut Connection, now: Instant) {
         }
     }
     if are_new {
-        connection.first_fin = Stamp::of(now);
+        connection.rare_mut().first_fin = Some(Stamp::of(now));
     }
     let next = next_phase(connection);
     connection.enter(next, now);

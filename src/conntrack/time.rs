@@ -31,7 +31,9 @@ impl Instant {
 /// wrap after 497 days. Only differences of less than half of that mean anything,
 /// which is why no timer may be longer than 100 days. Never zero, so that an
 /// `Option` of it is no larger; the moment that would be zero is told as one later.
+/// At any address, as [`crate::wire::SeqNum`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[repr(Rust, packed)]
 pub struct Stamp(NonZeroU32);
 
 impl Stamp {

@@ -7,7 +7,7 @@
 //! Packets that move a deadline away therefore don't touch the wheel.
 
 use super::{
-    slab::{Index, NONE, Slab},
+    slab::{Index, MARKS, NONE, Slab},
     time::Instant,
 };
 
@@ -21,20 +21,34 @@ const LEVELS: u32 = 4;
 
 /// The wheel's links in an entry.
 #[derive(Clone, Copy, Debug)]
+#[repr(Rust, packed)]
 pub struct Links {
+    /// The entry before, or a mark: the slot of the wheel that this one is the first of.
     prev: Index,
     next: Index,
     /// The tick at which the entry is looked at (low 32 bits).
     due: u32,
-    /// Level and slot.
-    slot: u8,
 }
 
 impl Default for Links {
     fn default() -> Self {
-        Self { prev: NONE, next: NONE, due: 0, slot: 0 }
+        Self { prev: NONE, next: NONE, due: 0 }
     }
 }
+
+/// The mark of a slot of the wheel.
+#[expect(clippy::cast_possible_truncation, reason = "levels and slots are few")]
+const fn mark(level: u32, slot: u64) -> Index {
+    !(level << SLOT_BITS | slot as u32)
+}
+
+/// The level and the slot that a mark stands for; `None`: it is an entry's number.
+fn marked(prev: Index) -> Option<(usize, usize)> {
+    let place = u8::try_from(!prev).ok()?;
+    Some((usize::from(place >> SLOT_BITS), usize::from(place & SLOT_MASK)))
+}
+
+const _: () = assert!(mark(LEVELS - 1, SLOTS - 1) == MARKS, "no entry has the number of a mark");
 
 /// An entry that a wheel can hold.
 pub trait Timed {
@@ -94,12 +108,7 @@ impl Wheel {
             entry.links_mut().prev = index;
         }
         if let Some(entry) = slab.get_mut(index) {
-            *entry.links_mut() = Links {
-                prev: NONE,
-                next: first,
-                due: tick as u32,
-                slot: (level << SLOT_BITS) as u8 | slot as u8,
-            };
+            *entry.links_mut() = Links { prev: mark(level, slot), next: first, due: tick as u32 };
         }
         if let Some(used) = self.used.get_mut(level as usize) {
             *used |= 1 << slot;
@@ -112,11 +121,12 @@ impl Wheel {
         if let Some(next) = slab.get_mut(links.next) {
             next.links_mut().prev = links.prev;
         }
-        if let Some(prev) = slab.get_mut(links.prev) {
-            prev.links_mut().next = links.next;
+        let Some((level, slot)) = marked(links.prev) else {
+            if let Some(prev) = slab.get_mut(links.prev) {
+                prev.links_mut().next = links.next;
+            }
             return;
-        }
-        let (level, slot) = (usize::from(links.slot >> SLOT_BITS), usize::from(links.slot & SLOT_MASK));
+        };
         if let Some(head) = self.heads.get_mut(level).and_then(|l| l.get_mut(slot)) {
             *head = links.next;
             if links.next == NONE

@@ -56,6 +56,9 @@ const GUESSED_SCALE: u8 = UNKNOWN_SCALE + 1;
 /// Beside a shift: the other end offers none.
 const NOT_IN_FORCE: u8 = 1 << 7;
 
+/// Beside a shift: none of this end's segments has come by.
+const ELSEWHERE: u8 = 1 << 6;
+
 /// The largest window that is legal, for one that was not seen.
 const UNKNOWN_WINDOW: u32 = (u16::MAX as u32) << UNKNOWN_SCALE;
 
@@ -74,6 +77,7 @@ const REACH: u32 = 1 << 25;
 
 /// One end of a TCP connection, as its own segments show it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(Rust, packed)]
 pub struct Half {
     /// The number of its SYN (ISS); while [`Seen::MET`], up to where it may have sent
     /// before it was met.
@@ -86,21 +90,16 @@ pub struct Half {
     pub ack: SeqNum,
     /// The largest window that this end has offered, in octets.
     pub max_win: u32,
-    /// What it acknowledged of something that is not this connection.
-    pub challenge: SeqNum,
     /// TS.Recent of its peer, as far as the middle can tell (RFC 7323 §4.3): the
     /// highest TSval of this end in a segment that was not ahead of what its peer had
     /// acknowledged.
     pub ts_recent: u32,
-    /// Window scale shift that this end offers, 0 if none, with a bit beside it
-    /// (the highest one) while not both offer one; one more than the largest where its
-    /// handshake was not seen, and so neither its window.
-    pub scale: u8,
+    /// Window scale shift that this end offers, 0 if none; one more than the largest where
+    /// its handshake was not seen, and so neither its window. Beside it [`NOT_IN_FORCE`] and
+    /// [`ELSEWHERE`].
+    pub(super) scale: u8,
     /// What this end has done so far.
     pub seen: Seen,
-    /// None of its segments has come by, because they may take another path
-    /// (`pickup: loose`): it is known only by what its peer acknowledges.
-    pub elsewhere: bool,
 }
 
 /// Which inequality a segment fails, and by what.
@@ -163,7 +162,7 @@ impl Half {
     /// This end at its SYN (`begun`), after it has challenged its peer.
     #[must_use]
     pub fn begun_after(&self, begun: Self) -> Self {
-        let mut half = Self { challenge: self.challenge, ..begun };
+        let mut half = begun;
         if self.seen.has(Seen::CHALLENGED) {
             half.seen.add(Seen::CHALLENGED);
         }
@@ -171,12 +170,11 @@ impl Half {
     }
 
     /// This end at its SYN (`begun`) on the next connection: a peer that has forgotten this
-    /// one may still deny what it said here.
+    /// one may still deny what it said here, which is the challenge then.
     #[must_use]
     pub fn begun_anew(&self, begun: Self) -> Self {
         let mut half = begun;
         if self.seen.has(Seen::ACK) {
-            half.challenge = self.ack;
             half.seen.add(Seen::CHALLENGED);
         }
         half
@@ -186,12 +184,6 @@ impl Half {
     #[must_use]
     pub fn began_with(&self, syn: &StaleSyn) -> bool {
         self.seen.has(Seen::SYN) && self.iss == syn.iss
-    }
-
-    /// Whether this number is that of an RST which answers a challenge of this end.
-    #[must_use]
-    pub fn is_challenged_by(&self, segment: &Segment) -> bool {
-        self.seen.has(Seen::CHALLENGED) && segment.seq == self.challenge
     }
 
     /// An end at a SYN that was remembered.
@@ -270,7 +262,8 @@ impl Half {
     /// Learns the scale that this end's SYN or SYN-ACK offers, if it was not known.
     pub fn settle_guess(&mut self, segment: &Segment) {
         if self.is_guessed() && !self.seen.has(Seen::MET) {
-            self.scale = segment.options.window_scale.unwrap_or(0).min(UNKNOWN_SCALE);
+            let offered = segment.options.window_scale.unwrap_or(0).min(UNKNOWN_SCALE);
+            self.scale = self.scale & ELSEWHERE | offered;
             self.max_win = u32::from(segment.window).max(1);
         }
     }
@@ -307,7 +300,7 @@ impl Half {
     /// By how much its windows are scaled, apart from those of its SYN (RFC 7323 §2.2).
     #[must_use]
     pub const fn shift(&self) -> u8 {
-        match self.scale {
+        match self.scale & !ELSEWHERE {
             scale if scale & NOT_IN_FORCE != 0 => 0,
             scale if scale > UNKNOWN_SCALE => UNKNOWN_SCALE,
             scale => scale,
@@ -316,24 +309,36 @@ impl Half {
 
     /// Whether its window is not known.
     const fn is_guessed(&self) -> bool {
-        self.scale == GUESSED_SCALE
+        self.scale & !ELSEWHERE == GUESSED_SCALE
     }
 
     /// Whether its window is known, and what it acknowledges is seen.
     #[must_use]
     pub const fn is_known(&self) -> bool {
-        !self.is_guessed() && !self.elsewhere
+        !self.is_guessed() && !self.is_elsewhere()
+    }
+
+    /// Whether none of its segments has come by, because they may take another path
+    /// (`pickup: loose`): it is known only by what its peer acknowledges.
+    #[must_use]
+    pub const fn is_elsewhere(&self) -> bool {
+        self.scale & ELSEWHERE != 0
+    }
+
+    /// Notes that none of its segments has come by.
+    pub const fn be_elsewhere(&mut self) {
+        self.scale |= ELSEWHERE;
     }
 
     /// Notes that its windows are not scaled: they can't be larger than that.
     pub const fn scale_not(&mut self) {
-        self.scale = 0;
+        self.scale &= ELSEWHERE;
         self.max_win = u16::MAX as u32;
     }
 
     /// The highest number that the other end can acknowledge.
     const fn highest_ack(&self) -> SeqNum {
-        if self.elsewhere {
+        if self.is_elsewhere() {
             self.end.plus(REACH)
         } else if self.seen.has(Seen::MET) && !self.seen.has(Seen::FIN) {
             self.end.latest(self.iss)
@@ -347,13 +352,13 @@ impl Half {
     pub const fn last_start(&self, receiver: &Self) -> SeqNum {
         let ahead = self.end.plus(REACH);
         let far = receiver.is_guessed() && self.max_end.after(ahead);
-        if far || self.elsewhere || receiver.elsewhere { ahead } else { self.max_end }
+        if far || self.is_elsewhere() || receiver.is_elsewhere() { ahead } else { self.max_end }
     }
 
     /// Notes that this end is seen after all.
     const fn appear(&mut self) {
-        if self.elsewhere {
-            self.elsewhere = false;
+        if self.is_elsewhere() {
+            self.scale &= !ELSEWHERE;
             self.seen.add(Seen::MET);
             self.iss = self.end.plus(REACH);
         }
@@ -411,7 +416,7 @@ pub fn check(sender: &Half, receiver: &Half, segment: &Segment) -> Result<(), Ou
     let is_ack_old = has_ack && segment.ack.before(oldest_ack);
     let latest = sender.last_start(receiver);
     // What an end that is never seen has acknowledged is not known either.
-    let window = if receiver.elsewhere { MAX_REACH } else { receiver.max_win };
+    let window = if receiver.is_elsewhere() { MAX_REACH } else { receiver.max_win };
     // One octet more: a keepalive probe of an idle connection lies one below. What was
     // sent beyond the window makes nothing in it older.
     let inside = if sender.end.after(latest) { latest } else { sender.end };
@@ -511,7 +516,7 @@ pub fn learn(sender: &mut Half, receiver: &mut Half, segment: &Segment) {
         }
         sender.note_ack(segment);
         receiver.settle_syn_data(segment.ack);
-        if receiver.seen.has(Seen::MET) || receiver.elsewhere {
+        if receiver.seen.has(Seen::MET) || receiver.is_elsewhere() {
             // It sent this before it was met, or where it was not seen.
             receiver.end = receiver.end.latest(segment.ack);
         }

@@ -267,14 +267,14 @@ mod tests {
             let Transport::Tcp(segment) = parsed.transport else { panic!("not TCP") };
             let path = format!(
                 "{}:{} > {}:{} seq {}",
-                parsed.src, segment.src_port, parsed.dst, segment.dst_port, segment.seq.0
+                parsed.src, segment.src_port, parsed.dst, segment.dst_port, segment.seq
             );
             self.said.push(if segment.flags.contains(Flags::RST) {
                 format!("rst {path}")
             } else {
                 assert_eq!(segment.flags, Flags::ACK);
                 assert_eq!(segment.payload_len > 0, segment.options.timestamps.is_some());
-                format!("keepalive {path} ack {} {:?}", segment.ack.0, segment.options.timestamps)
+                format!("keepalive {path} ack {} {:?}", segment.ack, segment.options.timestamps)
             });
             Ok(())
         }

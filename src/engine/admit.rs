@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     conntrack::{
-        Connection, Direction, Embryonic, Flow, Key, Phase, Slot, Timer,
+        Connection, Direction, Embryonic, Flow, Key, Phase, Slot, Timer, Whole,
         embryonic::{MAX_SCOPES, Reservation, Scope, Whereabouts},
         key::Sender,
         tcp::{self, Kind},
@@ -129,8 +129,8 @@ impl Context<'_> {
         if !self.has_room() {
             self.make_room(number, 1, false);
         }
-        let mut connection = tcp::open(segment, new.sender, self.now);
-        connection.stale_syn = new.crossed_syn;
+        let mut connection = Whole::from(tcp::open(segment, new.sender, self.now));
+        connection.rare.stale_syn = new.crossed_syn;
         if self.ruling.pickup_mode(rule) == PickupMode::Loose {
             tcp::expect_one_way(&mut connection, Direction::Original);
         }
@@ -139,7 +139,7 @@ impl Context<'_> {
         if self.out.opening {
             connection.tag |= BEHIND;
         }
-        connection.count(Direction::Original, new.arrival.len, self.now);
+        connection.live().count(Direction::Original, new.arrival.len, self.now);
         let mut shard = mutex.lock();
         let mut held = Held { shard: &mut shard, number };
         if let Some(slot) = A::table(held.shard).find(&new.key, new.hash) {
@@ -159,8 +159,8 @@ impl Context<'_> {
         self.opened(&connection, new.arrival.flow);
         let at = Whereabouts { shard: number, ipv6: A::IPV6, slot };
         let embryo = self.engine.embryonic.lock().settle(reservation, at);
-        if let Some(entry) = A::table(held.shard).get_mut(slot) {
-            entry.connection.embryo = embryo;
+        if let Some(mut connection) = A::table(held.shard).live(slot) {
+            connection.rare_mut().embryo = embryo;
         }
         if embryo.is_none() {
             // A later SYN took its place before it had one.
@@ -184,10 +184,10 @@ impl Context<'_> {
             Action::Drop => return Verdict::Drop(DropReason::Rule),
             Action::Reset => return self.refuse(&new.arrival, DropReason::Rule),
         }
-        let mut connection = Connection::new(phase, new.sender, self.now);
+        let mut connection = Whole::from(Connection::new(phase, new.sender, self.now));
         self.stamp(&mut connection, &new.arrival, rule);
         mark_announced(&mut connection, new);
-        connection.count(Direction::Original, new.arrival.len, self.now);
+        connection.live().count(Direction::Original, new.arrival.len, self.now);
         self.insert(held, new, connection)
     }
 
@@ -214,7 +214,7 @@ impl Context<'_> {
             && pickup.mode == PickupMode::Loose
         {
             let connection = tcp::pick_up_answer(segment, opposite(new.sender), self.now);
-            return self.insert_answered(held, new, connection, &pickup);
+            return self.insert_answered(held, new, connection.into(), &pickup);
         }
         let Some(pickup) = self.pickup_of(&new.arrival) else {
             return Verdict::Drop(DropReason::OutOfState);
@@ -249,20 +249,20 @@ impl Context<'_> {
     /// Notes what let in a connection that was met by this packet.
     fn stamp_met<A: Family>(
         &self,
-        connection: &mut Connection,
+        connection: &mut Whole,
         new: &Newcomer<'_, A>,
         direction: Direction,
         pickup: &Pickup,
     ) {
         self.stamp_way(connection, pickup);
-        connection.count(direction, new.arrival.len, self.now);
+        connection.live().count(direction, new.arrival.len, self.now);
     }
 
-    fn stamp_way(&self, connection: &mut Connection, way: &Pickup) {
+    fn stamp_way(&self, connection: &mut Whole, way: &Pickup) {
         connection.rule = way.rule.0;
         connection.epoch = self.ruling.live.epoch;
         connection.tag = tag_of(way.hook);
-        connection.interfaces = way.path.map(|interface| interface.0);
+        connection.set_interfaces(way.path.map(|interface| interface.0));
     }
 
     /// A connection whose first packet here is its SYN-ACK: half-open like any other.
@@ -270,7 +270,7 @@ impl Context<'_> {
         &mut self,
         held: &mut Held<'_>,
         new: &Newcomer<'_, A>,
-        mut connection: Connection,
+        mut connection: Whole,
         pickup: &Pickup,
     ) -> Verdict {
         self.stamp_met(&mut connection, new, Direction::Reply, pickup);
@@ -282,7 +282,7 @@ impl Context<'_> {
         held: &mut Held<'_>,
         key: &Key<A>,
         hash: u64,
-        connection: Connection,
+        connection: Whole,
     ) -> Verdict {
         let Some(slot) = self.enter(held, key, hash, connection) else {
             return Verdict::Drop(DropReason::TableFull);
@@ -301,9 +301,9 @@ impl Context<'_> {
     /// may still be under way: that SYN opens a connection of its own, if the rules and
     /// limits let it in. Its timer counts from the SYN. (Out of another phase the ends may
     /// still live, and must get their RSTs.)
-    pub(super) fn take_up_syn<A: Family>(&mut self, held: &mut Held<'_>, key: &Key<A>, last: &Connection) {
+    pub(super) fn take_up_syn<A: Family>(&mut self, held: &mut Held<'_>, key: &Key<A>, last: &Whole) {
         let waited = last.phase == Phase::TimeWait && !tcp::is_one_way(last);
-        let Some(syn) = last.stale_syn.filter(|_| waited) else { return };
+        let Some(syn) = last.rare.stale_syn.filter(|_| waited) else { return };
         let (hook, path) = (hook_of(last.tag), path_of(last));
         let opener = if syn.from == Direction::Original { last.opener } else { opposite(last.opener) };
         let Some(way) = self.ruling.way_of(syn.from, hook, path, &key.flow(last.opener)) else { return };
@@ -311,7 +311,7 @@ impl Context<'_> {
         if most.is_some_and(|most| last.last_seen.elapsed(self.now) >= most) || !self.has_room() {
             return;
         }
-        let mut connection = tcp::open_late(&syn, opener, last.last_seen, self.now);
+        let mut connection = Whole::from(tcp::open_late(&syn, opener, last.last_seen, self.now));
         if way.mode == PickupMode::Loose {
             tcp::expect_one_way(&mut connection, Direction::Original);
         }
@@ -319,18 +319,18 @@ impl Context<'_> {
         self.insert_half_open(held, key, key.hash(self.engine.seed), connection);
     }
 
-    fn stamp(&self, connection: &mut Connection, arrival: &Arrival<'_>, rule: RuleId) {
+    fn stamp(&self, connection: &mut Whole, arrival: &Arrival<'_>, rule: RuleId) {
         connection.rule = rule.0;
         connection.epoch = self.ruling.live.epoch;
         connection.tag = tag_of(arrival.meta.hook);
-        connection.interfaces = [arrival.meta.in_if.0, arrival.meta.out_if.0];
+        connection.set_interfaces([arrival.meta.in_if.0, arrival.meta.out_if.0]);
     }
 
     fn insert<A: Family>(
         &mut self,
         held: &mut Held<'_>,
         new: &Newcomer<'_, A>,
-        connection: Connection,
+        connection: Whole,
     ) -> Verdict {
         if self.enter(held, &new.key, new.hash, connection).is_none() {
             return Verdict::Drop(DropReason::TableFull);
@@ -345,7 +345,7 @@ impl Context<'_> {
         held: &mut Held<'_>,
         key: &Key<A>,
         hash: u64,
-        connection: Connection,
+        connection: Whole,
     ) -> Option<Slot> {
         if !self.engine.claim_place(self.ruling.policy.settings.max_connections) {
             return None;
@@ -431,9 +431,8 @@ impl Context<'_> {
         slot: Slot,
         key: &Key<A>,
     ) -> bool {
-        let Some(entry) = A::table(held.shard).get_mut(slot) else { return false };
-        let connection = &mut entry.connection;
-        if connection.embryo.is_some() {
+        let Some(mut connection) = A::table(held.shard).live(slot) else { return false };
+        if connection.rare().embryo.is_some() {
             return true;
         }
         let at = Whereabouts { shard: held.number, ipv6: A::IPV6, slot };
@@ -449,23 +448,23 @@ impl Context<'_> {
             }
         }
         let reservation = self.reserve(&mut tracker, rule, &flow);
-        connection.embryo = reservation.and_then(|reservation| tracker.settle(reservation, at));
-        connection.embryo.is_some()
+        connection.rare_mut().embryo = reservation.and_then(|reservation| tracker.settle(reservation, at));
+        connection.rare().embryo.is_some()
     }
 
     /// Counts a half-open connection under the rule that it has now.
     pub(super) fn count_again<A: Family>(&self, held: &mut Held<'_>, slot: Slot) {
-        if A::table(held.shard).get(slot).is_none_or(|entry| entry.connection.embryo.is_none()) {
+        if A::table(held.shard).whole(slot).is_none_or(|connection| connection.rare.embryo.is_none()) {
             return;
         }
         self.release_embryo::<A>(held, slot);
-        let Some(entry) = A::table(held.shard).get_mut(slot) else { return };
-        let connection = &mut entry.connection;
-        let (flow, rule) = (entry.key.flow(connection.opener), RuleId(connection.rule));
+        let Some(key) = A::table(held.shard).get(slot).map(|entry| entry.key) else { return };
+        let Some(mut connection) = A::table(held.shard).live(slot) else { return };
+        let (flow, rule) = (key.flow(connection.opener), RuleId(connection.rule));
         let at = Whereabouts { shard: held.number, ipv6: A::IPV6, slot };
         let mut tracker = self.engine.embryonic.lock();
         let reservation = self.reserve(&mut tracker, rule, &flow);
-        connection.embryo = reservation.and_then(|reservation| tracker.settle(reservation, at));
+        connection.rare_mut().embryo = reservation.and_then(|reservation| tracker.settle(reservation, at));
     }
 
     /// Every limit of half-open connections that holds for one of a rule: the rule's own in

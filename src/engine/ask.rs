@@ -7,7 +7,7 @@ use super::{
     stats::add,
 };
 use crate::{
-    conntrack::{Deadline, Direction, Flow, Slot, keepalive::Keepalive, window::Seen},
+    conntrack::{Deadline, Direction, Flow, Slot, Whole, keepalive::Keepalive, window::Seen},
     policy::RuleId,
 };
 
@@ -22,11 +22,10 @@ impl Context<'_> {
         popped: bool,
         deadline: Deadline,
     ) -> bool {
-        let Some(entry) = A::table(held.shard).get_mut(slot) else { return false };
-        let flow = entry.key.flow(entry.connection.opener);
-        let connection = &mut entry.connection;
-        if self.ruling.asks_first(connection, deadline.timer).is_none() {
-            let (key, last) = (entry.key, entry.connection);
+        let table = A::table(held.shard);
+        let (Some(entry), Some(last)) = (table.get(slot), table.whole(slot)) else { return false };
+        let (key, flow) = (entry.key, entry.key.flow(last.opener));
+        if self.ruling.asks_first(&last, deadline.timer).is_none() {
             let reason = self.silenced(&last, deadline);
             self.end::<A>(held, slot, popped, reason, false);
             self.take_up_syn::<A>(held, &key, &last);
@@ -35,15 +34,14 @@ impl Context<'_> {
         // The answers must come by.
         self.stop_ride::<A>(held, slot);
         let behind = held.shard.behind::<A>(slot).copied();
-        let Some(entry) = A::table(held.shard).get_mut(slot) else { return false };
-        let connection = &mut entry.connection;
+        let Some(connection) = A::table(held.shard).whole(slot) else { return false };
         let count = connection.to_ask().fold(0_u32, |count, _| count.saturating_add(1));
         // Both ends or none.
         let per_second = self.ruling.policy.settings.rst_per_second.max(2);
         let can_send = self.engine.asking.take_all(count, per_second, self.now);
         if can_send {
             for direction in connection.to_ask() {
-                let keepalive = Keepalive::toward(direction, connection);
+                let keepalive = Keepalive::toward(direction, &connection);
                 let keepalive = match behind {
                     Some(behind) if direction == Direction::Original => behind.as_the_client_would(keepalive),
                     Some(_) | None => keepalive,
@@ -51,7 +49,9 @@ impl Context<'_> {
                 self.send_keepalive(&flow, direction, keepalive);
             }
         }
-        connection.ask(can_send, self.now);
+        if let Some(mut connection) = A::table(held.shard).live(slot) {
+            connection.ask(can_send, self.now);
+        }
         true
     }
 
@@ -64,9 +64,9 @@ impl Context<'_> {
 
     /// Why a connection ends whose timer fired: because of that alone, or because an
     /// end did not answer either.
-    fn silenced(&self, connection: &crate::conntrack::Connection, deadline: Deadline) -> CloseReason {
+    fn silenced(&self, connection: &Whole, deadline: Deadline) -> CloseReason {
         let timer = deadline.timer;
-        let asked = connection.asks > 0 && timer != crate::conntrack::Timer::HalfClosedMax;
+        let asked = connection.rare.asks > 0 && timer != crate::conntrack::Timer::HalfClosedMax;
         if !asked || self.ruling.probe(connection).is_none() {
             return self.expired(connection, timer);
         }

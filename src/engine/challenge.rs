@@ -169,7 +169,7 @@ impl Context<'_> {
 fn has_answered(connection: &Connection) -> bool {
     let (opener, other) = (connection.sender(Direction::Original), connection.sender(Direction::Reply));
     let is_known = |half: &crate::conntrack::window::Half| {
-        half.seen.has(Seen::SYN) && !half.seen.has(Seen::MET) && !half.elsewhere
+        half.seen.has(Seen::SYN) && !half.seen.has(Seen::MET) && !half.is_elsewhere()
     };
     match connection.phase {
         Phase::Established | Phase::FinWait => {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     conntrack::{
-        Connection, Deadline, Direction, Flow, Instant, Key, Phase, Slot, Standing, Tally, Timer,
+        Connection, Deadline, Direction, Flow, Instant, Key, Phase, Slot, Standing, Tally, Timer, Whole,
         embryonic::{EmbryoId, Whereabouts},
         tcp,
         window::{Half, Seen},
@@ -118,13 +118,14 @@ pub(super) const fn hook_of(tag: u8) -> Hook {
 }
 
 /// Where a connection came in and goes out.
-pub(super) const fn path_of(connection: &Connection) -> [IfIndex; 2] {
-    let [in_if, out_if] = connection.interfaces;
-    [IfIndex(in_if), IfIndex(out_if)]
+pub(super) fn path_of(connection: &Whole) -> [IfIndex; 2] {
+    connection.interfaces().map(IfIndex)
 }
 
-pub(super) fn counts_of(tally: Tally) -> Counts {
-    Counts { packets: u64::from(tally.packets), bytes: tally.bytes }
+/// What passed in the original direction and in the other.
+pub(super) fn tallies_of(connection: &Whole) -> [Counts; 2] {
+    let counts = |tally: Tally| Counts { packets: u64::from(tally.packets), bytes: tally.bytes };
+    [Direction::Original, Direction::Reply].map(|direction| counts(connection.tally(direction)))
 }
 
 impl Context<'_> {
@@ -149,12 +150,12 @@ impl Context<'_> {
         }
     }
 
-    pub(super) fn deadline(&self, connection: &Connection) -> Deadline {
+    pub(super) fn deadline(&self, connection: &Whole) -> Deadline {
         self.ruling.deadline(connection, self.shrink, self.now)
     }
 
     /// When a connection must be looked at.
-    pub(super) fn look_at(&self, connection: &Connection) -> Instant {
+    pub(super) fn look_at(&self, connection: &Whole) -> Instant {
         self.ruling.look_at(connection, self.deadline(connection), self.shrink, self.now)
     }
 
@@ -170,8 +171,9 @@ impl Context<'_> {
 
     /// Gives the counts of a connection that is no longer half-open back.
     pub(super) fn release_embryo<A: Family>(&self, held: &mut Held<'_>, slot: Slot) {
-        let Some(entry) = A::table(held.shard).get_mut(slot) else { return };
-        if let Some(id) = entry.connection.embryo.take() {
+        let id =
+            A::table(held.shard).live(slot).and_then(|mut connection| connection.rare_mut().embryo.take());
+        if let Some(id) = id {
             let at = Whereabouts { shard: held.number, ipv6: A::IPV6, slot };
             self.engine.embryonic.lock().release(id, at);
         }
@@ -193,12 +195,13 @@ impl Context<'_> {
         reason: CloseReason,
         silent: bool,
     ) {
-        let Some(connection) = A::table(held.shard).get(slot).map(|entry| entry.connection) else { return };
+        let Some(connection) = A::table(held.shard).whole(slot) else { return };
+        let [original, reply] = tallies_of(&connection);
         if !silent && self.must_stay(&connection, reason) {
             self.end_unseen::<A>(held, slot, popped, reason);
             return;
         }
-        if is_uncounted(&connection) {
+        if is_uncounted(connection.phase, &connection.rare) {
             held.shard.uncounted = held.shard.uncounted.saturating_sub(1);
         }
         self.release_embryo::<A>(held, slot);
@@ -248,8 +251,8 @@ impl Context<'_> {
             phase: connection.phase,
             reason,
             age: connection.age(self.now),
-            original: counts_of(connection.original_tally),
-            reply: counts_of(connection.reply_tally),
+            original,
+            reply,
         }));
     }
 
@@ -369,17 +372,17 @@ impl Context<'_> {
         key: &Key<A>,
         standing: Standing,
     ) {
-        let Some(entry) = A::table(held.shard).get(slot) else { return };
-        if entry.connection.standing() == standing {
+        let Some(connection) = A::table(held.shard).whole(slot) else { return };
+        if connection.standing() == standing {
             return;
         }
         let (before, forgotten_before) = (standing.phase, standing.forgotten_by());
-        let (phase, opener) = (entry.connection.phase, entry.connection.opener);
-        let (rule, path) = (RuleId(entry.connection.rule), path_of(&entry.connection));
-        let forgotten = entry.connection.forgotten_by();
-        let look_at = self.look_at(&entry.connection);
+        let (phase, opener) = (connection.phase, connection.opener);
+        let (rule, path) = (RuleId(connection.rule), path_of(&connection));
+        let forgotten = connection.forgotten_by();
+        let look_at = self.look_at(&connection);
         if phase != before {
-            self.note_handshake(&key.flow(opener), &entry.connection, before);
+            self.note_handshake(&key.flow(opener), &connection, before);
         }
         if forgotten != forgotten_before {
             held.shard.count_stale(forgotten_before.is_some(), forgotten.is_some());
@@ -388,7 +391,7 @@ impl Context<'_> {
         if phase != before {
             self.stand::<A>(held, slot, Some(before), Some(phase));
             if before.is_embryonic() && !phase.is_embryonic() {
-                if A::table(held.shard).get(slot).is_some_and(|entry| entry.connection.embryo.is_none()) {
+                if connection.rare.embryo.is_none() {
                     held.shard.uncounted = held.shard.uncounted.saturating_sub(1);
                 }
                 self.release_embryo::<A>(held, slot);

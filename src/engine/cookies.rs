@@ -437,8 +437,7 @@ impl Context<'_> {
         answer: &Segment,
     ) -> Verdict {
         let now = self.now;
-        let Some(entry) = A::table(held.shard).get_mut(slot) else { return Verdict::Accept };
-        let connection = &mut entry.connection;
+        let Some(mut connection) = A::table(held.shard).live(slot) else { return Verdict::Accept };
         let stamps = behind.stamps.zip(answer.options.timestamps);
         let stamp_shift = stamps.map_or(0, |((_, cookie), (value, _))| value.wrapping_sub(cookie));
         behind.shift = Some((behind.cookie.since(answer.seq), stamp_shift));
@@ -452,7 +451,8 @@ impl Context<'_> {
             ..wire::TcpOptions::default()
         };
         let before = connection.standing();
-        let outcome = tcp::step(connection, Direction::Original, Kind::Ack, &last, now);
+        let outcome = tcp::step(&mut connection, Direction::Original, Kind::Ack, &last, now);
+        drop(connection);
         debug_assert_eq!(outcome, Outcome::Pass, "it is made to fit");
         held.shard.put_behind::<A>(slot, behind);
         self.after_step::<A>(held, slot, key, before);

@@ -12,8 +12,8 @@ use std::{
 };
 
 use super::{
-    Candidacy, CloseReason, Closed, Counts, DropReason, Event, Meta, Transmit, Verdict, Worker,
-    context::{Context, Held, counts_of},
+    Candidacy, CloseReason, Closed, Counts, DropReason, Event, IfIndex, Meta, Transmit, Verdict, Worker,
+    context::{Context, Held, tallies_of},
     cookies::BEHIND,
     judge::{Content, Met, is_on_path},
     ruling::Ruling,
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     conntrack::{
-        Connection, Deadline, Direction, Flow, Instant, Key, Phase, Slot, Tally, Timer,
+        Connection, Deadline, Direction, Flow, Instant, Key, Live, Phase, Slot, Tally, Timer, Whole,
         fast::KernelState,
         keepalive::Keepalive,
         tcp::{self, Kind},
@@ -114,11 +114,11 @@ impl Ruling {
 }
 
 /// Whether nothing about it waits to be told by a packet that must be seen.
-fn is_settled(connection: &Connection) -> bool {
+fn is_settled(connection: &Live<'_>) -> bool {
     let doubted = |seen: Seen| seen.has(Seen::DOUBTED) || seen.has(Seen::FORGOT) || !seen.has(Seen::ACK);
     connection.phase == Phase::UdpStream
-        || (connection.asked.is_none()
-            && connection.unverified_rst.is_none()
+        || (connection.rare().asked.is_none()
+            && connection.rare().unverified_rst.is_none()
             && !doubted(connection.original.seen)
             && !doubted(connection.reply.seen)
             && !tcp::is_one_way(connection))
@@ -126,8 +126,7 @@ fn is_settled(connection: &Connection) -> bool {
 
 /// Whether a connection waits no longer for a moment that may never come.
 fn is_impatient(connection: &Connection, is_udp: bool, now: Instant) -> bool {
-    let packets = connection.original_tally.packets.saturating_add(connection.reply_tally.packets);
-    let is_full_stream = is_udp && packets >= IMPATIENT_STREAM;
+    let is_full_stream = is_udp && connection.packets() >= IMPATIENT_STREAM;
     is_full_stream || connection.age(now) >= IMPATIENT
 }
 
@@ -183,8 +182,7 @@ impl Context<'_> {
         if !meta.kernel_knows {
             return;
         }
-        let Some(entry) = A::table(held.shard).get_mut(slot) else { return };
-        let connection = &mut entry.connection;
+        let Some(mut connection) = A::table(held.shard).live(slot) else { return };
         if connection.fast.rides() {
             // A datagram that waited as the ride began, or of which the mark is gone.
             self.out.ride = Some(Ride::BeginsAtOnce);
@@ -198,13 +196,13 @@ impl Context<'_> {
             return;
         }
         let could_ride = load.is_some() && meta.renumbered.is_none();
-        let may_ride = could_ride && is_settled(connection) && self.ruling.may_ride(connection);
+        let may_ride = could_ride && is_settled(&connection) && self.ruling.may_ride(&connection);
         // The packet that completes the handshake is the best to begin with.
         let may_soon =
-            connection.phase == Phase::SynReceived && self.ruling.lets_ride(connection, Timer::Established);
+            connection.phase == Phase::SynReceived && self.ruling.lets_ride(&connection, Timer::Established);
         let stands = meta.candidacy == Some(Candidacy::Stands);
         let is_udp = connection.phase == Phase::UdpStream;
-        let is_impatient = is_impatient(connection, is_udp, self.now);
+        let is_impatient = is_impatient(&connection, is_udp, self.now);
         // Nothing that was sent before this packet can be overtaken any more, because its
         // receiver has acknowledged it. (What has left the queue may still wait elsewhere in
         // the kernel, on another processor.)
@@ -220,6 +218,7 @@ impl Context<'_> {
             return;
         };
         connection.board();
+        drop(connection);
         self.out.ride = Some(ride);
         held.shard.count_riding(false, true);
     }
@@ -233,9 +232,10 @@ impl Context<'_> {
         direction: Direction,
     ) -> Option<Verdict> {
         let Met { slot, key, arrival, .. } = *met;
-        let connection = &mut A::table(held.shard).get_mut(slot)?.connection;
+        let mut connection = A::table(held.shard).live(slot)?;
         let before = connection.standing();
         if connection.fast.is_ended() {
+            drop(connection);
             return match arrival.content {
                 Content::Tcp(Kind::Syn, _) => None,
                 Content::Tcp(Kind::Rst, _) => Some(Verdict::Drop(DropReason::Ended)),
@@ -260,21 +260,22 @@ impl Context<'_> {
         // has at the very moment at which this one came).
         let is_behind = arrival.meta.candidacy == Some(Candidacy::Lost);
         let is_udp = matches!(arrival.content, Content::Udp);
-        let may_go_on = !is_behind || is_impatient(connection, is_udp, self.now);
+        let may_go_on = !is_behind || is_impatient(&connection, is_udp, self.now);
         // What waited as the ride began ends nothing.
-        if rode && arrival.meta.kernel_knows && is_udp && may_go_on && self.ruling.may_ride(connection) {
+        if rode && arrival.meta.kernel_knows && is_udp && may_go_on && self.ruling.may_ride(&connection) {
             return None;
         }
         // Both ends' words by one way may be one forger's.
-        let on_path = is_on_path(connection, direction, arrival.meta);
+        let on_path = is_on_path(connection.interfaces().map(IfIndex), direction, arrival.meta);
         if let Content::Tcp(Kind::Rst, segment) = arrival.content
             && on_path
             && connection.take_denial(direction, segment, self.now)
         {
+            drop(connection);
             self.after_step::<A>(held, slot, key, before);
             return Some(Verdict::Drop(DropReason::KeepaliveAnswer));
         }
-        if arrival.meta.is_invalid && self.is_for_kernel_to_drop(connection, &arrival.content, &flow) {
+        if arrival.meta.is_invalid && self.is_for_kernel_to_drop(&mut connection, &arrival.content, &flow) {
             return Some(Verdict::Drop(DropReason::ConntrackInvalid));
         }
         if rode {
@@ -309,6 +310,7 @@ impl Context<'_> {
         if passes {
             connection.count(direction, arrival.len, self.now);
         }
+        drop(connection);
         if rode {
             self.out.ride = Some(Ride::Ends);
             held.shard.count_riding(true, false);
@@ -367,17 +369,19 @@ impl Context<'_> {
     }
 
     fn look_unseen_at<A: Family>(&mut self, held: &mut Held<'_>, slot: Slot) -> Option<Instant> {
-        let entry = A::table(held.shard).get_mut(slot)?;
-        let flow = entry.key.flow(entry.connection.opener);
-        let connection = &mut entry.connection;
-        if connection.fast.is_ended() && connection.asks < TELL_ROUNDS {
-            connection.asks = connection.asks.saturating_add(1);
-            let last = *connection;
+        let opener = A::table(held.shard).get(slot)?.connection.opener;
+        let flow = A::table(held.shard).get(slot)?.key.flow(opener);
+        let mut connection = A::table(held.shard).live(slot)?;
+        if connection.fast.is_ended() && connection.rare().asks < TELL_ROUNDS {
+            connection.rare_mut().asks = connection.rare().asks.saturating_add(1);
+            let last = connection.whole();
+            drop(connection);
             self.have_ends_speak(&flow, &last);
             return Some(self.look_at_ended(&last));
         }
-        let last = *connection;
-        if let Some(since) = last.unverified_rst
+        let last = connection.whole();
+        drop(connection);
+        if let Some(since) = last.rare.unverified_rst
             && since.elapsed(self.now) <= SPEAK_WITHIN.saturating_mul(TELL_ROUNDS.into())
             && last.to_ask_of_reset().next().is_some()
         {
@@ -385,7 +389,7 @@ impl Context<'_> {
             return Some(self.now.after(SPEAK_WITHIN));
         }
         let is_open = matches!(last.phase, Phase::Established | Phase::UdpStream);
-        if !last.fast.is_unseen() || !is_open || last.asked.is_some() {
+        if !last.fast.is_unseen() || !is_open || last.rare.asked.is_some() {
             return None;
         }
         self.out.transmits.push_back(Transmit::Ask { flow });
@@ -399,16 +403,15 @@ impl Context<'_> {
         let mut shard = mutex.lock();
         let mut held = Held { shard: &mut shard, number };
         let Some(slot) = A::table(held.shard).find(&key, hash) else { return };
-        let Some(entry) = A::table(held.shard).get_mut(slot) else { return };
-        let connection = &mut entry.connection;
+        let Some(mut connection) = A::table(held.shard).live(slot) else { return };
         let direction = sender.direction(connection.opener);
         if let Some((there, back)) = word.and_then(|word| word.counts) {
             let (original, reply) =
                 if direction == Direction::Original { (there, back) } else { (back, there) };
-            raise(&mut connection.original_tally, original);
-            raise(&mut connection.reply_tally, reply);
+            connection.raise(Direction::Original, tally_of(original));
+            connection.raise(Direction::Reply, tally_of(reply));
         }
-        let flow = entry.key.flow(connection.opener);
+        let flow = key.flow(connection.opener);
         if !connection.fast.is_unseen() {
             if word.is_some_and(|word| word.rides) {
                 // A verdict that was under way has set it.
@@ -419,6 +422,7 @@ impl Context<'_> {
         connection.note_answer();
         let (before, rode) = (connection.standing(), connection.fast.rides());
         let (mut unacknowledged, mut asks) = (false, false);
+        let mut ends_ride = false;
         match word {
             Some(word) => {
                 unacknowledged = word.unacknowledged;
@@ -428,7 +432,7 @@ impl Context<'_> {
                 }
                 if rode && !word.rides {
                     connection.alight();
-                    held.shard.count_riding(true, false);
+                    ends_ride = true;
                 }
                 if word.rides && !rode {
                     // A verdict that was under way has set it.
@@ -439,14 +443,15 @@ impl Context<'_> {
                 // What passed since it was last asked, nobody knows any more.
                 connection.alight();
                 connection.refresh(self.now);
-                held.shard.count_riding(true, false);
+                ends_ride = true;
             }
             None => {}
         }
+        drop(connection);
+        held.shard.count_riding(ends_ride, false);
         self.after_step::<A>(&mut held, slot, &key, before);
         self.end_if_due::<A>(&mut held, slot, unacknowledged);
-        if asks && let Some(entry) = A::table(held.shard).get(slot) {
-            let last = entry.connection;
+        if asks && let Some(last) = A::table(held.shard).whole(slot) {
             self.ask_of_reset(&flow, &last);
             A::table(held.shard).look_again(slot, self.now.after(SPEAK_WITHIN));
         }
@@ -455,7 +460,7 @@ impl Context<'_> {
     /// Asks the end that an RST was sent to whether that has reset it. An old number will
     /// do: whoever has the connection acknowledges what it expects (RFC 9293 §3.10.7.4),
     /// whoever has none sends an RST (§3.10.7.1).
-    fn ask_of_reset(&mut self, flow: &Flow, last: &Connection) {
+    fn ask_of_reset(&mut self, flow: &Flow, last: &Whole) {
         for direction in last.to_ask_of_reset() {
             self.have_end_speak(flow, last, direction);
         }
@@ -464,12 +469,11 @@ impl Context<'_> {
     /// Ends a connection that the kernel says was silent too long (or has its ends asked),
     /// or looks at it again when that may be so.
     fn end_if_due<A: Family>(&mut self, held: &mut Held<'_>, slot: Slot, unacknowledged: bool) {
-        let Some(entry) = A::table(held.shard).get(slot) else { return };
-        let connection = &entry.connection;
-        let mut deadline = self.deadline(connection);
+        let Some(connection) = A::table(held.shard).whole(slot) else { return };
+        let mut deadline = self.deadline(&connection);
         if unacknowledged
             && connection.phase == Phase::Established
-            && let Some(silence) = self.ruling.silence(connection, self.shrink, Timer::Unacknowledged)
+            && let Some(silence) = self.ruling.silence(&connection, self.shrink, Timer::Unacknowledged)
         {
             let at = connection.refreshed.instant(self.now).after(silence);
             if at < deadline.at {
@@ -477,8 +481,8 @@ impl Context<'_> {
             }
         }
         if deadline.at > self.now || self.overdue::<A>(held, slot, false, deadline) {
-            let Some(entry) = A::table(held.shard).get(slot) else { return };
-            let at = self.look_at(&entry.connection).min(deadline.at.max(self.now.after(ANSWER_WITHIN)));
+            let Some(connection) = A::table(held.shard).whole(slot) else { return };
+            let at = self.look_at(&connection).min(deadline.at.max(self.now.after(ANSWER_WITHIN)));
             A::table(held.shard).look_again(slot, at);
         }
     }
@@ -511,11 +515,14 @@ impl Context<'_> {
         popped: bool,
         reason: CloseReason,
     ) {
-        let Some(entry) = A::table(held.shard).get_mut(slot) else { return };
-        let flow = entry.key.flow(entry.connection.opener);
-        let last = entry.connection;
-        entry.connection.stay_ended(self.now);
-        let ended = entry.connection;
+        let Some(key) = A::table(held.shard).get(slot).map(|entry| entry.key) else { return };
+        let Some(mut connection) = A::table(held.shard).live(slot) else { return };
+        let flow = key.flow(connection.opener);
+        let last = connection.whole();
+        connection.stay_ended(self.now);
+        let ended = connection.whole();
+        drop(connection);
+        let [original, reply] = tallies_of(&last);
         held.shard.count_riding(last.fast.rides(), false);
         held.shard.count_stale(last.forgotten_by().is_some(), false);
         // Nobody counts it any more.
@@ -528,8 +535,8 @@ impl Context<'_> {
             phase: last.phase,
             reason,
             age: last.age(self.now),
-            original: counts_of(last.original_tally),
-            reply: counts_of(last.reply_tally),
+            original,
+            reply,
         }));
         self.have_ends_speak(&flow, &last);
         let at = self.look_at_ended(&ended);
@@ -540,9 +547,9 @@ impl Context<'_> {
         }
     }
 
-    fn look_at_ended(&self, connection: &Connection) -> Instant {
+    fn look_at_ended(&self, connection: &Whole) -> Instant {
         let at = self.look_at(connection);
-        if connection.asks < TELL_ROUNDS { at.min(self.now.after(SPEAK_WITHIN)) } else { at }
+        if connection.rare.asks < TELL_ROUNDS { at.min(self.now.after(SPEAK_WITHIN)) } else { at }
     }
 
     /// Brings a connection back to the queue, and has both ends say something: old numbers
@@ -584,8 +591,7 @@ impl Context<'_> {
     }
 }
 
-/// Raises what was counted here to what the kernel has counted.
-fn raise(tally: &mut Tally, counts: Counts) {
-    tally.packets = tally.packets.max(u32::try_from(counts.packets).unwrap_or(u32::MAX));
-    tally.bytes = tally.bytes.max(counts.bytes);
+/// What the kernel has counted.
+fn tally_of(counts: Counts) -> Tally {
+    Tally { packets: u32::try_from(counts.packets).unwrap_or(u32::MAX), bytes: counts.bytes }
 }

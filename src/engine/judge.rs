@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::{
-    CloseReason, DropReason, Meta, Verdict,
+    CloseReason, DropReason, IfIndex, Meta, Verdict,
     admit::{Newcomer, opposite},
-    context::{Context, Held, path_of},
+    context::{Context, Held},
     cookies::BEHIND,
     fast::{give_candidate_up, load_of},
     fast_open::{Passage, passage},
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     conntrack::{
-        Connection, Direction, Flow, Key, Phase, Slot,
+        Connection, Direction, Flow, Key, Live, Phase, Slot,
         key::Sender,
         tcp::{self, Kind, Outcome},
         window::{Half, Seen, StaleSyn},
@@ -56,7 +56,7 @@ pub(super) struct Arrival<'p> {
 
 /// A packet of a connection that is known.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Met<'p, A> {
+pub(super) struct Met<'p, A: Family> {
     /// Where that lies.
     pub(super) slot: Slot,
     pub(super) key: &'p Key<A>,
@@ -209,10 +209,10 @@ impl Context<'_> {
         if is_in_time && table.is_early(slot, self.now) {
             return Some(slot);
         }
-        let connection = &table.get(slot)?.connection;
+        let connection = table.whole(slot)?;
         // Only the kernel knows how long those were silent of which packets pass unseen.
-        let is_unknown = connection.fast.is_unseen() && connection.asked.is_none();
-        let deadline = self.deadline(connection);
+        let is_unknown = connection.fast.is_unseen() && connection.rare.asked.is_none();
+        let deadline = self.deadline(&connection);
         if deadline.at > self.now || is_unknown || self.overdue::<A>(held, slot, false, deadline) {
             return Some(slot);
         }
@@ -231,29 +231,32 @@ impl Context<'_> {
     ) -> Result<Verdict, Replaced> {
         let now = self.now;
         let Met { slot, key, arrival, .. } = *met;
-        let Some(entry) = A::table(held.shard).get_mut(slot) else { return Err(Replaced(None)) };
-        let connection = &mut entry.connection;
+        let Some(mut connection) = A::table(held.shard).live(slot) else { return Err(Replaced(None)) };
         if (connection.tag & BEHIND != 0 || self.out.opening) && !self.out.is_read {
+            drop(connection);
             return self.judge_behind(held, met);
         }
-        if is_uncounted(connection) && may_go_on(&arrival.content) {
+        if is_uncounted(connection.phase, connection.rare()) && may_go_on(&arrival.content) {
+            drop(connection);
             return self.judge_uncounted(held, met);
         }
         let direction = met.sender.direction(connection.opener);
-        if !connection.fast.is_none()
-            && let Some(verdict) = self.judge_unseen(held, met, direction)
-        {
-            return Ok(verdict);
+        if !connection.fast.is_none() {
+            drop(connection);
+            if let Some(verdict) = self.judge_unseen(held, met, direction) {
+                return Ok(verdict);
+            }
+            let Some(again) = A::table(held.shard).live(slot) else { return Err(Replaced(None)) };
+            connection = again;
         }
-        let Some(entry) = A::table(held.shard).get_mut(slot) else { return Err(Replaced(None)) };
-        let connection = &mut entry.connection;
         // Only a handshake that begins anew may have to be taken back.
-        let unchanged = connection.stale_syn.map(|_| *connection);
+        let unchanged = connection.rare().stale_syn.map(|_| connection.whole());
         let before = connection.standing();
         // Both ends' words by one way may be one forger's.
-        let on_path = is_on_path(connection, direction, arrival.meta);
+        let on_path = is_on_path(connection.interfaces().map(IfIndex), direction, arrival.meta);
         match arrival.content {
             Content::Tcp(kind, segment) if connection.take_answer(direction, kind, segment, now) => {
+                drop(connection);
                 self.after_step::<A>(held, slot, key, before);
                 return Ok(Verdict::Drop(DropReason::KeepaliveAnswer));
             }
@@ -263,26 +266,30 @@ impl Context<'_> {
             {
                 return Ok(Verdict::Drop(DropReason::ChallengeAnswer));
             }
-            Content::Tcp(kind, segment) => match self.step(connection, direction, kind, segment) {
+            Content::Tcp(kind, segment) => match self.step(&mut connection, direction, kind, segment) {
                 None => return Ok(Verdict::Drop(DropReason::FastOpen)),
                 Some(Outcome::Stale) if kind == Kind::Syn && !on_path => {
-                    connection.stale_syn = None;
+                    connection.rare_mut().stale_syn = None;
                     connection.halves(direction).0.seen.clear(Seen::FORGOT);
                 }
-                Some(Outcome::Reborn) if !on_path => *connection = unchanged.unwrap_or(*connection),
+                Some(Outcome::Reborn) if !on_path => {
+                    if let Some(unchanged) = &unchanged {
+                        connection.restore(unchanged);
+                    }
+                }
                 Some(Outcome::Over) if !on_path => {}
                 Some(Outcome::Pass) if matches!(kind, Kind::Ack | Kind::Fin) => {
                     connection.is_alive(direction, now);
                 }
                 Some(Outcome::Pass | Outcome::Stale) => {}
                 Some(Outcome::Reborn) => {
+                    drop(connection);
                     let is_counted = self.count_half_open::<A>(held, slot, key);
-                    if let Some(entry) = A::table(held.shard).get_mut(slot) {
-                        let connection = &mut entry.connection;
+                    if let Some(mut connection) = A::table(held.shard).live(slot) {
                         if is_counted {
                             connection.count(direction, arrival.len, now);
-                        } else {
-                            *connection = unchanged.unwrap_or(*connection);
+                        } else if let Some(unchanged) = &unchanged {
+                            connection.restore(unchanged);
                         }
                     }
                     if !is_counted {
@@ -292,11 +299,13 @@ impl Context<'_> {
                     return Ok(Verdict::Accept);
                 }
                 Some(Outcome::Over) => {
+                    drop(connection);
                     return Ok(self.take_over(held, met, segment));
                 }
                 Some(Outcome::Reopen) => {
-                    let crossed = connection.stale_syn.filter(|syn| on_path && syn.from != direction);
+                    let crossed = connection.rare().stale_syn.filter(|syn| on_path && syn.from != direction);
                     let syn = crossed.map(|syn| syn.toward(direction));
+                    drop(connection);
                     self.end::<A>(held, slot, false, CloseReason::Replaced, true);
                     return Err(Replaced(syn));
                 }
@@ -310,9 +319,11 @@ impl Context<'_> {
             }
             Content::EchoRequest | Content::EchoReply | Content::Other => connection.refresh(now),
         }
-        give_candidate_up(connection, now);
+        give_candidate_up(&mut connection, now);
         connection.count(direction, arrival.len, now);
-        if connection.standing() != before {
+        let stands = connection.standing() == before;
+        drop(connection);
+        if !stands {
             self.after_step::<A>(held, slot, key, before);
             if let Some(limit) = self.out.too_many.take() {
                 return Ok(self.end_too_many::<A>(held, slot, limit));
@@ -326,10 +337,8 @@ impl Context<'_> {
     /// another: whether it may, the rules say now. If not, its SYN-ACK is dropped.
     fn take_over<A: Family>(&mut self, held: &mut Held<'_>, met: &Met<'_, A>, segment: &Segment) -> Verdict {
         let Met { slot, key, arrival, .. } = *met;
-        let next = A::table(held.shard).get(slot).and_then(|entry| {
-            let old = &entry.connection;
-            tcp::successor(old, segment, opposite(old.opener), self.now)
-        });
+        let old = A::table(held.shard).whole(slot);
+        let next = old.and_then(|old| tcp::successor(&old, segment, opposite(old.opener), self.now));
         self.end::<A>(held, slot, false, CloseReason::Replaced, true);
         match (next, self.ruling.pickup_of_answer(arrival.meta, &arrival.flow)) {
             (Some(next), Some(pickup)) => {
@@ -353,24 +362,24 @@ impl Context<'_> {
     /// `None`: it does not, and changes nothing.
     fn step(
         &mut self,
-        connection: &mut Connection,
+        connection: &mut Live<'_>,
         direction: Direction,
         kind: Kind,
         segment: &Segment,
     ) -> Option<Outcome> {
-        let mode = || self.ruling.fast_open(RuleId(connection.rule));
-        let (passage, other) = passage(mode, kind, segment);
+        let rule = RuleId(connection.rule);
+        let (passage, other) = passage(|| self.ruling.fast_open(rule), kind, segment);
         let segment = other.as_ref().unwrap_or(segment);
         if passage != Passage::Denied {
             self.out.strip = passage == Passage::Bare;
             return Some(tcp::step(connection, direction, kind, segment, self.now));
         }
-        let unchanged = *connection;
+        let unchanged = connection.whole();
         match tcp::step(connection, direction, kind, segment, self.now) {
             // A new connection may have another rule.
             Outcome::Reopen => Some(Outcome::Reopen),
             Outcome::Pass | Outcome::Stale | Outcome::Reborn | Outcome::Over | Outcome::Invalid(_) => {
-                *connection = unchanged;
+                connection.restore(&unchanged);
                 None
             }
         }
@@ -465,8 +474,8 @@ fn may_be_under_way(connection: &Connection, direction: Direction, seq: crate::w
 }
 
 /// Whether a packet came by the interfaces that its connection runs through.
-pub(super) fn is_on_path(connection: &Connection, direction: Direction, meta: &Meta) -> bool {
-    let [from, to] = path_of(connection);
+pub(super) fn is_on_path(path: [IfIndex; 2], direction: Direction, meta: &Meta) -> bool {
+    let [from, to] = path;
     match direction {
         Direction::Original => (meta.in_if, meta.out_if) == (from, to),
         Direction::Reply => (meta.in_if, meta.out_if) == (to, from),

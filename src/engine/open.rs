@@ -397,7 +397,10 @@ impl Context<'_> {
 #[cfg(test)]
 impl Open {
     /// The counts that these connections would have, and those that there are.
-    pub(super) fn recount(&self, all: &[(Flow, Connection)]) -> [std::collections::HashMap<Scope, u32>; 2] {
+    pub(super) fn recount(
+        &self,
+        all: &[(Flow, crate::conntrack::Whole)],
+    ) -> [std::collections::HashMap<Scope, u32>; 2] {
         let Some((_, tally)) = self.current() else { return Default::default() };
         let tally = tally.lock();
         let mut expected = std::collections::HashMap::new();

@@ -38,7 +38,7 @@ pub(super) enum Place {
 
 /// What a connection is found by, from a packet of it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Located<A> {
+pub(super) struct Located<A: Address> {
     pub(super) key: Key<A>,
     /// Which of its ends has sent the packet.
     pub(super) sender: Sender,

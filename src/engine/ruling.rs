@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use super::{IfIndex, Meta};
 use crate::{
-    conntrack::{Connection, Deadline, Direction, Flow, Instant, Phase, Timer, tcp},
+    conntrack::{Connection, Deadline, Direction, Flow, Instant, Phase, Timer, Whole, tcp},
     policy::{
         Action, FastOpen, Hook, Live, NewFlow, OnExpire, Origin, PickupMode, Policy, Probe, Rule, RuleId,
         ZoneBits, limits::LimitTable, timers::TimerTable,
@@ -113,8 +113,8 @@ impl Ruling {
     }
 
     /// When a connection ends if nothing more is heard.
-    pub(super) fn deadline(&self, connection: &Connection, shrink: Shrink, now: Instant) -> Deadline {
-        let interval = connection.asked.and_then(|_| self.probe(connection)).map(|probe| probe.interval);
+    pub(super) fn deadline(&self, connection: &Whole, shrink: Shrink, now: Instant) -> Deadline {
+        let interval = connection.rare.asked.and_then(|_| self.probe(connection)).map(|probe| probe.interval);
         connection.deadline(now, interval, |timer| self.silence(connection, shrink, timer))
     }
 
@@ -157,18 +157,18 @@ impl Ruling {
     }
 
     /// As [`Self::probe`], for a connection that one of its timers would end.
-    pub(super) fn asks_first(&self, connection: &Connection, timer: Timer) -> Option<Probe> {
+    pub(super) fn asks_first(&self, connection: &Whole, timer: Timer) -> Option<Probe> {
         // The cap holds whatever lives.
         self.probe(connection)
-            .filter(|probe| timer != Timer::HalfClosedMax && connection.asks < probe.retries)
+            .filter(|probe| timer != Timer::HalfClosedMax && connection.rare.asks < probe.retries)
     }
 
     /// How long a connection has at least, if nothing more is heard.
-    pub(super) fn expires_in(&self, connection: &Connection, deadline: Deadline, now: Instant) -> Duration {
+    pub(super) fn expires_in(&self, connection: &Whole, deadline: Deadline, now: Instant) -> Duration {
         let left = deadline.at.since(now);
         match self.asks_first(connection, deadline.timer) {
-            Some(probe) if connection.asked.is_some() || left.is_zero() => {
-                let rounds = probe.retries.saturating_sub(connection.asks);
+            Some(probe) if connection.rare.asked.is_some() || left.is_zero() => {
+                let rounds = probe.retries.saturating_sub(connection.rare.asks);
                 left.saturating_add(probe.interval.saturating_mul(u32::from(rounds)))
             }
             Some(_) | None => left,

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     Change, Counters, DropReason, Engine, Peer, Stats, TimerRow, UnderWay, View,
-    context::counts_of,
+    context::tallies_of,
     cookies::BEHIND,
     observe::Rate,
     ruling::{Ruling, Shrink},
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     conntrack::{
-        Address, Connection, Flow, Instant, Key, Phase, Slot, Table, Timer,
+        Address, Flow, Instant, Key, Phase, Slot, Table, Timer, Whole,
         embryonic::{EmbryoId, Member, Peaks, Scope},
     },
     policy::{Live, RuleId},
@@ -35,37 +35,40 @@ fn view<A: Address>(
     ruling: &Ruling,
     shrink: Shrink,
     now: Instant,
-) -> Option<(View, Connection)> {
-    let entry = table.get(slot)?;
-    let connection = &entry.connection;
+) -> Option<(View, Whole)> {
+    let (entry, connection) = (table.get(slot)?, table.whole(slot)?);
     if connection.fast.is_ended() {
         return None;
     }
-    let deadline = ruling.deadline(connection, shrink, now);
+    let deadline = ruling.deadline(&connection, shrink, now);
+    let [original, reply] = tallies_of(&connection);
     let view = View {
         flow: entry.key.flow(connection.opener),
         phase: connection.phase,
         rule: RuleId(connection.rule),
         age: connection.age(now),
         idle: connection.last_seen.elapsed(now),
-        expires_in: ruling.expires_in(connection, deadline, now),
+        expires_in: ruling.expires_in(&connection, deadline, now),
         timer: deadline.timer,
-        original: counts_of(connection.original_tally),
-        reply: counts_of(connection.reply_tally),
-        probes: connection.asks,
+        original,
+        reply,
+        probes: connection.rare.asks,
         unacknowledged_fin: matches!(connection.phase, Phase::FinWait | Phase::Closing)
-            .then(|| connection.first_fin.elapsed(now)),
+            .then_some(connection.rare.first_fin)
+            .flatten()
+            .map(|first_fin| first_fin.elapsed(now)),
         forgotten_by: connection.forgotten_by().map(Peer::sending),
         fast_path: connection.fast.rides(),
     };
-    Some((view, entry.connection))
+    Some((view, connection))
 }
 
 fn under_way<A: Address>(table: &Table<A>, slot: Slot, id: EmbryoId) -> Option<UnderWay> {
     let entry = table.get(slot)?;
-    let Connection { phase, opener, tag, rule, embryo, .. } = entry.connection;
+    let connection = table.whole(slot)?;
+    let (phase, opener, rule) = (connection.phase, connection.opener, connection.rule);
     // The slot may be another's by now.
-    let is_own = embryo == Some(id) && phase.is_embryonic() && tag & BEHIND == 0;
+    let is_own = connection.rare.embryo == Some(id) && phase.is_embryonic() && connection.tag & BEHIND == 0;
     is_own.then(|| UnderWay { flow: entry.key.flow(opener), phase, rule: RuleId(rule) })
 }
 
@@ -82,7 +85,7 @@ impl Engine {
         self.visit(now, &mut |view, _| each(view));
     }
 
-    pub(super) fn visit(&self, now: Instant, each: &mut dyn FnMut(&View, &Connection) -> bool) {
+    pub(super) fn visit(&self, now: Instant, each: &mut dyn FnMut(&View, &Whole) -> bool) {
         let ruling = self.ruling();
         let shrink = ruling.shrink(self.connections_now());
         self.pieces(&mut |shard, ipv6, slots| {

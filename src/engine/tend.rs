@@ -98,17 +98,15 @@ impl Context<'_> {
             if self.look_unseen::<A>(held, slot) {
                 continue;
             }
-            let Some(connection) = A::table(held.shard).get(slot).map(|entry| &entry.connection) else {
-                continue;
-            };
-            let deadline = self.deadline(connection);
+            let Some(connection) = A::table(held.shard).whole(slot) else { continue };
+            let deadline = self.deadline(&connection);
             if deadline.at > self.now {
-                let at = self.ruling.look_at(connection, deadline, self.shrink, self.now);
+                let at = self.ruling.look_at(&connection, deadline, self.shrink, self.now);
                 A::table(held.shard).put_back(slot, at);
             } else if self.overdue::<A>(held, slot, true, deadline)
-                && let Some(entry) = A::table(held.shard).get(slot)
+                && let Some(connection) = A::table(held.shard).whole(slot)
             {
-                let at = self.look_at(&entry.connection);
+                let at = self.look_at(&connection);
                 A::table(held.shard).put_back(slot, at);
             }
         }
@@ -151,8 +149,8 @@ impl Context<'_> {
     }
 
     fn hasten<A: Family>(&mut self, held: &mut Held<'_>, slot: Slot) {
-        let Some(entry) = A::table(held.shard).get(slot) else { return };
-        let at = self.look_at(&entry.connection);
+        let Some(connection) = A::table(held.shard).whole(slot) else { return };
+        let at = self.look_at(&connection);
         A::table(held.shard).hasten(slot, at);
         self.check_ride::<A>(held, slot);
         self.stand_again::<A>(held, slot);
@@ -198,7 +196,7 @@ impl Context<'_> {
         let mut held = Held { shard: &mut shard, number: at.shard };
         // It may have finished its handshake, or ended, in the meantime.
         let still =
-            A::table(held.shard).get(at.slot).is_some_and(|entry| entry.connection.embryo == Some(id));
+            A::table(held.shard).whole(at.slot).is_some_and(|connection| connection.rare.embryo == Some(id));
         if still {
             self.end::<A>(&mut held, at.slot, false, reason, false);
         }
@@ -206,12 +204,12 @@ impl Context<'_> {
 
     fn rejudge<A: Family>(&mut self, held: &mut Held<'_>, slot: Slot) {
         let ruling = self.ruling;
-        let Some(entry) = A::table(held.shard).get_mut(slot) else { return };
-        if entry.connection.fast.is_ended() {
+        let table = A::table(held.shard);
+        let (Some(entry), Some(connection)) = (table.get(slot), table.whole(slot)) else { return };
+        if connection.fast.is_ended() {
             return;
         }
-        let flow = entry.key.flow(entry.connection.opener);
-        let connection = &mut entry.connection;
+        let flow = entry.key.flow(connection.opener);
         if connection.tag & ANNOUNCED != 0 {
             // No rule need match it: it stays as long as its parent's rule lets others in.
             let rule = ruling.policy.rule(RuleId(connection.rule)).map(|rule| rule.action);
@@ -224,7 +222,7 @@ impl Context<'_> {
             let v6 = flow.protocol == crate::wire::Protocol::ICMPV6;
             (if v6 { 128 } else { 8 }, 0)
         });
-        let new = ruling.new_flow(hook_of(connection.tag), path_of(connection), &flow, icmp);
+        let new = ruling.new_flow(hook_of(connection.tag), path_of(&connection), &flow, icmp);
         let (action, RuleId(id), _) = ruling.decide(&new);
         if action == Action::Accept {
             if connection.rule != id {

@@ -33,7 +33,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use super::*;
 use crate::{
     conntrack::{
-        Connection, Phase, Scope,
+        Phase, Scope, Whole,
         window::{Half, Seen},
     },
     policy::{Action, Hook, Rule, Settings},
@@ -175,8 +175,9 @@ fn open_settings() -> Settings {
     settings
 }
 
-fn seen<A: crate::conntrack::Address>(entry: &crate::conntrack::Entry<A>) -> (Flow, Connection) {
-    (entry.key.flow(entry.connection.opener), entry.connection)
+fn seen<A: crate::conntrack::Address>(table: &crate::conntrack::Table<A>) -> Vec<(Flow, Whole)> {
+    let all = (0..table.bound()).filter_map(|slot| Some((table.get(slot)?, table.whole(slot)?)));
+    all.map(|(entry, connection)| (entry.key.flow(connection.opener), connection)).collect()
 }
 
 impl Lab {
@@ -476,12 +477,10 @@ impl Lab {
         let mut all = Vec::new();
         for (at, shard) in self.engine.shards.iter().enumerate() {
             let shard = shard.lock();
-            let known: Vec<(Flow, Connection)> = (0..shard.ipv4.bound())
-                .filter_map(|slot| shard.ipv4.get(slot).map(seen))
-                .chain((0..shard.ipv6.bound()).filter_map(|slot| shard.ipv6.get(slot).map(seen)))
-                .collect();
+            let known = [seen(&shard.ipv4), seen(&shard.ipv6)].concat();
             stale += known.iter().filter(|(_, connection)| connection.forgotten_by().is_some()).count();
-            for (flow, connection) in known.iter().filter(|(_, connection)| connection.embryo.is_some()) {
+            for (flow, connection) in known.iter().filter(|(_, connection)| connection.rare.embryo.is_some())
+            {
                 assert!(connection.phase.is_embryonic(), "{flow:?} counts in {}", connection.phase);
                 for scope in self.scopes(flow, connection.rule) {
                     *scopes.entry(scope).or_default() += 1;

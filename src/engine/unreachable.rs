@@ -8,12 +8,12 @@
 
 use super::{
     CloseReason, DropReason, Meta, Verdict,
-    context::{Context, Held},
+    context::{Context, Held, path_of},
     judge::{Content, Met, Replaced, is_on_path},
     shard::Family,
 };
 use crate::{
-    conntrack::{Connection, Direction, Phase, Slot, tcp::Kind},
+    conntrack::{Direction, Phase, Rare, Slot, tcp::Kind},
     policy::Hook,
     wire::Protocol,
 };
@@ -35,8 +35,8 @@ pub(super) const fn says_unreachable(protocol: Protocol, kind: u8, code: u8) -> 
 }
 
 /// Whether a connection is half-open and does not count.
-pub(super) const fn is_uncounted(connection: &Connection) -> bool {
-    connection.phase.is_embryonic() && connection.embryo.is_none()
+pub(super) const fn is_uncounted(phase: Phase, rare: &Rare) -> bool {
+    phase.is_embryonic() && rare.embryo.is_none()
 }
 
 impl Context<'_> {
@@ -49,11 +49,11 @@ impl Context<'_> {
         direction: Direction,
         meta: &Meta,
     ) {
-        let Some(entry) = A::table(held.shard).get(slot) else { return };
-        let connection = &entry.connection;
+        let Some(connection) = A::table(held.shard).whole(slot) else { return };
         // Who is on no way to the server must not lower the counts that protect it.
-        let is_believed = meta.hook == Hook::Output || is_on_path(connection, direction.opposite(), meta);
-        let is_lone = connection.phase == Phase::SynSent && connection.embryo.is_some();
+        let is_believed =
+            meta.hook == Hook::Output || is_on_path(path_of(&connection), direction.opposite(), meta);
+        let is_lone = connection.phase == Phase::SynSent && connection.rare.embryo.is_some();
         if direction == Direction::Original && is_lone && is_believed {
             self.release_embryo::<A>(held, slot);
             held.shard.uncounted = held.shard.uncounted.saturating_add(1);

@@ -6,8 +6,10 @@
 use std::fmt;
 
 /// A TCP sequence number. Arithmetic wraps; `before` and `after` compare as
-/// RFC 9293 §3.4 has it. Two numbers exactly 2^31 apart are neither.
+/// RFC 9293 §3.4 has it. Two numbers exactly 2^31 apart are neither. It lies at any
+/// address, so that what holds some needs no gaps.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(Rust, packed)]
 pub struct SeqNum(pub u32);
 
 impl SeqNum {
@@ -63,12 +65,12 @@ impl SeqNum {
 
 impl fmt::Debug for SeqNum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
+        write!(f, "{}", { self.0 })
     }
 }
 
 impl fmt::Display for SeqNum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
+        write!(f, "{}", { self.0 })
     }
 }

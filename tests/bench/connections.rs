@@ -1,6 +1,6 @@
 //! An engine full of connections, and packets of them, the same every time.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use halfgate::{
     conntrack::Instant,
@@ -24,14 +24,24 @@ pub(crate) fn open_policy(connections: u32) -> Policy {
     Policy::new(settings, Vec::new(), Vec::new(), vec!["default".into()])
 }
 
-pub(crate) fn tuple(n: u32) -> FourTuple {
-    let client = Ipv4Addr::from(0x0a00_0000 | (n >> 12));
-    FourTuple {
-        src: client.into(),
-        src_port: 1024 + u16::try_from(n & 0xfff).unwrap_or(0),
-        dst: [192, 0, 2, 1].into(),
-        dst_port: 80,
-    }
+/// What the connections run over.
+#[derive(Clone, Copy)]
+pub(crate) enum Family {
+    Ipv4,
+    #[allow(dead_code, reason = "not every program runs over both")]
+    Ipv6,
+}
+
+pub(crate) fn tuple(family: Family, n: u32) -> FourTuple {
+    let [src, dst]: [IpAddr; 2] = match family {
+        Family::Ipv4 => [Ipv4Addr::from(0x0a00_0000 | (n >> 12)).into(), Ipv4Addr::new(192, 0, 2, 1).into()],
+        Family::Ipv6 => {
+            let network = 0x2001_0db8 << 96;
+            [Ipv6Addr::from(network | u128::from(n >> 12) << 64 | 1), Ipv6Addr::from(network | 2)]
+                .map(IpAddr::from)
+        }
+    };
+    FourTuple { src, src_port: 1024 + u16::try_from(n & 0xfff).unwrap_or(0), dst, dst_port: 80 }
 }
 
 pub(crate) fn meta(packet: &RawPacket) -> Meta {
@@ -49,20 +59,20 @@ pub(crate) fn meta(packet: &RawPacket) -> Meta {
     }
 }
 
-pub(crate) fn syn(n: u32) -> RawPacket {
-    SegmentBuilder::new(tuple(n)).flags(Flags::SYN).seq(SeqNum(n)).build()
+pub(crate) fn syn(family: Family, n: u32) -> RawPacket {
+    SegmentBuilder::new(tuple(family, n)).flags(Flags::SYN).seq(SeqNum(n)).build()
 }
 
 /// A packet in window of an established connection.
-pub(crate) fn acknowledgement(n: u32) -> RawPacket {
-    SegmentBuilder::new(tuple(n)).seq(SeqNum(n + 1)).ack(SeqNum(10)).build()
+pub(crate) fn acknowledgement(family: Family, n: u32) -> RawPacket {
+    SegmentBuilder::new(tuple(family, n)).seq(SeqNum(n + 1)).ack(SeqNum(10)).build()
 }
 
 /// The handshakes of connections 0 to `connections`.
-pub(crate) fn establish(worker: &mut Worker, connections: u32) {
+pub(crate) fn establish(worker: &mut Worker, family: Family, connections: u32) {
     for n in 0..connections {
-        let answer = SegmentBuilder::new(tuple(n).reversed()).seq(SeqNum(9)).ack(SeqNum(n + 1));
-        for packet in [syn(n), answer.flags(Flags::SYN).build(), acknowledgement(n)] {
+        let answer = SegmentBuilder::new(tuple(family, n).reversed()).seq(SeqNum(9)).ack(SeqNum(n + 1));
+        for packet in [syn(family, n), answer.flags(Flags::SYN).build(), acknowledgement(family, n)] {
             assert_eq!(worker.handle_packet(&meta(&packet), &packet.bytes, NOW), Verdict::Accept);
         }
         while worker.poll_event().is_some() {}
@@ -90,11 +100,11 @@ pub(crate) fn judge_batches(worker: &mut Worker, packets: &[RawPacket], expected
 }
 
 /// Packets in window of these connections, in a fixed order that a prefetcher can't guess.
-pub(crate) fn in_window(connections: u32, packets: usize) -> Vec<RawPacket> {
+pub(crate) fn in_window(family: Family, connections: u32, packets: usize) -> Vec<RawPacket> {
     let mut n = 1_u32;
     let mut next = || {
         n = n.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        acknowledgement((n >> 4) % connections)
+        acknowledgement(family, (n >> 4) % connections)
     };
     (0..packets).map(|_| next()).collect()
 }

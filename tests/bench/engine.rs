@@ -1,15 +1,19 @@
 //! What the engine itself costs: nanoseconds a packet in window, and bytes of
 //! memory a connection, without a kernel.
 //!
-//!     cargo run --release --example engine_bench [CONNECTIONS]
+//!     cargo run --release --example engine_bench
+//!     cargo run --release --example engine_bench ipv4|ipv6 CONNECTIONS
 
 #![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a benchmark reads the clock and prints")]
 
 mod connections;
 
-use std::time::Instant as Clock;
+use std::{
+    process::{Command, ExitCode},
+    time::Instant as Clock,
+};
 
-use connections::{BATCH, NOW, establish, in_window, judge_batches, meta, open_policy};
+use connections::{BATCH, Family, NOW, establish, in_window, judge_batches, meta, open_policy};
 use halfgate::{
     conntrack::Instant,
     engine::{Engine, Verdict},
@@ -23,24 +27,42 @@ fn resident() -> usize {
     statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4096
 }
 
-fn main() {
-    let counts = match std::env::args().nth(1).and_then(|n| n.parse().ok()) {
-        Some(count) => vec![count],
-        None => vec![1_000, 1_000_000],
-    };
-    for connections in counts {
-        measure(connections);
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.as_slice() {
+        [] => {
+            // Each by itself, so that none finds memory that another has given back.
+            for (family, connections) in [("ipv4", "1000"), ("ipv4", "1000000"), ("ipv6", "1000000")] {
+                let own = std::env::current_exe().map(Command::new);
+                let status = own.and_then(|mut own| own.args([family, connections]).status());
+                if !status.is_ok_and(|status| status.success()) {
+                    return ExitCode::FAILURE;
+                }
+            }
+        }
+        [family, connections] => {
+            let family = match family.as_str() {
+                "ipv4" => Family::Ipv4,
+                "ipv6" => Family::Ipv6,
+                _ => return ExitCode::from(2),
+            };
+            let Ok(connections) = connections.parse() else { return ExitCode::from(2) };
+            print!("{}: ", args[0]);
+            measure(family, connections);
+        }
+        _ => return ExitCode::from(2),
     }
+    ExitCode::SUCCESS
 }
 
-fn measure(connections: u32) {
+fn measure(family: Family, connections: u32) {
     let policy = open_policy(connections);
     let before = resident();
     let engine = Engine::new(policy, [11, 13], Instant(1000));
     let mut worker = engine.worker();
-    establish(&mut worker, connections);
-    let bytes = resident().saturating_sub(before) / usize::try_from(connections).unwrap_or(1);
-    let packets = in_window(connections, PACKETS);
+    establish(&mut worker, family, connections);
+    let tenths = resident().saturating_sub(before) * 10 / usize::try_from(connections).unwrap_or(1);
+    let packets = in_window(family, connections, PACKETS);
     let batches = nanos(|| judge_batches(&mut worker, &packets, Verdict::Accept));
     let single = nanos(|| {
         for packet in &packets {
@@ -50,7 +72,9 @@ fn measure(connections: u32) {
     });
     println!(
         "{connections} connections: a packet in window {batches} in batches of {BATCH}, {single} by itself; \
-         {bytes} bytes of memory a connection"
+         {}.{} bytes of memory a connection",
+        tenths / 10,
+        tenths % 10
     );
 }
 

@@ -14,7 +14,7 @@ mod rule_set;
 
 use std::{hint::black_box, process::ExitCode};
 
-use connections::{NOW, establish, in_window, judge_batches, meta, open_policy, syn};
+use connections::{Family, NOW, establish, in_window, judge_batches, meta, open_policy, syn};
 use halfgate::{
     conntrack::Instant,
     engine::{DropReason, Engine, IfIndex, Verdict, Worker},
@@ -31,7 +31,7 @@ type Case = (&'static str, fn() -> usize);
 
 const CASES: [Case; 9] = [
     ("parse", || {
-        let packets = in_window(1000, TIMES);
+        let packets = in_window(Family::Ipv4, 1000, TIMES);
         counted_parse(&packets);
         packets.len()
     }),
@@ -68,8 +68,8 @@ fn packets_in_window(connections: u32) -> usize {
 fn in_window_of(connections: u32, counted: impl FnOnce(&mut Worker, &[RawPacket])) -> usize {
     let engine = Engine::new(open_policy(connections), [11, 13], Instant(1000));
     let mut worker = engine.worker();
-    establish(&mut worker, connections);
-    let packets = in_window(connections, TIMES);
+    establish(&mut worker, Family::Ipv4, connections);
+    let packets = in_window(Family::Ipv4, connections, TIMES);
     counted(&mut worker, &packets);
     packets.len()
 }
@@ -79,7 +79,7 @@ fn syns(policy: Policy, verdict: Verdict) -> usize {
     let interfaces = (1..).map(IfIndex).zip(INTERFACES.map(str::to_owned));
     engine.set_interfaces(&interfaces.collect::<Vec<_>>());
     let mut worker = engine.worker();
-    let packets: Vec<RawPacket> = (0..).take(TIMES).map(syn).collect();
+    let packets: Vec<RawPacket> = (0..).take(TIMES).map(|n| syn(Family::Ipv4, n)).collect();
     counted_packets(&mut worker, &packets, verdict);
     packets.len()
 }

@@ -8,7 +8,7 @@ use std::{
 
 use halfgate::{
     sys::netns::{Captured, Family, Tap},
-    wire::Flags,
+    wire::{Flags, SeqNum},
 };
 use serde_json::Value;
 
@@ -118,7 +118,7 @@ fn a_client_passes_a_full_limit_and_forged_sources_never_do(family: Family) {
         let challenge = segment(&packet).unwrap();
         assert_eq!((challenge.src_port, challenge.dst_port), (80, 4000));
         assert_eq!(challenge.flags, Flags::SYN.with(Flags::ACK));
-        assert_ne!(challenge.ack.0, 1001, "no number that the SYN's sender could take");
+        assert_ne!(challenge.ack, SeqNum(1001), "no number that the SYN's sender could take");
     }
     // Guesses prove nothing.
     for from in &forged {

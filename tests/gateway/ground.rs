@@ -1,7 +1,10 @@
 //! The ground under the other tests: without a firewall everything that they
 //! expect to be stopped gets through, and is seen.
 
-use halfgate::{sys::netns::Family, wire::Flags};
+use halfgate::{
+    sys::netns::Family,
+    wire::{Flags, SeqNum},
+};
 
 use crate::harness::{Gateway, SOON, accept, rules, say, segment};
 
@@ -34,7 +37,7 @@ fn without_a_firewall_a_forged_syn_fills_the_backlog_and_is_seen_on_both_wires(f
         assert_eq!(segment(&syn.packet().unwrap()).unwrap().flags, Flags::SYN);
         let answer = client.find(SOON, |packet| packet.dst == from.ip()).unwrap().expect("its answer");
         let answer = segment(&answer.packet().unwrap()).unwrap();
-        assert_eq!((answer.flags, answer.ack.0), (Flags::SYN.with(Flags::ACK), 1001));
+        assert_eq!((answer.flags, answer.ack), (Flags::SYN.with(Flags::ACK), SeqNum(1001)));
     }
     gateway.eventually("ten half-open sockets", SOON, || gateway.backlog(80) == 10);
 }

@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, thread, time::Duration};
 
-use halfgate::{sys::netns::Family, wire::Flags};
+use halfgate::{
+    sys::netns::Family,
+    wire::{Flags, SeqNum},
+};
 
 use crate::harness::{EARLY, Gateway, LATE, SOON, accept, rules, s, say, segment};
 
@@ -60,7 +63,7 @@ fn a_client_that_never_finishes_is_cut_and_the_server_gets_its_rst(family: Famil
     let rst = rst.unwrap().expect("a RST on the server's wire");
     let rst = segment(&rst.packet().unwrap()).unwrap();
     assert_eq!((rst.src_port, rst.dst_port), (4000, 80));
-    assert_eq!(rst.seq.0, 1001, "what the server expects next");
+    assert_eq!(rst.seq, SeqNum(1001), "what the server expects next");
     assert_eq!(gateway.phase(from), None, "and the firewall has forgotten it");
     assert!(gateway.close_reason(from).contains("syn_received"), "{}", gateway.close_reason(from));
 }

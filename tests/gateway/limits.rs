@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use halfgate::{sys::netns::Family, wire::Flags};
+use halfgate::{
+    sys::netns::Family,
+    wire::{Flags, SeqNum},
+};
 
 use crate::harness::{Gateway, SOON, accept, rules, s, segment};
 
@@ -110,7 +113,7 @@ fn reset_answers_the_one_too_many(family: Family) {
         let answer = segment(&answer.unwrap().expect("an answer").packet().unwrap()).unwrap();
         assert_eq!(answer.flags.contains(Flags::RST), port == 4002, "port {port}: {answer:?}");
         if port == 4002 {
-            assert_eq!(answer.ack.0, 1001, "RFC 9293 §3.5.2: the RST acknowledges the SYN");
+            assert_eq!(answer.ack, SeqNum(1001), "RFC 9293 §3.5.2: the RST acknowledges the SYN");
         }
     }
     settles_at(&gateway, 80, 2);

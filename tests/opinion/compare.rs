@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use halfgate::{
     conntrack::{
-        Connection, Direction, Flow, Instant, Phase,
+        Connection, Direction, Flow, Instant, Phase, Whole,
         key::Sender,
         tcp::{self, Kind, Outcome},
     },
@@ -112,19 +112,19 @@ impl fmt::Display for Record {
 /// The same connection once more, without an engine around it: it shows why the engine
 /// said what it said.
 #[derive(Default)]
-struct Shadow(Option<(Connection, Side)>);
+struct Shadow(Option<(Whole, Side)>);
 
 impl Shadow {
     fn take(&mut self, from: Side, segment: &Segment) -> Option<Met> {
         let kind = Kind::of(segment.flags)?;
-        let open = || Some((tcp::open(segment, Sender::Low, NOW), from));
+        let open = || Some((Whole::from(tcp::open(segment, Sender::Low, NOW)), from));
         let Some((connection, opener)) = &mut self.0 else {
             self.0 = if kind == Kind::Syn { open() } else { None };
             return None;
         };
         let direction = if from == *opener { Direction::Original } else { Direction::Reply };
-        let before = *connection;
-        let outcome = tcp::step(connection, direction, kind, segment, NOW);
+        let before = connection.common;
+        let outcome = tcp::step(&mut connection.live(), direction, kind, segment, NOW);
         match outcome {
             Outcome::Reopen => self.0 = open(),
             Outcome::Over => self.0 = None,

@@ -6,6 +6,7 @@ use crate::{
     conntrack::{
         Connection, Direction, Instant, Phase,
         key::Sender,
+        rare::Live,
         window::{self, Half, Seen},
     },
     wire::Segment,
@@ -26,17 +27,17 @@ pub fn pick_up_answer(segment: &Segment, opener: Sender, now: Instant) -> Connec
 /// The segments of this direction's receiver may take another path: none may ever be
 /// seen.
 pub fn expect_one_way(connection: &mut Connection, direction: Direction) {
-    connection.halves(direction).1.elsewhere = true;
+    connection.halves(direction).1.be_elsewhere();
 }
 
 /// The opener's own next segment shows that it was answered where nobody saw it.
-pub(super) fn alone(connection: &mut Connection, kind: Kind, segment: &Segment, now: Instant) -> Outcome {
+pub(super) fn alone(connection: &mut Live<'_>, kind: Kind, segment: &Segment, now: Instant) -> Outcome {
     let unexpected = Outcome::Invalid(Invalid::Unexpected(kind, connection.phase));
-    if !connection.reply.elsewhere || !segment.seq.after(connection.original.iss) {
+    if !connection.reply.is_elsewhere() || !segment.seq.after(connection.original.iss) {
         return unexpected;
     }
     let mut reply = Half::behind_pickup(segment);
-    reply.elsewhere = true;
+    reply.be_elsewhere();
     if !connection.original.seen.has(Seen::SCALE) {
         reply.scale_not();
     }
@@ -60,7 +61,7 @@ pub(super) fn begins_alone(
 ) -> bool {
     let (sender, receiver) = (connection.sender(direction), connection.sender(direction.opposite()));
     matches!(kind, Kind::Syn | Kind::SynAck)
-        && receiver.elsewhere
+        && receiver.is_elsewhere()
         && (connection.phase == Phase::Reset || sender.seen.has(Seen::FIN))
         && segment.seq != sender.iss
         && reopen(connection, direction, segment) == Outcome::Reopen
@@ -69,16 +70,19 @@ pub(super) fn begins_alone(
 /// Whether a segment goes on after a SYN of the same end that was stale: its peer, who
 /// is never seen, may have answered it. Who else could have sent both, so that it
 /// moves nothing: the old connection ends by its timer.
-pub(super) fn goes_on_alone(connection: &Connection, direction: Direction, segment: &Segment) -> bool {
+pub(super) fn goes_on_alone(connection: &Live<'_>, direction: Direction, segment: &Segment) -> bool {
     let receiver = connection.sender(direction.opposite());
-    receiver.elsewhere
-        && connection.stale_syn.is_some_and(|syn| syn.from == direction && syn.is_continued_by(segment.seq))
+    receiver.is_elsewhere()
+        && connection
+            .rare()
+            .stale_syn
+            .is_some_and(|syn| syn.from == direction && syn.is_continued_by(segment.seq))
 }
 
 /// Whether nothing of one end was ever seen.
 #[must_use]
 pub fn is_one_way(connection: &Connection) -> bool {
-    connection.original.elsewhere || connection.reply.elsewhere
+    connection.original.is_elsewhere() || connection.reply.is_elsewhere()
 }
 
 /// Whether nothing of one end was seen before this segment: in a handshake nobody else is

@@ -2,13 +2,12 @@
 
 use super::{Invalid, Outcome, handshake::answers_stale_syn};
 use crate::{
-    conntrack::{Connection, Direction, Instant, Phase, Stamp, window::Seen},
+    conntrack::{Connection, Direction, Instant, Phase, Stamp, rare::Live, window::Seen},
     wire::{Flags, Segment, SeqNum},
 };
 
-pub(super) fn abort(connection: &mut Connection, segment: &Segment, now: Instant) -> Outcome {
-    let half = &connection.reply;
-    if half.is_challenged_by(segment) {
+pub(super) fn abort(connection: &mut Live<'_>, segment: &Segment, now: Instant) -> Outcome {
+    if is_challenged_by(connection, Direction::Reply, segment) {
         // It ends the other end's old connection, not this one.
         return Outcome::Stale;
     }
@@ -20,6 +19,13 @@ pub(super) fn abort(connection: &mut Connection, segment: &Segment, now: Instant
     connection.original.seen.add(Seen::RST);
     connection.enter(Phase::Reset, now);
     Outcome::Pass
+}
+
+/// Whether this number is that of an RST which answers a challenge of the end that sends in
+/// this direction.
+fn is_challenged_by(connection: &Live<'_>, direction: Direction, segment: &Segment) -> bool {
+    let is_challenged = connection.sender(direction).seen.has(Seen::CHALLENGED);
+    is_challenged && segment.seq == connection.rare().challenge(direction)
 }
 
 /// TIME-WAIT may be left only by a SYN that is newer (RFC 9293 §3.6.1): in time, where
@@ -64,7 +70,7 @@ pub(super) fn denies(connection: &Connection, direction: Direction, segment: &Se
 /// still under way), or the highest number that its peer has sent (it has all of
 /// it). Between them only the receiver knows, and answers.
 pub(super) fn reset(
-    connection: &mut Connection,
+    connection: &mut Live<'_>,
     direction: Direction,
     segment: &Segment,
     now: Instant,
@@ -73,6 +79,7 @@ pub(super) fn reset(
     let denies = denies(connection, direction, segment);
     let refuses_stale_syn =
         segment.flags.contains(Flags::ACK) && answers_stale_syn(connection, direction, segment);
+    let is_challenged = is_challenged_by(connection, direction.opposite(), segment);
     let (sender, receiver) = connection.halves(direction);
     // The sender's SYN that was crossed may be an old one, and its end refuse the other's.
     let refuses_crossing = phase == Phase::SynReceived
@@ -82,11 +89,11 @@ pub(super) fn reset(
     let heard = receiver.seen.has(Seen::ACK);
     let expected = if heard && receiver.ack.before(sender.end) { receiver.ack } else { sender.end };
     // What an end has acknowledged that was never heard is not known.
-    let unknown = !heard && (receiver.seen.has(Seen::MET) || receiver.elsewhere);
+    let unknown = !heard && (receiver.seen.has(Seen::MET) || receiver.is_elsewhere());
     let expected_from = if unknown { sender.end.minus(receiver.max_win) } else { expected };
     // To a woken end, or to one that opens anew toward an end that has forgotten this
     // connection, it is the right answer, and here it changes nothing.
-    let is_answer = receiver.is_challenged_by(segment) || refuses_stale_syn || refuses_crossing;
+    let is_answer = is_challenged || refuses_stale_syn || refuses_crossing;
     let outside = if is_answer { Outcome::Stale } else { Outcome::Invalid(Invalid::BadRst) };
     if matches!(phase, Phase::TimeWait | Phase::Reset) {
         // It changes nothing. An end that is gone answers everything that was still
@@ -102,7 +109,7 @@ pub(super) fn reset(
     if !inside && !exact {
         return outside;
     }
-    if !exact && receiver.elsewhere {
+    if !exact && receiver.is_elsewhere() {
         // Only the receiver knows, and nobody would see its answer.
         return Outcome::Stale;
     }
@@ -113,11 +120,11 @@ pub(super) fn reset(
         if denies {
             sender.seen.add(Seen::FORGOT);
         }
-        connection.unverified_rst = None;
+        connection.rare_mut().unverified_rst = None;
         connection.enter(Phase::Reset, now);
     } else {
         sender.seen.add(Seen::DOUBTED);
-        connection.unverified_rst.get_or_insert(Stamp::of(now));
+        connection.rare_mut().unverified_rst.get_or_insert(Stamp::of(now));
     }
     Outcome::Pass
 }

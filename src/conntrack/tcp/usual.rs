@@ -60,7 +60,7 @@ impl Progress {
 }
 
 /// Takes a segment as [`super::step`] would with the outcome `Pass`, where all that it changes
-/// is how far its connection has come, and not its [`Connection::standing`]. `false`: it may be
+/// is how far its connection has come, and not what others have to hear of. `false`: it may be
 /// anything else, and nothing has changed.
 #[inline(always)]
 pub fn take_usual(
@@ -69,7 +69,8 @@ pub fn take_usual(
     segment: &Progress,
     now: Instant,
 ) -> bool {
-    let is_open = connection.phase == Phase::Established && connection.asked.is_none();
+    // Nobody is asked, and nothing else is rare.
+    let is_open = connection.phase == Phase::Established && !connection.has_rare;
     // Timestamps hold.
     let is_lively = !connection.last_seen.is_older(window::TIMESTAMPS_HOLD, now);
     let (sender, receiver) = connection.halves(direction);
@@ -109,7 +110,6 @@ pub fn take_usual(
     sender.end = end.latest(sender.end);
     sender.ack = sender.ack.latest(segment.ack);
     receiver.max_end = receiver.max_end.latest(segment.ack.plus(window.max(1)));
-    // Nobody is asked.
     connection.refreshed = Stamp::of(now);
     true
 }
@@ -130,7 +130,7 @@ mod tests {
         *,
     };
     use crate::{
-        conntrack::key::Sender,
+        conntrack::{Whole, key::Sender},
         wire::{Flags, TcpOptions},
     };
 
@@ -173,17 +173,21 @@ mod tests {
         let numbers = (apart(), apart(), apart());
         let elsewhere = prop::bool::weighted(0.03);
         (numbers, 1_u32..70_000, scale, seen(), elsewhere, apart()).prop_map(
-            move |((end, room, ack), max_win, scale, seen, elsewhere, stamp)| Half {
-                iss: SeqNum(base.wrapping_sub(5000)),
-                end: SeqNum(base.wrapping_add(end)),
-                max_end: SeqNum(base.wrapping_add(end).wrapping_add(room)),
-                ack: SeqNum(other.wrapping_add(ack)),
-                max_win,
-                ts_recent: stamp,
-                scale,
-                seen,
-                elsewhere,
-                ..Half::default()
+            move |((end, room, ack), max_win, scale, seen, elsewhere, stamp)| {
+                let mut half = Half {
+                    iss: SeqNum(base.wrapping_sub(5000)),
+                    end: SeqNum(base.wrapping_add(end)),
+                    max_end: SeqNum(base.wrapping_add(end).wrapping_add(room)),
+                    ack: SeqNum(other.wrapping_add(ack)),
+                    max_win,
+                    ts_recent: stamp,
+                    scale,
+                    seen,
+                };
+                if elsewhere {
+                    half.be_elsewhere();
+                }
+                half
             },
         )
     }
@@ -229,20 +233,23 @@ mod tests {
         let (all, taken) = (Cell::new(0_u32), Cell::new(0_u32));
         let begun = Instant(1_000_000);
         let law = |((original, reply), (direction, segment), phase, asked, silence)| {
-            let mut before = Connection::new(phase, Sender::Low, begun);
+            let mut before = Whole::from(Connection::new(phase, Sender::Low, begun));
             (before.original, before.reply) = (original, reply);
-            before.asked = bool::then(asked, || Stamp::of(begun));
+            before.rare.asked = bool::then(asked, || Stamp::of(begun));
+            before.has_rare = asked;
             let now = begun.after(std::time::Duration::from_millis(silence));
             let (mut usual, mut any) = (before, before);
             all.set(all.get() + 1);
-            if !take_usual(&mut usual, direction, &Progress::of(&segment), now) {
+            if !take_usual(&mut usual.common, direction, &Progress::of(&segment), now) {
                 prop_assert_eq!(format!("{usual:?}"), format!("{before:?}"));
                 return Ok(());
             }
             taken.set(taken.get() + 1);
-            prop_assert!(!any.take_answer(direction, Kind::Ack, &segment, now));
-            prop_assert_eq!(step(&mut any, direction, Kind::Ack, &segment, now), Outcome::Pass);
-            any.is_alive(direction, now);
+            let mut live = any.live();
+            prop_assert!(!live.take_answer(direction, Kind::Ack, &segment, now));
+            prop_assert_eq!(step(&mut live, direction, Kind::Ack, &segment, now), Outcome::Pass);
+            live.is_alive(direction, now);
+            drop(live);
             prop_assert_eq!(format!("{usual:?}"), format!("{any:?}"));
             prop_assert_eq!(usual.standing(), before.standing());
             Ok(())

@@ -2,6 +2,7 @@
 
 /// What an end has done so far, a bit each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(Rust, packed)]
 pub struct Seen(u16);
 
 impl Seen {
@@ -18,8 +19,8 @@ impl Seen {
     /// Sent a keepalive probe that was not answered yet.
     pub const PROBE: Self = Self(1 << 5);
     /// Sent an acknowledgement that passed as stale: a peer that does not know
-    /// what it acknowledges answers with an RST of the number `challenge`
-    /// (RFC 9293 §3.5.1).
+    /// what it acknowledges answers with an RST of the number of the
+    /// challenge (RFC 9293 §3.5.1).
     pub const CHALLENGED: Self = Self(1 << 6);
     /// Sends timestamps.
     pub const TIMESTAMPS: Self = Self(1 << 7);

@@ -184,7 +184,7 @@ fn several_challenges_at_once_end_no_connection() {
     let first = challenged(&mut lab, client("S", 0)).1;
     lab.seconds(9);
     let second = challenged(&mut lab, client("S", 0)).1;
-    assert_ne!(first.0, second.0, "another period's");
+    assert_ne!(first, second, "another period's");
     lab.dropped(answer(first), DropReason::ChallengeAnswer);
     lab.pass(&[client("S", 0)]);
     // The second answer meets its connection, in either phase of the handshake.

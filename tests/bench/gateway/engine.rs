@@ -11,7 +11,7 @@ mod rule_set;
 
 use std::{fs, hint::black_box, sync::Arc, time::Instant as Clock};
 
-use connections::{NOW, establish, in_window, judge_batches, meta, open_policy};
+use connections::{Family, NOW, establish, in_window, judge_batches, meta, open_policy};
 use halfgate::{
     conntrack::Instant,
     engine::{Engine, Verdict},
@@ -39,9 +39,9 @@ impl Full {
         let policy = open_policy(connections);
         let before = resident();
         let engine = Engine::new(policy, [11, 13], Instant(1000));
-        establish(&mut engine.worker(), connections);
+        establish(&mut engine.worker(), Family::Ipv4, connections);
         let memory = resident().saturating_sub(before) as f64 / f64::from(connections);
-        Self { engine, packets: in_window(connections, PACKETS), memory }
+        Self { engine, packets: in_window(Family::Ipv4, connections, PACKETS), memory }
     }
 
     /// Nanoseconds a packet in window, in batches as a worker takes them.
