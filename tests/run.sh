@@ -22,7 +22,7 @@ cd "$here" || exit 1
 mapfile -t packages < <(missing_packages \
     nft=nftables iptables=iptables ip=iproute2 conntrack=conntrack ping=iputils-ping traceroute=traceroute \
     tcpdump=tcpdump hping3=hping3 nmap=nmap iperf3=iperf3 curl=curl unshare=util-linux sysctl=procps cc=gcc \
-    shellcheck=shellcheck systemd-analyze=systemd qemu-system-x86_64=qemu-system-x86 busybox=busybox-static \
+    shellcheck=shellcheck systemd-analyze=systemd busybox=busybox-static \
     cpio=cpio depmod=kmod strip=binutils valgrind=valgrind nginx=nginx-light wrk=wrk)
 if [ ! -e /usr/include/stdio.h ]; then packages+=(libc6-dev); fi
 if [ ! -e /etc/ssl/certs/ca-certificates.crt ]; then packages+=(ca-certificates); fi

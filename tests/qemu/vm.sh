@@ -7,9 +7,9 @@
 #                    PROGRAM [ARGUMENT...]
 #
 # PROGRAM and each FILE are copied with the libraries that they need, and are at
-# their own absolute paths inside. Needs qemu-system-x86, busybox-static, cpio
-# and, the first time, apt-get to fetch linux-image-cloud-amd64 (nothing is
-# installed). No KVM is needed. HALFGATE_VM_CACHE says where kernel and images
+# their own absolute paths inside. Needs busybox-static, cpio and, the first time,
+# apt-get to fetch linux-image-cloud-amd64 and, where it is not installed,
+# qemu-system-x86 (nothing is installed). No KVM is needed. HALFGATE_VM_CACHE says where kernel and images
 # are kept, HALFGATE_VM_TIMEOUT after how many seconds it gives up.
 set -eu
 
@@ -42,7 +42,6 @@ done
 tool() {
     PATH=$PATH:/usr/sbin:/sbin command -v "$1" || die "$1 was not found: install the package $2"
 }
-qemu=$(tool qemu-system-x86_64 qemu-system-x86)
 busybox=$(tool busybox busybox-static)
 tool cpio cpio >/dev/null
 depmod=$(tool depmod kmod)
@@ -70,6 +69,30 @@ if [ ! -e "$cache/kernel/done" ]; then
     touch "$cache/kernel/done"
 fi
 release=$(ls "$cache/kernel/lib/modules")
+
+# Not every machine can have it installed: its packages and those of another release's
+# qemu-utils, say, exclude each other. So what it needs is unpacked.
+if ! qemu=$(PATH=$PATH:/usr/sbin:/sbin command -v qemu-system-x86_64); then
+    qemu=$cache/qemu/run
+    if [ ! -e "$qemu" ]; then
+        rm -rf "$cache/qemu"
+        mkdir -p "$cache/qemu/root"
+        packages=$(apt-get -s --no-install-recommends install qemu-system-x86 | sed -n 's/^Inst \([^ ]*\) (\([^ ]*\) .*/\1=\2/p')
+        [ -n "$packages" ] || die "apt can't tell what qemu-system-x86 needs: run apt-get update"
+        # shellcheck disable=SC2086
+        (cd "$cache/qemu" && apt-get -qq -o APT::Sandbox::User=root download $packages &&
+            for package in ./*.deb; do dpkg-deb -x "$package" root && rm "$package" || exit 1; done) ||
+            die "qemu-system-x86 could not be fetched"
+        root=$cache/qemu/root
+        {
+            echo '#!/bin/sh'
+            echo "LD_LIBRARY_PATH='$root/usr/lib/$(uname -m)-linux-gnu:$root/lib/$(uname -m)-linux-gnu' \\"
+            echo "    exec '$root/usr/bin/qemu-system-x86_64' -L '$root/usr/share/qemu' -L '$root/usr/share/seabios' \"\$@\""
+        } >"$cache/qemu/new"
+        chmod +x "$cache/qemu/new"
+        mv "$cache/qemu/new" "$qemu"
+    fi
+fi
 
 # A file and the libraries it needs, at their own paths.
 copy() {
