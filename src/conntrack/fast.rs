@@ -7,7 +7,7 @@
 //! one end says is only noted, and believed as soon as what the other end says agrees
 //! with it ([`Connection::find_again`]). Until then segments pass and change nothing: their
 //! receiver judges them (RFC 9293 §3.10.7.4, RFC 5961), and the kernel is asked what it
-//! made of a FIN or RST ([`Connection::heed`]); an RST that it believes must be confirmed by
+//! made of a FIN or RST ([`Live::heed`]); an RST that it believes must be confirmed by
 //! the end that it was sent to.
 
 use super::{
