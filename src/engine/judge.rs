@@ -232,6 +232,10 @@ impl Context<'_> {
         let now = self.now;
         let Met { slot, key, arrival, .. } = *met;
         let Some(mut connection) = A::table(held.shard).live(slot) else { return Err(Replaced(None)) };
+        if arrival.meta.candidacy.is_some() {
+            // Whatever becomes of it.
+            connection.candidate_has_come();
+        }
         if (connection.tag & BEHIND != 0 || self.out.opening) && !self.out.is_read {
             drop(connection);
             return self.judge_behind(held, met);

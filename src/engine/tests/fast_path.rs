@@ -136,6 +136,25 @@ fn one_packet_at_a_time_may_begin_a_ride_until_it_has_come_or_is_lost() {
 }
 
 #[test]
+fn a_candidates_packet_that_is_dropped_or_lost_amid_others_holds_up_no_other() {
+    let mut lab = Lab::new();
+    lab.bring_to(Phase::Established);
+    let packet = lab.packet(client(".", 1).ack(1));
+    let forged = lab.packet(client(".", FAR).ack(1).len(1));
+    let mut come = |packet: &RawPacket, candidacy, verdict| {
+        let meta = Meta { candidacy, ..known(From::Client, packet.bytes.len()) };
+        assert_eq!(lab.raw(meta, &packet.bytes), verdict);
+        lab.worker.ride()
+    };
+    assert_eq!(come(&packet, None, Verdict::Accept), Some(Ride::MayBegin));
+    let dropped = Verdict::Drop(DropReason::SeqBeyond);
+    assert_eq!(come(&forged, Some(Candidacy::Stands), dropped), None);
+    assert_eq!(come(&packet, None, Verdict::Accept), Some(Ride::MayBegin));
+    let offers = (0..70_000).filter_map(|_| come(&packet, None, Verdict::Accept)).count();
+    assert_eq!(offers, 1, "the queue was full, and it was lost");
+}
+
+#[test]
 fn of_a_ride_that_did_not_begin_nobody_is_asked() {
     let mut lab = Lab::riding();
     let next = lab.packet(client("P.", 101).ack(51).len(10));
