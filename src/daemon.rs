@@ -18,6 +18,7 @@ pub mod exposure;
 pub mod fast;
 pub mod filter;
 pub mod forgetter;
+pub mod gathering;
 pub mod governor;
 pub mod half_open;
 pub mod kernel;

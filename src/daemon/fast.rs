@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{
+    gathering::Gathering,
     log,
     shared::{Outbox, Pulse, Shared, Tally},
     state::Daemon,
@@ -28,10 +29,6 @@ const TURN: Duration = Duration::from_millis(200);
 
 /// How many questions are taken at once.
 const BATCH: usize = 256;
-
-/// How long it lets questions come together, unless there are many: an end of a connection
-/// asks several times, and one answer does for them.
-const GATHER: Duration = Duration::from_millis(5);
 
 /// From what the kernel's timers count down, so that what is left of one tells how long a
 /// connection was silent.
@@ -113,30 +110,25 @@ pub fn ask(
     pulse: &Pulse,
 ) -> Result<(), String> {
     let mut worker = shared.engine.worker();
-    let (mut complained, mut is_behind) = (false, false);
+    let (mut complained, mut gathering) = (false, Gathering::of(BATCH));
     let (mut flows, mut known) = (Vec::with_capacity(BATCH), HashSet::with_capacity(BATCH));
     while !shared.stopping() {
         pulse.beat();
-        let first = match inbox.recv_timeout(TURN) {
-            Ok(first) => first,
+        // An end of a connection asks several times, and one answer does for them.
+        let questions = match gathering.take(inbox, TURN) {
+            Ok(questions) => questions,
             Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         };
-        if !is_behind {
-            std::thread::sleep(GATHER);
-        }
         flows.clear();
         known.clear();
-        let mut taken = 0;
-        for question in std::iter::once(first).chain(inbox.try_iter()).take(BATCH) {
-            taken += 1;
+        for question in questions {
             if let Transmit::Ask { flow } = question
                 && known.insert(flow)
             {
                 flows.push(flow);
             }
         }
-        is_behind = taken == BATCH;
         let told = Timeouts::read().and_then(|timeouts| {
             conntrack.begin_batch();
             conntrack.entries(&flows, |flow, entry| {

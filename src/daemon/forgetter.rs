@@ -22,6 +22,7 @@ use std::{
 };
 
 use super::{
+    gathering::Gathering,
     log,
     shared::{FORGETS_BEHIND, FORGETS_WAITING, Pulse, Shared, Tally},
 };
@@ -35,10 +36,6 @@ const TURN: Duration = Duration::from_millis(200);
 
 /// How many are taken at once.
 const BATCH: usize = 1024;
-
-/// How long it lets them come together, unless there are many: a flood would wake this for
-/// each.
-const GATHER: Duration = Duration::from_millis(5);
 
 /// Up to so many are looked at one by one: then none is deleted that has got the same
 /// addresses since.
@@ -84,18 +81,13 @@ pub fn run(
     pulse: &Pulse,
 ) -> Result<(), String> {
     let mut forgetter = Forgetter { shared, kernel, again: VecDeque::new(), complained: false };
-    let mut is_behind = false;
+    let mut gathering = Gathering::of(BATCH);
     loop {
         pulse.beat();
         let wait = if forgetter.again.is_empty() { TURN } else { AGAIN };
-        match inbox.recv_timeout(wait) {
-            Ok(first) => {
-                if !is_behind {
-                    std::thread::sleep(GATHER);
-                }
-                let batch: Vec<_> = std::iter::once(first).chain(inbox.try_iter()).take(BATCH).collect();
-                is_behind = batch.len() == BATCH;
-                forgetter.forget(&batch, true);
+        match gathering.take(inbox, wait) {
+            Ok(batch) => {
+                forgetter.forget(batch.as_slice(), true);
                 forgetter.catch_up(batch.len());
             }
             Err(RecvTimeoutError::Timeout) if shared.stopping() && forgetter.again.is_empty() => {

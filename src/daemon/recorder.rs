@@ -13,6 +13,7 @@ use std::{
 
 use super::{
     events,
+    gathering::Gathering,
     governor::{Governor, Written},
     log,
     observer::{Overrun, scan_row},
@@ -31,10 +32,6 @@ const TURN: Duration = Duration::from_millis(200);
 
 /// Events that are written down at one lock of the ring.
 const BATCH: usize = 1024;
-
-/// How long it lets events come together, unless there are many. Who tells of one meanwhile
-/// finds nobody waiting, and need not wake anybody: that costs more than the event.
-const GATHER: Duration = Duration::from_millis(5);
 
 /// Events of a kind that are remembered in a second.
 pub(super) const EVENTS_PER_SECOND: u32 = 200;
@@ -180,32 +177,26 @@ fn scan_told(written: &Written<Scan>, overrun: Option<Overrun>, now: Instant) ->
 /// None.
 pub fn run(shared: &Arc<Shared>, inbox: &Receiver<Event>, pulse: &Pulse) -> Result<(), String> {
     let mut record = Record::new();
-    let mut is_behind = false;
+    let mut gathering = Gathering::of(BATCH);
     while !shared.stopping() {
         pulse.beat();
-        let first = match inbox.recv_timeout(TURN) {
-            Ok(event) => Some(event),
+        let batch = match gathering.take(inbox, TURN) {
+            Ok(batch) => Some(batch),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => break,
         };
-        if first.is_some() && !is_behind {
-            std::thread::sleep(GATHER);
-        }
         let (now, wall) = (shared.clock.now(), Clock::wall(Duration::ZERO));
         let mut observer = shared.observer.lock();
         observer.second(&shared.engine, now);
         let mut scans = record.scans.overdue(now);
         let [mut ring, mut lines] = record.overdue(now);
-        let mut taken = 0;
-        for event in first.into_iter().chain(inbox.try_iter()).take(BATCH) {
-            taken += 1;
+        for event in batch.into_iter().flatten() {
             let scan = observer.take(&event, now);
             scans.extend(scan.and_then(|scan| record.scans.offer((), (), scan, now)));
             let [row, line] = record.take(event, now);
             ring.extend(row);
             lines.extend(line);
         }
-        is_behind = taken == BATCH;
         let lost = shared.events_lost();
         let overrun = observer.overrun(lost, now);
         drop(observer);
