@@ -325,19 +325,25 @@ impl Queue {
         }
     }
 
-    fn judge(&mut self, received: usize, judge: &mut impl LookAhead) -> Result<usize, QueueError> {
+    fn judge<J: LookAhead>(&mut self, received: usize, judge: &mut J) -> Result<usize, QueueError> {
         let mut judged = 0;
         let mut messages = self.batch.datagrams(received).flat_map(netlink::messages);
         loop {
-            // One datagram is one message, so that this is the whole batch.
-            let batch: [Option<(Incoming<'_>, _)>; BATCH] = std::array::from_fn(|_| {
-                let incoming = message::read(&messages.next()?);
+            // One datagram is one message, so that this is the whole batch. Written where it
+            // stays: most batches are far from full, and all of it is longer than a packet.
+            let mut batch: [Option<(Incoming<'_>, Option<J::Seen<'_>>)>; BATCH] = [const { None }; BATCH];
+            let mut count = 0;
+            for (place, message) in batch.iter_mut().zip(&mut messages) {
+                let incoming = message::read(&message);
                 let seen = match &incoming {
                     Incoming::Packet(_, queued) => Some(judge.look(queued)),
                     Incoming::Unreadable(_) | Incoming::Refused { .. } | Incoming::Other => None,
                 };
-                Some((incoming, seen))
-            });
+                *place = Some((incoming, seen));
+                count += 1;
+            }
+            let is_full = count == BATCH;
+            let batch = batch.get(..count).unwrap_or_default();
             judge.prepare(batch.iter().flatten().filter_map(|(_, seen)| seen.as_ref()));
             for (incoming, seen) in batch.iter().flatten() {
                 match (incoming, seen) {
@@ -364,7 +370,7 @@ impl Queue {
                     (Incoming::Packet(..) | Incoming::Other, _) => {}
                 }
             }
-            if batch.iter().any(Option::is_none) {
+            if !is_full {
                 return Ok(judged);
             }
         }

@@ -12,7 +12,7 @@
 //!   queue all the same, and everything else passes there as before.
 
 use nftables::{
-    expr::{CT, Expression, NamedExpression},
+    expr::Expression,
     stmt::{Mangle, Match, Operator, Statement},
     types::{NfChainPolicy, NfChainType},
 };
@@ -22,8 +22,8 @@ use super::{
     cookies::needs_output,
     exempt::Share,
     rules::{
-        DIVERT_PRIORITY, Document, and, ct_state, equals, field, inspected_priority, is_related, mark_has,
-        name, on, or, set_mark, string, syn, to_queue,
+        DIVERT_PRIORITY, Document, and, ct, ct_state, equals, field, inspected_priority, is_related,
+        mark_has, name, on, or, set_mark, string, syn, to_queue,
     },
 };
 use crate::policy::{Hook, Marks};
@@ -128,7 +128,7 @@ impl Document {
 }
 
 fn ct_mark() -> Expression<'static> {
-    Expression::Named(NamedExpression::CT(CT { key: "mark".into(), family: None, dir: None }))
+    ct("mark")
 }
 
 /// This bit of the conntrack entry's mark is set.

@@ -19,8 +19,12 @@
 use nftables::{expr::Expression, stmt::Statement};
 
 use super::{
+    Diversion, TableError, TableSpec,
     errands::{ct_mark_has, ct_mark_lacks, set_ct_mark},
-    rules::{Document, and, equals, field, is_of, is_related, known, mark_is, or, set_mark, string, with},
+    rules::{
+        Document, and, equals, field, is_not_renumbered, is_of, is_related, known, mark_is, or, set_mark,
+        string, to_queue, with,
+    },
 };
 use crate::{
     policy::{Hook, Marks},
@@ -32,10 +36,36 @@ impl Document {
     /// bit of an accept, as everything does that passes, and no other of ours.
     pub(super) fn pass_riders(&mut self, chain: &str, marks: Marks) {
         for (protocol, carries_on) in [(Protocol::TCP, Some(carries_on())), (Protocol::UDP, None)] {
-            let of_rider = [is_of(protocol), ct_mark_has(marks.fast()), known()];
+            let notedr = [is_of(protocol), ct_mark_has(marks.fast()), known()];
             let passes = [set_mark(!marks.mask(), marks.inspected()), Statement::Accept(None)];
-            self.rule(chain, of_rider.into_iter().chain(carries_on).chain(passes).collect());
+            self.rule(chain, notedr.into_iter().chain(carries_on).chain(passes).collect());
         }
+    }
+
+    /// Behind that: what nearly every other packet is, of a connection that conntrack knows and
+    /// of which its entry says nothing that the rules below would ask. They would all be asked
+    /// in vain, and give it the same bits.
+    pub(super) fn divert_usual(
+        &mut self,
+        chain: &str,
+        spec: &TableSpec,
+        diversion: Diversion,
+    ) -> Result<(), TableError> {
+        let marks = spec.marks;
+        for (protocol, carries_on) in [(Protocol::TCP, Some(carries_on())), (Protocol::UDP, None)] {
+            let usual = [is_of(protocol), ct_mark_lacks(noted(marks)), known(), is_not_renumbered()];
+            let keep = !marks.mask();
+            let to_queue = match diversion {
+                Diversion::Native => {
+                    [set_mark(keep, marks.known()), to_queue(spec.packet_queues()?, spec.fail)]
+                }
+                Diversion::Xtables => {
+                    [set_mark(keep, marks.known() | marks.divert()), Statement::Return(None)]
+                }
+            };
+            self.rule(chain, usual.into_iter().chain(carries_on).chain(to_queue).collect());
+        }
+        Ok(())
     }
 
     /// Behind that: what does not ride is the latest packet if it comes behind a candidate's.
@@ -44,7 +74,7 @@ impl Document {
     /// given the mark of its parent's, which says nothing of itself.
     pub(super) fn note_latest(&mut self, chain: &str, hook: Hook, marks: Marks) {
         let (candidate, latest) = (marks.candidate(), marks.latest());
-        let inherited = marks.fast() | candidate | latest | marks.opened_behind();
+        let inherited = noted(marks);
         for is_carried in [is_of(Protocol::TCP), is_of(Protocol::UDP)] {
             let of_parent = vec![is_related(), is_carried, ct_mark_has(inherited)];
             self.rule(chain, with(of_parent, [set_ct_mark(!inherited, 0)]));
@@ -78,6 +108,11 @@ impl Document {
         let ends = says(marks.ride_ends());
         self.rule(chain, vec![ends, set_ct_mark(!(fast | candidate | latest), 0)]);
     }
+}
+
+/// All that the rules say of a connection in its conntrack mark.
+const fn noted(marks: Marks) -> u32 {
+    marks.fast() | marks.candidate() | marks.latest() | marks.opened_behind()
 }
 
 /// TCP, and neither SYN nor FIN nor RST.

@@ -274,6 +274,7 @@ impl Document {
             // Nothing is exempt, and what rides is most of what comes.
             self.drop_blocked(&chain, hook, spec);
             self.pass_riders(&chain, marks);
+            self.divert_usual(&chain, spec, diversion)?;
             self.wipe(&chain, hook, marks);
         } else {
             self.wipe(&chain, hook, marks);
@@ -283,6 +284,7 @@ impl Document {
             self.rule(&chain, vec![mark_has(marks.inspected(), Operator::NEQ), Statement::Return(None)]);
             self.drop_blocked(&chain, hook, spec);
             self.pass_riders(&chain, marks);
+            self.divert_usual(&chain, spec, diversion)?;
         }
         self.note_latest(&chain, hook, marks);
         self.rule(&chain, vec![known(), set_mark(!0, marks.known())]);
@@ -480,9 +482,14 @@ pub(super) fn known() -> Statement<'static> {
 }
 
 pub(super) fn ct_state(state: &'static str) -> Statement<'static> {
-    let key = CT { key: "state".into(), family: None, dir: None };
-    let left = Expression::Named(NamedExpression::CT(key));
-    Statement::Match(Match { left, right: string(state), op: Operator::IN })
+    Statement::Match(Match { left: ct("state"), right: string(state), op: Operator::IN })
+}
+
+/// `IPS_SEQ_ADJUST`.
+const RENUMBERED: u32 = 1 << 6;
+
+pub(super) fn ct(key: &'static str) -> Expression<'static> {
+    Expression::Named(NamedExpression::CT(CT { key: key.into(), family: None, dir: None }))
 }
 
 /// The packet is about another one that conntrack knows.
@@ -496,17 +503,19 @@ fn is_announced_udp() -> [Statement<'static>; 2] {
     [is_related(), equals(meta(MetaKey::L4proto), number(Protocol::UDP))]
 }
 
-/// A helper has changed the length of what was said (`IPS_SEQ_ADJUST`): conntrack
-/// knows by how much.
+/// A helper has changed the length of what was said: conntrack knows by how much.
 fn is_renumbered() -> Statement<'static> {
-    ct_status(1 << 6)
+    ct_status(RENUMBERED)
+}
+
+/// Its numbers are what its sender wrote.
+pub(super) fn is_not_renumbered() -> Statement<'static> {
+    equals(and(ct("status"), Expression::Number(RENUMBERED)), Expression::Number(0))
 }
 
 /// One of these bits is in the state of the conntrack entry.
 pub(super) fn ct_status(bits: u32) -> Statement<'static> {
-    let key = CT { key: "status".into(), family: None, dir: None };
-    let left = Expression::Named(NamedExpression::CT(key));
-    Statement::Match(Match { left, right: Expression::Number(bits), op: Operator::IN })
+    Statement::Match(Match { left: ct("status"), right: Expression::Number(bits), op: Operator::IN })
 }
 
 fn is_tcp() -> Statement<'static> {
@@ -530,8 +539,7 @@ fn reject(how: RejectType, code: Option<RejectCode>) -> Statement<'static> {
 
 /// The packet answers the one that opened its connection.
 fn is_reply() -> Statement<'static> {
-    let key = CT { key: "direction".into(), family: None, dir: None };
-    equals(Expression::Named(NamedExpression::CT(key)), string("reply"))
+    equals(ct("direction"), string("reply"))
 }
 
 /// A SYN without ACK.
@@ -652,11 +660,12 @@ mod tests {
         for fail in [Fail::Closed, Fail::Open] {
             let [native, xtables] = [Diversion::Native, Diversion::Xtables].map(|diversion| {
                 let text = lines(&document(diversion, fail, 2)).replace(r#""prio":-159"#, r#""prio":-140"#);
-                // The two rules that end each divert chain.
+                // The rules that end each divert chain, and those of what is usual.
                 let other = |line: &&str| {
                     !(line.contains(r#""chain":"divert_"#)
                         && (line.contains(r#""queue":"#)
                             || line.contains("16777216")
+                            || line.contains("285212672")
                             || line.contains("33554432")
                             || line.contains("50331648")))
                 };
