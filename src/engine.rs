@@ -347,7 +347,6 @@ impl Worker {
         now: Instant,
     ) -> Verdict {
         if self.takes_plain(meta, &plain, &located, now) {
-            self.stats.count(Verdict::Accept, meta.wire_len);
             return Verdict::Accept;
         }
         self.handle_unusual(meta, bytes, plain, located, now)
@@ -376,7 +375,6 @@ impl Worker {
         if let Ok(packet) = parsed
             && self.takes_parsed(meta, packet, place, now)
         {
-            self.stats.count(Verdict::Accept, meta.wire_len);
             return Verdict::Accept;
         }
         self.handle_any(meta, bytes, parsed, place, now)

@@ -109,6 +109,7 @@ impl Daemon {
             packets: counters.packets,
             bytes: counters.bytes,
             accepted: counters.accepted,
+            lock_waits: counters.lock_waits,
             dropped,
             reset: counters.reset,
             stripped: counters.stripped,

@@ -140,17 +140,17 @@ impl Context<'_> {
             connection.tag |= BEHIND;
         }
         connection.live().count(Direction::Original, new.arrival.len, self.now);
-        let mut shard = mutex.lock();
+        let mut shard = self.stats.locked(mutex);
         let mut held = Held { shard: &mut shard, number };
         if let Some(slot) = A::table(held.shard).find(&new.key, new.hash) {
             // Another worker was faster with the same SYN.
-            self.engine.embryonic.lock().cancel(reservation);
+            self.stats.locked(&self.engine.embryonic).cancel(reservation);
             let met = Met { slot, key: &new.key, sender: new.sender, arrival: &new.arrival };
             let verdict = self.judge_known(&mut held, &met);
             return verdict.unwrap_or(Verdict::Drop(DropReason::Unexpected));
         }
         let Some(slot) = self.enter(&mut held, &new.key, new.hash, connection) else {
-            self.engine.embryonic.lock().cancel(reservation);
+            self.stats.locked(&self.engine.embryonic).cancel(reservation);
             return Verdict::Drop(DropReason::TableFull);
         };
         if self.out.opening {
@@ -158,7 +158,7 @@ impl Context<'_> {
         }
         self.opened(&connection, new.arrival.flow);
         let at = Whereabouts { shard: number, ipv6: A::IPV6, slot };
-        let embryo = self.engine.embryonic.lock().settle(reservation, at);
+        let embryo = self.stats.locked(&self.engine.embryonic).settle(reservation, at);
         if let Some(mut connection) = A::table(held.shard).live(slot) {
             connection.rare_mut().embryo = embryo;
         }
@@ -369,7 +369,7 @@ impl Context<'_> {
 
     /// Asks every limit that holds for one more half-open connection, and counts it.
     fn admit(&mut self, arrival: &Arrival<'_>, rule: RuleId) -> Admission {
-        let mut tracker = self.engine.embryonic.lock();
+        let mut tracker = self.stats.locked(&self.engine.embryonic);
         let mut evict: [Option<(Scope, Limit, u32)>; MAX_SCOPES] = [None; MAX_SCOPES];
         for (place, (group, limits, limit)) in evict.iter_mut().zip(self.limits_of(rule)) {
             let scope = self.scope_of(limit, group, &arrival.flow);
@@ -437,7 +437,7 @@ impl Context<'_> {
         }
         let at = Whereabouts { shard: held.number, ipv6: A::IPV6, slot };
         let (flow, rule) = (key.flow(connection.opener), RuleId(connection.rule));
-        let mut tracker = self.engine.embryonic.lock();
+        let mut tracker = self.stats.locked(&self.engine.embryonic);
         for (group, limits, limit) in self.limits_of(rule) {
             let most = limits.limit(limit).value;
             if most.is_some_and(|most| tracker.count(&self.scope_of(limit, group, &flow)) >= most) {
@@ -462,7 +462,7 @@ impl Context<'_> {
         let Some(mut connection) = A::table(held.shard).live(slot) else { return };
         let (flow, rule) = (key.flow(connection.opener), RuleId(connection.rule));
         let at = Whereabouts { shard: held.number, ipv6: A::IPV6, slot };
-        let mut tracker = self.engine.embryonic.lock();
+        let mut tracker = self.stats.locked(&self.engine.embryonic);
         let reservation = self.reserve(&mut tracker, rule, &flow);
         connection.rare_mut().embryo = reservation.and_then(|reservation| tracker.settle(reservation, at));
     }

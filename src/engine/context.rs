@@ -175,7 +175,7 @@ impl Context<'_> {
             A::table(held.shard).live(slot).and_then(|mut connection| connection.rare_mut().embryo.take());
         if let Some(id) = id {
             let at = Whereabouts { shard: held.number, ipv6: A::IPV6, slot };
-            self.engine.embryonic.lock().release(id, at);
+            self.stats.locked(&self.engine.embryonic).release(id, at);
         }
     }
 

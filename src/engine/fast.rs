@@ -407,7 +407,7 @@ impl Context<'_> {
         let Some((key, sender)) = Key::<A>::of(flow) else { return };
         let hash = key.hash(self.engine.seed);
         let (number, mutex) = self.engine.shard_of(hash);
-        let mut shard = mutex.lock();
+        let mut shard = self.stats.locked(mutex);
         let mut held = Held { shard: &mut shard, number };
         let Some(slot) = A::table(held.shard).find(&key, hash) else { return };
         let Some(mut connection) = A::table(held.shard).live(slot) else { return };

@@ -44,7 +44,7 @@ impl Worker {
 
     /// Fetches what finding the connection begins with.
     pub fn fetch_place(&self, foreseen: &Foreseen, with: &impl Fetch) {
-        let shard = self.engine.shard_of(foreseen.hash).1.lock();
+        let shard = self.stats.locked(self.engine.shard_of(foreseen.hash).1);
         match foreseen.is_ipv6 {
             false => shard.ipv4.fetch_bucket(foreseen.hash, with),
             true => shard.ipv6.fetch_bucket(foreseen.hash, with),
@@ -53,7 +53,7 @@ impl Worker {
 
     /// Fetches the connection, some time after [`Self::fetch_place`]: what most likely is it.
     pub fn fetch(&self, foreseen: &Foreseen, with: &impl Fetch) {
-        let shard = self.engine.shard_of(foreseen.hash).1.lock();
+        let shard = self.stats.locked(self.engine.shard_of(foreseen.hash).1);
         match foreseen.is_ipv6 {
             false => shard.ipv4.fetch_first(foreseen.hash, with),
             true => shard.ipv6.fetch_first(foreseen.hash, with),

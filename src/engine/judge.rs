@@ -123,7 +123,7 @@ impl Context<'_> {
         // It may lie in any shard, so before this one is held.
         let parent_rule = arrival.meta.parent.and_then(|parent| self.rule_of_parent(&parent));
         let (number, mutex) = self.engine.shard_of(hash);
-        let mut shard = mutex.lock();
+        let mut shard = self.stats.locked(mutex);
         let mut held = Held { shard: &mut shard, number };
         let mut crossed_syn = None;
         if let Some(slot) = self.find_live::<A>(&mut held, &key, hash) {
@@ -153,7 +153,7 @@ impl Context<'_> {
             // Who must go may lie in any shard.
             drop(shard);
             self.make_room(number, 0, arrival.meta.kernel_knows);
-            let mut shard = mutex.lock();
+            let mut shard = self.stats.locked(mutex);
             let mut held = Held { shard: &mut shard, number };
             // Another worker may have been faster with the same connection.
             return match self.find_live::<A>(&mut held, &key, hash) {
@@ -181,7 +181,7 @@ impl Context<'_> {
         let (key, _) = Key::<A>::of(parent)?;
         let hash = key.hash(self.engine.seed);
         let (number, mutex) = self.engine.shard_of(hash);
-        let mut shard = mutex.lock();
+        let mut shard = self.stats.locked(mutex);
         let mut held = Held { shard: &mut shard, number };
         let slot = self.find_live::<A>(&mut held, &key, hash)?;
         let connection = &A::table(held.shard).get(slot)?.connection;
@@ -440,7 +440,7 @@ impl Context<'_> {
         let Some((key, sender)) = Key::<A>::of(flow) else { return false };
         let hash = key.hash(self.engine.seed);
         let (number, mutex) = self.engine.shard_of(hash);
-        let mut shard = mutex.lock();
+        let mut shard = self.stats.locked(mutex);
         let mut held = Held { shard: &mut shard, number };
         let Some(slot) = self.find_live::<A>(&mut held, &key, hash) else { return false };
         let Some(entry) = A::table(held.shard).get(slot) else { return false };

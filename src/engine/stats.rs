@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::{Mutex, MutexGuard};
+
 use super::{DropReason, Verdict};
 use crate::conntrack::Phase;
 
@@ -27,6 +29,7 @@ pub(super) struct Stats {
     pub(super) completed: AtomicU64,
     pub(super) events_lost: AtomicU64,
     pub(super) forgets_lost: AtomicU64,
+    pub(super) lock_waits: AtomicU64,
     dropped: [AtomicU64; DropReason::COUNT],
     evicted: [AtomicU64; Phase::ALL.len()],
 }
@@ -52,6 +55,7 @@ impl Default for Stats {
             completed: zero(),
             events_lost: zero(),
             forgets_lost: zero(),
+            lock_waits: zero(),
             dropped: std::array::from_fn(|_| zero()),
             evicted: std::array::from_fn(|_| zero()),
         }
@@ -79,6 +83,18 @@ impl Stats {
         }
     }
 
+    /// Locks what others lock as well, and counts if one of them has it.
+    #[inline(always)]
+    pub(super) fn locked<'m, T>(&self, mutex: &'m Mutex<T>) -> MutexGuard<'m, T> {
+        mutex.try_lock().unwrap_or_else(|| self.wait_for(mutex))
+    }
+
+    #[cold]
+    fn wait_for<'m, T>(&self, mutex: &'m Mutex<T>) -> MutexGuard<'m, T> {
+        add(&self.lock_waits, 1);
+        mutex.lock()
+    }
+
     fn count_drop(&self, reason: DropReason) {
         if let Some(counter) = self.dropped.get(reason.index()) {
             add(counter, 1);
@@ -98,5 +114,27 @@ impl Stats {
 
     pub(super) fn dropped(&self, reason: DropReason) -> u64 {
         self.dropped.get(reason.index()).map_or(0, |counter| counter.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_a_lock_is_counted() {
+        let (stats, mutex) = (Stats::default(), Mutex::new(7));
+        let waits = || stats.lock_waits.load(Ordering::Relaxed);
+        assert_eq!((*stats.locked(&mutex), waits()), (7, 0));
+        let held = mutex.lock();
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| *stats.locked(&mutex));
+            while waits() == 0 {
+                std::thread::yield_now();
+            }
+            drop(held);
+            assert_eq!(waiter.join().ok(), Some(7));
+        });
+        assert_eq!((*stats.locked(&mutex), waits()), (7, 1));
     }
 }

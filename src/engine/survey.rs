@@ -298,6 +298,7 @@ impl Engine {
             opened: sum(|s| s.opened.load(Ordering::Relaxed)),
             closed: sum(|s| s.closed.load(Ordering::Relaxed)),
             forgets_lost: sum(|s| s.forgets_lost.load(Ordering::Relaxed)),
+            lock_waits: sum(|s| s.lock_waits.load(Ordering::Relaxed)),
             limits_passed: self.passed.all(),
         }
     }

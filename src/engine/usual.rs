@@ -7,7 +7,7 @@
 use std::net::Ipv4Addr;
 
 use super::{
-    Meta, Worker,
+    Meta, Verdict, Worker,
     context::{Context, Held},
     cookies::BEHIND,
     fast::give_candidate_up,
@@ -23,7 +23,7 @@ use crate::{
 };
 
 impl Worker {
-    /// Accepts a packet that is as nearly all are. `false`: it is for [`Self::handle_any`].
+    /// Accepts and counts a packet that is as nearly all are. `false`: it is for [`Self::handle_any`].
     #[inline(always)]
     pub(super) fn takes_plain(
         &mut self,
@@ -75,7 +75,7 @@ impl Worker {
         self.refresh_ruling();
         let shrink = self.ruling.shrink(self.engine.connections_now());
         let (number, mutex) = self.engine.shard_of(located.hash);
-        let mut shard = mutex.lock();
+        let mut shard = self.stats.locked(mutex);
         // While timers are what they were, none fires before the wheel looks.
         let is_in_time = shrink.is_none() && shard.walk.is_none();
         let Some((slot, entry)) = A::table(&mut shard).find_mut(&located.key, located.hash) else {
@@ -103,6 +103,7 @@ impl Worker {
             let load = Some(progress.payload_len);
             context.board::<A>(&mut Held { shard: &mut shard, number }, slot, meta, load);
         }
+        self.stats.count(Verdict::Accept, meta.wire_len);
         true
     }
 }

@@ -139,6 +139,8 @@ pub struct Counters {
     pub closed: u64,
     /// Ended connections that the kernel was not told of, because too many ended at once.
     pub forgets_lost: u64,
+    /// How often a thread that judges found what it needs of the table locked by another one.
+    pub lock_waits: u64,
     /// Limits that were passed, by whose they are.
     pub limits_passed: Vec<Passed>,
 }

@@ -218,6 +218,9 @@ pub struct Status {
     pub bytes: u64,
     /// Accepted.
     pub accepted: u64,
+    /// How often a worker had to wait for another thread's lock on a part of the table.
+    #[serde(default)]
+    pub lock_waits: u64,
     /// Dropped, without those answered.
     pub dropped: u64,
     /// Dropped and answered.

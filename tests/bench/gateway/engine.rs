@@ -46,7 +46,7 @@ impl Full {
 
     /// Nanoseconds a packet in window, in batches as a worker takes them.
     pub(crate) fn nanos(&self) -> f64 {
-        1e9 / self.rate(1)
+        1e9 / self.together(1).rate
     }
 
     /// Nanoseconds a packet in window that comes alone.
@@ -60,9 +60,9 @@ impl Full {
         start.elapsed().as_secs_f64() * 1e9 / PACKETS as f64
     }
 
-    /// Packets a second of so many threads together, each with a part of the packets.
-    pub(crate) fn rate(&self, threads: usize) -> f64 {
-        let start = Clock::now();
+    /// So many threads together, each with a part of the packets.
+    pub(crate) fn together(&self, threads: usize) -> Together {
+        let (waits, start) = (self.engine.counters().lock_waits, Clock::now());
         std::thread::scope(|scope| {
             for part in self.packets.chunks(PACKETS.div_ceil(threads)) {
                 scope.spawn(move || {
@@ -70,8 +70,19 @@ impl Full {
                 });
             }
         });
-        PACKETS as f64 / start.elapsed().as_secs_f64()
+        let rate = PACKETS as f64 / start.elapsed().as_secs_f64();
+        let waits = self.engine.counters().lock_waits - waits;
+        Together { rate, waits: waits as f64 * 100.0 / PACKETS as f64 }
     }
+}
+
+/// What several threads do on one table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Together {
+    /// Packets a second, of all.
+    pub(crate) rate: f64,
+    /// How often one waited for another's lock, a hundred packets.
+    pub(crate) waits: f64,
 }
 
 /// Octets of memory that this process has.

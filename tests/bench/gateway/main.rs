@@ -306,6 +306,9 @@ fn connections(reference: Way, args: &Args, programs: &Programs) -> anyhow::Resu
     Ok(vec![Row { what: what.to_owned(), unit: "a second", against, ours, theirs, target }])
 }
 
+/// The floor of batch 32 where halfgate's chains and conntrack are.
+const SAME_CHAINS: &str = "floor of batch 32, same chains";
+
 fn verdicts(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
     let (mut ours, mut theirs) = (Lab::new(Way::Full, programs)?, Lab::new(Way::Chains, programs)?);
     stream::serve(&mut ours)?;
@@ -314,13 +317,24 @@ fn verdicts(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
     let run = |lab: &Lab| small::verdicts(lab, args.seconds);
     let (ours, theirs) = alternate(args, what, || run(&ours), || run(&theirs))?;
     let unit = "1,000 a second of its processor time";
-    let (against, target) = ("floor of batch 32, same chains", Target::AtLeast(0.85));
+    let (against, target) = (SAME_CHAINS, Target::AtLeast(0.85));
     Ok(vec![Row { what: what.to_owned(), unit, against, ours, theirs, target }])
 }
 
 /// What a queue adds is what an echo takes longer than in a network without one.
 fn latency(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
-    let labs = (Lab::new(Way::Full, programs)?, Lab::new(Way::Floor, programs)?);
+    let mut rows = latency_beside(args, programs, Way::Floor, "floor")?;
+    rows.extend(latency_beside(args, programs, Way::Chains, SAME_CHAINS)?);
+    Ok(rows)
+}
+
+fn latency_beside(
+    args: &Args,
+    programs: &Programs,
+    floor: Way,
+    against: &'static str,
+) -> anyhow::Result<Vec<Row>> {
+    let labs = (Lab::new(Way::Full, programs)?, Lab::new(floor, programs)?);
     let bare = Lab::new(Way::Conntrack, programs)?;
     let what = "latency that the queue adds to a packet";
     let added = |lab: &Lab| -> anyhow::Result<(f64, f64)> {
@@ -331,7 +345,7 @@ fn latency(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
     let row = |name: &str, of: fn(&(f64, f64)) -> f64| Row {
         what: format!("{what}, {name}"),
         unit: "µs",
-        against: "floor",
+        against,
         ours: ours.iter().map(of).collect(),
         theirs: theirs.iter().map(of).collect(),
         target: Target::AtMost(1.2),
@@ -343,9 +357,13 @@ fn flood(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
     let what = "SYNs of a flood from 65,536 sources";
     // Each run in networks of its own: a flood fills the tables of the last one.
     let run = |way| -> anyhow::Result<f64> { small::flood(&Lab::new(way, programs)?, args.seconds) };
-    let (ours, theirs) = alternate(args, what, || run(Way::Fast), || run(Way::Many))?;
-    let (against, target) = ("floor of batch 32", Target::AtLeast(0.8));
-    Ok(vec![Row { what: what.to_owned(), unit: "1,000 taken a second", against, ours, theirs, target }])
+    let mut rows = Vec::new();
+    for (floor, against) in [(Way::Many, "floor of batch 32"), (Way::Chains, SAME_CHAINS)] {
+        let (ours, theirs) = alternate(args, what, || run(Way::Fast), || run(floor))?;
+        let (what, unit, target) = (what.to_owned(), "1,000 taken a second", Target::AtLeast(0.8));
+        rows.push(Row { what, unit, against, ours, theirs, target });
+    }
+    Ok(rows)
 }
 
 /// That the floor of this tree is as fast as another one.
@@ -403,10 +421,23 @@ fn threads(args: &Args) -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
     for threads in [2, 4, 8, 16] {
         let what = format!("engine: {threads} threads on one table, 100,000 connections");
-        let linear = || Ok(full.rate(1) / 1e6 * threads.min(cores) as f64);
-        let (ours, theirs) = alternate(args, &what, || Ok(full.rate(threads) / 1e6), linear)?;
-        let (unit, against) = ("million packets/s", "one thread, times the cores that they have");
-        rows.push(Row { what, unit, against, ours, theirs, target: Target::AtLeast(0.8) });
+        let linear = || {
+            let alone = full.together(1);
+            Ok(engine::Together { rate: alone.rate * threads.min(cores) as f64, ..alone })
+        };
+        let (ours, theirs) = alternate(args, &what, || Ok(full.together(threads)), linear)?;
+        let row = |what, unit, target, of: fn(&engine::Together) -> f64| Row {
+            what,
+            unit,
+            against: "one thread, times the cores that they have",
+            ours: ours.iter().map(of).collect(),
+            theirs: theirs.iter().map(of).collect(),
+            target,
+        };
+        let rate = |both: &engine::Together| both.rate / 1e6;
+        rows.push(row(what.clone(), "million packets/s", Target::AtLeast(0.8), rate));
+        let what = format!("{what}: waited for another's lock");
+        rows.push(row(what, "times in 100 packets", Target::Under(1.0), |both| both.waits));
     }
     Ok(rows)
 }
