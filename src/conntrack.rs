@@ -14,6 +14,7 @@
     )
 )]
 
+pub mod chained;
 pub mod connection;
 pub mod cookie;
 pub mod deadline;

@@ -73,6 +73,15 @@ fn forgotten_by(phase: Phase, forgot: [bool; 2]) -> Option<Direction> {
 /// Stands for an interface whose number has no room in a connection.
 const LARGE: u16 = u16::MAX;
 
+/// Beside the tag: there is something beside the connection's slot.
+const HAS_RARE: u8 = 1 << 2;
+
+/// Beside the tag: the upper endpoint of the key opened the connection.
+const OPENED_BY_HIGH: u8 = 1 << 3;
+
+/// The bits that a tag can have.
+pub const TAGS: u8 = !(HAS_RARE | OPENED_BY_HIGH);
+
 /// What is known of every connection; [`Rare`] is what few have. Timers are computed from it, not stored:
 /// `deadline` says how.
 #[derive(Clone, Copy, Debug)]
@@ -80,18 +89,14 @@ const LARGE: u16 = u16::MAX;
 pub struct Connection {
     /// The phase it is in.
     pub phase: Phase,
-    /// Which endpoint of the key opened it.
-    pub opener: Sender,
     /// Number of the rule that let it in.
     pub rule: u16,
     /// The timer epoch in which it started.
     pub epoch: u8,
-    /// The owner's bits (hook, ...), opaque here.
-    pub tag: u8,
+    /// See [`Self::tag`]; beside that [`HAS_RARE`] and [`OPENED_BY_HIGH`].
+    tag: u8,
     /// Where it came in and goes out; see [`Rare::interfaces`].
     interfaces: [u16; 2],
-    /// Whether there is something beside its slot.
-    pub(super) has_rare: bool,
     /// Tenths of a second on the engine's clock at its first packet.
     created: u32,
     /// Its last packet.
@@ -117,12 +122,13 @@ impl Connection {
         let stamp = Stamp::of(now);
         Self {
             phase,
-            opener,
             rule: 0,
             epoch: 0,
-            tag: 0,
+            tag: match opener {
+                Sender::Low => 0,
+                Sender::High => OPENED_BY_HIGH,
+            },
             interfaces: [0; 2],
-            has_rare: false,
             created: u32::try_from(now.0 / 100).unwrap_or(u32::MAX),
             last_seen: stamp,
             refreshed: stamp,
@@ -132,6 +138,32 @@ impl Connection {
             original_counted: Counted::default(),
             reply_counted: Counted::default(),
         }
+    }
+
+    /// Which endpoint of the key opened it.
+    #[must_use]
+    pub const fn opener(&self) -> Sender {
+        if self.tag & OPENED_BY_HIGH == 0 { Sender::Low } else { Sender::High }
+    }
+
+    /// The owner's bits (hook, ...), opaque here.
+    #[must_use]
+    pub const fn tag(&self) -> u8 {
+        self.tag & TAGS
+    }
+
+    /// Sets the owner's bits; others than [`TAGS`] it has not.
+    pub const fn set_tag(&mut self, bits: u8) {
+        self.tag = self.tag & !TAGS | bits & TAGS;
+    }
+
+    /// Whether there is something beside its slot.
+    pub(super) const fn has_rare(&self) -> bool {
+        self.tag & HAS_RARE != 0
+    }
+
+    pub(super) const fn set_has_rare(&mut self, has: bool) {
+        self.tag = if has { self.tag | HAS_RARE } else { self.tag & !HAS_RARE };
     }
 
     /// Since its first packet.

@@ -36,10 +36,10 @@ impl Line {
     /// Puts a slot that stands in no line behind all others. `false`: it stands in one.
     pub(super) fn join(&mut self, all: &mut Beside<Neighbours>, slot: Index) -> bool {
         let last = self.last;
-        if all.get(slot).is_some() || !all.put(slot, Neighbours { before: last, behind: NONE }) {
+        if all.of(slot).is_some() || !all.put(slot, Neighbours { before: last, behind: NONE }) {
             return false;
         }
-        match all.get_mut(last) {
+        match all.of_mut(last) {
             Some(neighbours) => neighbours.behind = slot,
             None => self.first = slot,
         }
@@ -50,11 +50,11 @@ impl Line {
     /// Takes a slot out. `false`: it stands in no line.
     pub(super) fn leave(&mut self, all: &mut Beside<Neighbours>, slot: Index) -> bool {
         let Some(Neighbours { before, behind }) = all.take(slot) else { return false };
-        match all.get_mut(before) {
+        match all.of_mut(before) {
             Some(neighbours) => neighbours.behind = behind,
             None => self.first = behind,
         }
-        match all.get_mut(behind) {
+        match all.of_mut(behind) {
             Some(neighbours) => neighbours.before = before,
             None => self.last = before,
         }
@@ -91,7 +91,7 @@ mod tests {
                     assert_eq!(line.first(), model.first().copied());
                     let mut walked = Vec::new();
                     let mut next = line.first;
-                    while let Some(neighbours) = all.get(next) {
+                    while let Some(neighbours) = all.of(next) {
                         walked.push(next);
                         next = neighbours.behind;
                     }

@@ -5,8 +5,9 @@ use std::ops::{Deref, DerefMut};
 
 use super::{
     Connection, Direction, Phase, Standing,
+    chained::{Chained, Spread},
     embryonic::EmbryoId,
-    slab::{Index, Slab},
+    slab::Index,
     time::{Instant, Stamp},
     window::{Seen, StaleSyn},
 };
@@ -194,11 +195,11 @@ impl Home<'_> {
         match self {
             Self::Whole(home) => **home = *rare,
             Self::Beside(beside, slot) if rare.is_needed(common) => {
-                common.has_rare = beside.put(*slot, *rare);
+                common.set_has_rare(beside.put(*slot, *rare));
             }
-            Self::Beside(beside, slot) if common.has_rare => {
+            Self::Beside(beside, slot) if common.has_rare() => {
                 beside.take(*slot);
-                common.has_rare = false;
+                common.set_has_rare(false);
             }
             Self::Beside(..) => {}
         }
@@ -223,7 +224,7 @@ impl<'t> Live<'t> {
     /// The connection in a slot.
     #[inline]
     pub(super) fn of(common: &'t mut Connection, beside: &'t mut Beside<Rare>, slot: Index) -> Self {
-        let rare = if common.has_rare { beside.get(slot).copied() } else { None };
+        let rare = if common.has_rare() { beside.of(slot).copied() } else { None };
         Self { rare, common, home: Home::Beside(beside, slot) }
     }
 }
@@ -252,9 +253,9 @@ impl Live<'_> {
     /// Takes it back to what it was.
     pub const fn restore(&mut self, whole: &Whole) {
         // What lies beside it now may be more than did then.
-        let has_rare = self.common.has_rare;
+        let has_rare = self.common.has_rare();
         *self.common = whole.common;
-        self.common.has_rare = has_rare;
+        self.common.set_has_rare(has_rare);
         self.rare = Some(whole.rare);
     }
 
@@ -284,118 +285,59 @@ impl Live<'_> {
     }
 }
 
-#[derive(Debug)]
-struct Entry<T> {
-    slot: Index,
-    /// The next one in the same bucket.
-    next: Index,
-    value: T,
-}
+/// Slots are given out from the lowest on: each is far from those before it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BySlot;
 
-/// Values beside some of a table's slots. Slots are given out from the lowest on, so they
-/// need no hash.
-#[derive(Debug)]
-pub(super) struct Beside<T> {
-    /// The first of each bucket, one higher: 0 is none. There are none before something lies
-    /// beside.
-    buckets: Box<[u32]>,
-    capacity: usize,
-    entries: Slab<Entry<T>>,
-}
-
-/// So many slots share a bucket: few need one at the same time.
-const SHARE: usize = 4;
-
-const fn buckets_for(capacity: usize) -> usize {
-    match capacity / SHARE {
-        0..16 => 16,
-        more => more.next_power_of_two(),
+impl Spread<Index> for BySlot {
+    fn spread(&self, slot: &Index) -> u32 {
+        // 2^32 divided by the golden ratio (Knuth, The Art of Computer Programming, 6.4).
+        slot.wrapping_mul(0x9e37_79b1)
     }
 }
+
+/// Values beside some of a table's slots.
+pub(super) type Beside<T> = Chained<Index, T, BySlot>;
+
+/// So many slots share a bucket: few need one at the same time.
+const SHARE: usize = 8;
 
 impl<T> Beside<T> {
     /// None yet, for a table of about so many slots; more work, only slower.
-    pub(super) fn new(capacity: usize) -> Self {
-        Self { buckets: Box::default(), capacity, entries: Slab::default() }
+    pub(super) fn new(slots: usize) -> Self {
+        Self::with(BySlot, slots / SHARE)
     }
 
-    /// Octets that values beside at most so many slots at once ever take.
-    pub(super) const fn most_octets(capacity: usize, most: u64) -> u64 {
-        let buckets = (buckets_for(capacity) as u64).saturating_mul(size_of::<u32>() as u64);
-        buckets.saturating_add(Slab::<Entry<T>>::most_octets(most))
-    }
-
-    /// How many there are.
-    pub(super) fn len(&self) -> u32 {
-        self.entries.len()
-    }
-
-    fn bucket(&self, slot: Index) -> usize {
-        slot as usize & self.buckets.len().wrapping_sub(1)
-    }
-
-    /// Where a slot's value lies.
-    fn find(&self, slot: Index) -> Option<Index> {
-        let mut at = self.buckets.get(self.bucket(slot))?.wrapping_sub(1);
-        while let Some(entry) = self.entries.get(at) {
-            if entry.slot == slot {
-                return Some(at);
-            }
-            at = entry.next;
-        }
-        None
+    /// Octets that values beside at most so many of the slots at once ever take.
+    pub(super) const fn most_octets_beside(slots: usize, most: u64) -> u64 {
+        Self::most_octets(slots / SHARE, most)
     }
 
     /// The value beside a slot.
-    pub(super) fn get(&self, slot: Index) -> Option<&T> {
-        self.entries.get(self.find(slot)?).map(|entry| &entry.value)
+    pub(super) fn of(&self, slot: Index) -> Option<&T> {
+        self.get(self.find(&slot)?)
     }
 
     /// The value beside a slot.
-    pub(super) fn get_mut(&mut self, slot: Index) -> Option<&mut T> {
-        let at = self.find(slot)?;
-        self.entries.get_mut(at).map(|entry| &mut entry.value)
+    pub(super) fn of_mut(&mut self, slot: Index) -> Option<&mut T> {
+        let at = self.find(&slot)?;
+        self.get_mut(at)
     }
 
     /// Puts a value beside a slot, in place of what lay there. `false`: there are too many.
-    pub(super) fn put(&mut self, slot: Index, value: T) -> bool {
-        if let Some(at) = self.find(slot) {
-            if let Some(entry) = self.entries.get_mut(at) {
-                entry.value = value;
-            }
-            return true;
-        }
-        if self.buckets.is_empty() {
-            self.buckets = vec![0; buckets_for(self.capacity)].into_boxed_slice();
-        }
-        let bucket = self.bucket(slot);
-        let Some(first) = self.buckets.get_mut(bucket) else { return false };
-        let new = self.entries.insert(Entry { slot, next: first.wrapping_sub(1), value });
-        if let Some(at) = new {
-            *first = at.wrapping_add(1);
-        }
-        new.is_some()
+    pub(super) fn put(&mut self, slot: Index, value: T) -> bool
+    where
+        T: Copy,
+    {
+        let at = self.find_or_insert(&slot, value);
+        let place = at.and_then(|at| self.get_mut(at));
+        place.map(|place| *place = value).is_some()
     }
 
     /// Takes away what lies beside a slot.
     pub(super) fn take(&mut self, slot: Index) -> Option<T> {
-        let at = self.find(slot)?;
-        let Entry { next, value, .. } = self.entries.remove(at)?;
-        let bucket = self.bucket(slot);
-        let first = self.buckets.get_mut(bucket)?;
-        if first.wrapping_sub(1) == at {
-            *first = next.wrapping_add(1);
-            return Some(value);
-        }
-        let mut before = first.wrapping_sub(1);
-        while let Some(entry) = self.entries.get_mut(before) {
-            if entry.next == at {
-                entry.next = next;
-                break;
-            }
-            before = entry.next;
-        }
-        Some(value)
+        let at = self.find(&slot)?;
+        self.remove(at)
     }
 }
 
@@ -426,7 +368,7 @@ mod tests {
                 }
                 prop_assert_eq!(beside.len() as usize, map.len());
                 for slot in 0..60 {
-                    prop_assert_eq!(beside.get(slot), map.get(&slot));
+                    prop_assert_eq!(beside.of(slot), map.get(&slot));
                 }
             }
         }
@@ -439,8 +381,8 @@ mod tests {
         let mut change = |change: &dyn Fn(&mut Live<'_>)| {
             change(&mut Live::of(&mut common, &mut beside, 7));
             let kept = *Live::of(&mut common, &mut beside, 7).rare();
-            assert_eq!(common.has_rare, beside.len() == 1);
-            (common.has_rare, kept)
+            assert_eq!(common.has_rare(), beside.len() == 1);
+            (common.has_rare(), kept)
         };
         assert!(!change(&|live| live.refresh(now)).0, "nothing rare");
         let (is_there, kept) = change(&|live| live.ask(true, now));

@@ -13,7 +13,7 @@ pub const NONE: Index = u32::MAX;
 pub const MARKS: Index = u32::MAX - 255;
 
 /// Slots of one piece.
-const PIECE: usize = 256;
+const PIECE: usize = 128;
 
 #[derive(Debug)]
 enum Place<T> {

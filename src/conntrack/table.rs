@@ -90,8 +90,8 @@ impl<A: Address> Table<A> {
         (buckets as u64)
             .saturating_mul(size_of::<u32>() as u64)
             .saturating_add(Slab::<Entry<A>>::most_octets(most))
-            .saturating_add(Beside::<Rare>::most_octets(capacity, most))
-            .saturating_add(Beside::<Neighbours>::most_octets(capacity, most))
+            .saturating_add(Beside::<Rare>::most_octets_beside(capacity, most))
+            .saturating_add(Beside::<Neighbours>::most_octets_beside(capacity, most))
     }
 
     /// How many connections there are.
@@ -186,7 +186,7 @@ impl<A: Address> Table<A> {
     #[must_use]
     pub fn whole(&self, slot: Slot) -> Option<Whole> {
         let common = self.entries.get(slot)?.connection;
-        let rare = if common.has_rare { self.rare.get(slot) } else { None };
+        let rare = if common.has_rare() { self.rare.of(slot) } else { None };
         Some(Whole { common, rare: rare.copied().unwrap_or_default() })
     }
 
@@ -204,7 +204,7 @@ impl<A: Address> Table<A> {
         }
         let first = self.bucket(hash)?.wrapping_sub(1);
         let (links, mut connection) = (Links::default(), whole.common);
-        connection.has_rare = false;
+        connection.set_has_rare(false);
         let slot = self.entries.insert(Entry { key, connection, next: Stored(first), links })?;
         if let Some(bucket) = self.bucket(hash) {
             *bucket = slot.wrapping_add(1);
@@ -309,7 +309,7 @@ impl<A: Address> Table<A> {
             }
         }
         let entry = self.entries.remove(slot)?;
-        if entry.connection.has_rare {
+        if entry.connection.has_rare() {
             self.rare.take(slot);
         }
         Some(entry)
@@ -321,10 +321,10 @@ impl<A: Address> Table<A> {
     pub fn is_consistent(&self, seed: [u64; 2]) -> bool {
         let entries = || (0..self.entries.bound()).filter_map(|slot| Some((slot, self.entries.get(slot)?)));
         let found = entries().filter(|(slot, e)| self.find(&e.key, e.key.hash(seed)) == Some(*slot)).count();
-        let beside = entries().filter(|(_, entry)| entry.connection.has_rare).count();
+        let beside = entries().filter(|(_, entry)| entry.connection.has_rare()).count();
         let is_needed = |(slot, entry): (Slot, &Entry<A>)| {
-            let rare = self.rare.get(slot);
-            rare.map_or(!entry.connection.has_rare, |rare| rare.is_needed(&entry.connection))
+            let rare = self.rare.of(slot);
+            rare.map_or(!entry.connection.has_rare(), |rare| rare.is_needed(&entry.connection))
         };
         found == self.entries.len() as usize && beside == self.rare.len() as usize && entries().all(is_needed)
     }
@@ -342,7 +342,7 @@ mod tests {
     /// connection: what few have belongs beside the table.
     #[test]
     fn entries_are_no_larger_than_they_need_be() {
-        assert_eq!(Slab::<Entry<Ipv4Addr>>::octets(), 123);
-        assert_eq!(Slab::<Entry<Ipv6Addr>>::octets(), 147);
+        assert_eq!(Slab::<Entry<Ipv4Addr>>::octets(), 121);
+        assert_eq!(Slab::<Entry<Ipv6Addr>>::octets(), 145);
     }
 }

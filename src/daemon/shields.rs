@@ -10,8 +10,8 @@
 //!
 //! Handshakes under way when they begin are finished as they were begun (`under_way`).
 //!
-//! The thread also watches the queues of SYNs: while they overflow, challenges are not
-//! enough, and the engine asks for cookies where limits challenge.
+//! The thread also watches the queues of SYNs: while they overflow, or one is half full,
+//! challenges are not enough, and the engine asks for cookies where limits challenge.
 
 mod under_way;
 
@@ -29,6 +29,7 @@ use self::under_way::Handshakes;
 use super::{
     log, protocol,
     shared::{Pulse, Shared},
+    start::SYN_WAITING,
     text,
 };
 use crate::{
@@ -38,7 +39,8 @@ use crate::{
     sys::{
         clock::Clock,
         control::namespace_file,
-        interfaces, queue,
+        interfaces,
+        queue::{self, QueueLoss},
         synproxy::{self, Counts},
         sysctl,
         table::{self, Diversion, MOST_SHIELDED, ShieldChange, Shielded, TableError},
@@ -100,7 +102,7 @@ pub fn wanted(policy: &Policy, diversion: Diversion) -> Result<bool, TableError>
         }
         Err(error) if policy.syncookies() => Err(error),
         Err(error) => {
-            log::notice(format_args!("challenges can't be raised when a queue of SYNs overflows: {error}"));
+            log::notice(format_args!("challenges can't be raised when a queue of SYNs fills up: {error}"));
             Ok(false)
         }
     }
@@ -376,18 +378,37 @@ impl Shields {
         is_over.then_some((book.possible, book.ipv6))
     }
 
-    /// Whether challenges are to be raised: the queues of SYNs have lost some lately. `true`
-    /// the second time if that has changed.
-    fn watch(&self, lost: u64, now: Instant) -> (bool, bool) {
+    /// Whether challenges are to be raised: the queues of SYNs have lost some lately, or were
+    /// about to. `true` the second time if that has changed.
+    fn watch(&self, load: Load, now: Instant) -> (bool, bool) {
         let mut book = self.book.lock();
         let was = book.raised_until.is_some();
-        if lost > book.lost && book.possible {
+        if (load.lost > book.lost || load.is_long) && book.possible {
             book.raised_until = Some(now.after(RAISED));
         } else if book.raised_until.is_some_and(|until| until <= now) {
             book.raised_until = None;
         }
-        book.lost = lost;
+        book.lost = load.lost;
         (book.raised_until.is_some(), book.raised_until.is_some() != was)
+    }
+}
+
+/// How the queues of SYNs are.
+#[derive(Clone, Copy, Default, Debug)]
+struct Load {
+    /// SYNs that they have lost since they were opened.
+    lost: u64,
+    /// Whether one is half full: what comes in half a second will not fit.
+    is_long: bool,
+}
+
+impl Load {
+    fn with(self, queue: &QueueLoss) -> Self {
+        let lost = queue.dropped_by_queue.saturating_add(queue.dropped_by_socket);
+        Self {
+            lost: self.lost.saturating_add(lost),
+            is_long: self.is_long || queue.waiting > SYN_WAITING / 2,
+        }
     }
 }
 
@@ -460,7 +481,7 @@ impl Entry {
         let whose =
             if rule == RuleId::DEFAULT { String::new() } else { format!(" of rule {}", policy.name(rule)) };
         let message = if is_on {
-            let why = if self.shield.raised { ", and a queue of SYNs overflows" } else { "" };
+            let why = if self.shield.raised { ", and a queue of SYNs fills up" } else { "" };
             format!(
                 "the kernel answers SYNs from {} to {place} by cookies: {}{whose} is passed{why}",
                 self.interface,
@@ -512,6 +533,7 @@ pub fn run(
             look_at = now.after(LOOK);
             thread.look(now);
         }
+        thread.watch_queues(now);
     }
     Ok(())
 }
@@ -575,24 +597,23 @@ impl Thread<'_> {
         if let Some((ipv4, ipv6)) = self.shared.shields.may_try_again(now) {
             self.shared.engine.set_cookies_available(ipv4, ipv6);
         }
-        self.watch_queues(now);
     }
 
     fn watch_queues(&self, now: Instant) {
         let losses = queue::losses().unwrap_or_default();
-        let lost = losses.iter().filter(|loss| self.syn_queues.contains(&loss.number));
-        let lost = lost.map(|loss| loss.dropped_by_queue.saturating_add(loss.dropped_by_socket)).sum();
-        let (raised, has_changed) = self.shared.shields.watch(lost, now);
+        let of_syns = losses.iter().filter(|loss| self.syn_queues.contains(&loss.number));
+        let load = of_syns.fold(Load::default(), Load::with);
+        let (raised, has_changed) = self.shared.shields.watch(load, now);
         if has_changed {
             self.shared.engine.raise_challenges(raised);
             // Where no limit challenges this changes nothing.
             if self.shared.engine.policy().challenges() {
                 let to = OnExcess::Syncookies;
                 self.say(if raised {
-                    format!("a queue of SYNs overflows: {} is raised to {to}", OnExcess::Challenge)
+                    format!("a queue of SYNs fills up: {} is raised to {to}", OnExcess::Challenge)
                 } else {
                     format!(
-                        "the queues of SYNs have lost none for {}: {} is itself again",
+                        "the queues of SYNs have lost none, and had room, for {}: {} is itself again",
                         text::duration(RAISED),
                         OnExcess::Challenge
                     )
@@ -674,13 +695,32 @@ mod tests {
     #[test]
     fn challenges_are_raised_while_the_queues_lose_and_some_time_after() {
         let shields = Shields::default();
-        assert_eq!(shields.watch(5, Instant(0)), (false, false), "there are no sets");
+        let lost = |lost| Load { lost, is_long: false };
+        assert_eq!(shields.watch(lost(5), Instant(0)), (false, false), "there are no sets");
         shields.book.lock().possible = true;
-        assert_eq!(shields.watch(5, Instant(1000)), (false, false), "none was lost since");
-        assert_eq!(shields.watch(6, Instant(2000)), (true, true));
-        assert_eq!(shields.watch(7, Instant(9000)), (true, false));
-        assert_eq!(shields.watch(7, Instant(18_999)), (true, false));
-        assert_eq!(shields.watch(7, Instant(19_000)), (false, true));
+        assert_eq!(shields.watch(lost(5), Instant(1000)), (false, false), "none was lost since");
+        assert_eq!(shields.watch(lost(6), Instant(2000)), (true, true));
+        assert_eq!(shields.watch(lost(7), Instant(9000)), (true, false));
+        assert_eq!(shields.watch(lost(7), Instant(18_999)), (true, false));
+        assert_eq!(shields.watch(lost(7), Instant(19_000)), (false, true));
+    }
+
+    #[test]
+    fn a_queue_that_is_half_full_is_as_bad_as_one_that_overflows() {
+        let queue = |waiting, dropped_by_queue, dropped_by_socket| QueueLoss {
+            number: 2,
+            waiting,
+            dropped_by_queue,
+            dropped_by_socket,
+        };
+        let of = |queues: &[QueueLoss]| queues.iter().fold(Load::default(), Load::with);
+        let load = of(&[queue(SYN_WAITING / 2, 1, 2), queue(0, 3, 4)]);
+        assert_eq!((load.lost, load.is_long), (10, false));
+        let load = of(&[queue(SYN_WAITING / 2 + 1, 0, 0), queue(0, 0, 0)]);
+        assert_eq!((load.lost, load.is_long), (0, true));
+        let shields = Shields::default();
+        shields.book.lock().possible = true;
+        assert_eq!(shields.watch(load, Instant(0)), (true, true));
     }
 
     #[test]

@@ -55,7 +55,7 @@ const COPY_RANGE: u32 = 256;
 const KNOWN_WAITING: u32 = 4096;
 
 /// SYNs that may wait in a queue; they are small.
-const SYN_WAITING: u32 = 8192;
+pub(super) const SYN_WAITING: u32 = 8192;
 
 /// How often another range of queue numbers is tried, if somebody takes ours
 /// between looking and opening.

@@ -137,7 +137,8 @@ impl Context<'_> {
         self.stamp(&mut connection, &new.arrival, rule);
         mark_announced(&mut connection, new);
         if self.out.opening {
-            connection.tag |= BEHIND;
+            let tag = connection.tag() | BEHIND;
+            connection.set_tag(tag);
         }
         connection.live().count(Direction::Original, new.arrival.len, self.now);
         let mut shard = self.stats.locked(mutex);
@@ -261,7 +262,7 @@ impl Context<'_> {
     fn stamp_way(&self, connection: &mut Whole, way: &Pickup) {
         connection.rule = way.rule.0;
         connection.epoch = self.ruling.live.epoch;
-        connection.tag = tag_of(way.hook);
+        connection.set_tag(tag_of(way.hook));
         connection.set_interfaces(way.path.map(|interface| interface.0));
     }
 
@@ -293,7 +294,7 @@ impl Context<'_> {
             self.engine.connection_closed();
             return Verdict::Drop(DropReason::Limit);
         }
-        self.opened(&connection, key.flow(connection.opener));
+        self.opened(&connection, key.flow(connection.opener()));
         Verdict::Accept
     }
 
@@ -304,9 +305,9 @@ impl Context<'_> {
     pub(super) fn take_up_syn<A: Family>(&mut self, held: &mut Held<'_>, key: &Key<A>, last: &Whole) {
         let waited = last.phase == Phase::TimeWait && !tcp::is_one_way(last);
         let Some(syn) = last.rare.stale_syn.filter(|_| waited) else { return };
-        let (hook, path) = (hook_of(last.tag), path_of(last));
-        let opener = if syn.from == Direction::Original { last.opener } else { opposite(last.opener) };
-        let Some(way) = self.ruling.way_of(syn.from, hook, path, &key.flow(last.opener)) else { return };
+        let (hook, path) = (hook_of(last.tag()), path_of(last));
+        let opener = if syn.from == Direction::Original { last.opener() } else { opposite(last.opener()) };
+        let Some(way) = self.ruling.way_of(syn.from, hook, path, &key.flow(last.opener())) else { return };
         let (most, _) = self.ruling.value(way.rule, Timer::SynSent, self.ruling.live.epoch);
         if most.is_some_and(|most| last.last_seen.elapsed(self.now) >= most) || !self.has_room() {
             return;
@@ -322,7 +323,7 @@ impl Context<'_> {
     fn stamp(&self, connection: &mut Whole, arrival: &Arrival<'_>, rule: RuleId) {
         connection.rule = rule.0;
         connection.epoch = self.ruling.live.epoch;
-        connection.tag = tag_of(arrival.meta.hook);
+        connection.set_tag(tag_of(arrival.meta.hook));
         connection.set_interfaces([arrival.meta.in_if.0, arrival.meta.out_if.0]);
     }
 
@@ -335,7 +336,7 @@ impl Context<'_> {
         if self.enter(held, &new.key, new.hash, connection).is_none() {
             return Verdict::Drop(DropReason::TableFull);
         }
-        self.opened(&connection, new.key.flow(connection.opener));
+        self.opened(&connection, new.key.flow(connection.opener()));
         Verdict::Accept
     }
 
@@ -436,7 +437,7 @@ impl Context<'_> {
             return true;
         }
         let at = Whereabouts { shard: held.number, ipv6: A::IPV6, slot };
-        let (flow, rule) = (key.flow(connection.opener), RuleId(connection.rule));
+        let (flow, rule) = (key.flow(connection.opener()), RuleId(connection.rule));
         let mut tracker = self.stats.locked(&self.engine.embryonic);
         for (group, limits, limit) in self.limits_of(rule) {
             let most = limits.limit(limit).value;
@@ -460,7 +461,7 @@ impl Context<'_> {
         self.release_embryo::<A>(held, slot);
         let Some(key) = A::table(held.shard).get(slot).map(|entry| entry.key) else { return };
         let Some(mut connection) = A::table(held.shard).live(slot) else { return };
-        let (flow, rule) = (key.flow(connection.opener), RuleId(connection.rule));
+        let (flow, rule) = (key.flow(connection.opener()), RuleId(connection.rule));
         let at = Whereabouts { shard: held.number, ipv6: A::IPV6, slot };
         let mut tracker = self.stats.locked(&self.engine.embryonic);
         let reservation = self.reserve(&mut tracker, rule, &flow);
@@ -515,7 +516,7 @@ impl Context<'_> {
 
 fn mark_announced<A>(connection: &mut Connection, new: &Newcomer<'_, A>) {
     if new.parent_rule.is_some() {
-        connection.tag |= ANNOUNCED;
+        connection.set_tag(connection.tag() | ANNOUNCED);
     }
 }
 

@@ -24,7 +24,7 @@ impl Context<'_> {
     ) -> bool {
         let table = A::table(held.shard);
         let (Some(entry), Some(last)) = (table.get(slot), table.whole(slot)) else { return false };
-        let (key, flow) = (entry.key, entry.key.flow(last.opener));
+        let (key, flow) = (entry.key, entry.key.flow(last.opener()));
         if self.ruling.asks_first(&last, deadline.timer).is_none() {
             let reason = self.silenced(&last, deadline);
             self.end::<A>(held, slot, popped, reason, false);

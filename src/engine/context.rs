@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::{
     Block, CloseReason, Closed, Counts, Engine, Event, IfIndex, Peer, Ride, Shield, Shift, Transmit,
     cookies::{Asked, BEHIND, Behind},
+    open::COUNTED,
     ruling::{Ruling, Shrink},
     shard::{Family, Shard},
     stats::{Stats, add},
@@ -13,6 +14,7 @@ use super::{
 use crate::{
     conntrack::{
         Connection, Deadline, Direction, Flow, Instant, Key, Phase, Slot, Standing, Tally, Timer, Whole,
+        connection::TAGS,
         embryonic::{EmbryoId, Whereabouts},
         tcp,
         window::{Half, Seen},
@@ -105,6 +107,8 @@ pub(super) struct Context<'a> {
 pub(super) const fn tag_of(hook: Hook) -> u8 {
     hook as u8
 }
+
+const _: () = assert!(0b11 & TAGS == 0b11 && (ANNOUNCED | BEHIND | COUNTED[0] | COUNTED[1]) & !TAGS == 0);
 
 /// In its tag: a helper in the kernel announced it, and it has its parent's rule.
 pub(super) const ANNOUNCED: u8 = 1 << 7;
@@ -214,7 +218,7 @@ impl Context<'_> {
         let entry = if popped { table.end(slot, seed) } else { table.remove(slot, seed) };
         let Some(entry) = entry else { return };
         let connection = entry.connection;
-        let flow = entry.key.flow(connection.opener);
+        let flow = entry.key.flow(connection.opener());
         if connection.fast.is_ended() {
             // Everything was said when it was ended; its ends know by now.
             if reason != CloseReason::Replaced {
@@ -230,7 +234,7 @@ impl Context<'_> {
         if reason == CloseReason::TableFull {
             self.stats.count_evicted(connection.phase);
         }
-        let is_behind = connection.tag & BEHIND != 0;
+        let is_behind = connection.tag() & BEHIND != 0;
         let behind = if is_behind { held.shard.take_behind::<A>(slot) } else { None };
         if !silent {
             self.tell_ends(&flow, &connection, behind.as_ref(), reason);
@@ -312,7 +316,7 @@ impl Context<'_> {
         match behind {
             // Whose server never answers believes to be connected all the same.
             Some(behind) if client || connection.phase == Phase::SynSent => {
-                self.reset_client_behind(flow, connection, behind, hook_of(connection.tag));
+                self.reset_client_behind(flow, connection, behind, hook_of(connection.tag()));
             }
             None if client => self.reset_toward(Direction::Reply, flow, connection),
             Some(_) | None => {}
@@ -330,7 +334,7 @@ impl Context<'_> {
             Direction::Original => (&connection.original, &connection.reply, flow.tuple()),
             Direction::Reply => (&connection.reply, &connection.original, flow.reversed().tuple()),
         };
-        let hook = hook_of(connection.tag);
+        let hook = hook_of(connection.tag());
         if from.seen.has(Seen::SYN) {
             for seq in expected(from, to).into_iter().flatten() {
                 self.transmit_reset(flow, tuple, seq, None, hook);
@@ -377,7 +381,7 @@ impl Context<'_> {
             return;
         }
         let (before, forgotten_before) = (standing.phase, standing.forgotten_by());
-        let (phase, opener) = (connection.phase, connection.opener);
+        let (phase, opener) = (connection.phase, connection.opener());
         let (rule, path) = (RuleId(connection.rule), path_of(&connection));
         let forgotten = connection.forgotten_by();
         let look_at = self.look_at(&connection);

@@ -337,9 +337,9 @@ impl Context<'_> {
         let Met { slot, key, sender, arrival } = *met;
         let Some(entry) = A::table(held.shard).get(slot) else { return Err(Replaced(None)) };
         let connection = &entry.connection;
-        let (phase, direction) = (connection.phase, sender.direction(connection.opener));
+        let (phase, direction) = (connection.phase, sender.direction(connection.opener()));
         let is_over = matches!(phase, Phase::TimeWait | Phase::Reset);
-        if connection.tag & BEHIND == 0 && self.out.opening && !is_over {
+        if connection.tag() & BEHIND == 0 && self.out.opening && !is_over {
             return Ok(self.give_way::<A>(held, slot, key));
         }
         let behind = held.shard.behind::<A>(slot).copied();
@@ -385,7 +385,7 @@ impl Context<'_> {
     /// conntrack must go, because the numbers of one that was not opened so are not
     /// translated; the client repeats what it says, and the kernel its SYN.
     fn give_way<A: Family>(&mut self, held: &mut Held<'_>, slot: Slot, key: &Key<A>) -> Verdict {
-        let opener = A::table(held.shard).get(slot).map(|entry| entry.connection.opener);
+        let opener = A::table(held.shard).get(slot).map(|entry| entry.connection.opener());
         self.end::<A>(held, slot, false, CloseReason::Replaced, true);
         if let Some(opener) = opener {
             held.shard.remember_ended(key.hash(self.engine.seed), self.now);
@@ -420,7 +420,7 @@ impl Context<'_> {
         let Some(Some(Shift { added, .. })) = self.out.behind else { return };
         let Some(slot) = A::table(held.shard).find(key, hash) else { return };
         if let Some(entry) = A::table(held.shard).get_mut(slot) {
-            entry.connection.tag |= BEHIND;
+            entry.connection.set_tag(entry.connection.tag() | BEHIND);
             held.shard.put_behind::<A>(slot, Behind::met(added));
         }
     }
@@ -481,7 +481,7 @@ impl Context<'_> {
             && segment.seq == server.iss.plus(1)
             && segment.ack == client.iss.plus(1)
             && client.end == segment.ack;
-        let flow = key.flow(connection.opener);
+        let flow = key.flow(connection.opener());
         behind.repeated = true;
         held.shard.put_behind::<A>(slot, behind);
         if is_first && self.may_send() {
@@ -509,7 +509,7 @@ impl Context<'_> {
         let Some(entry) = A::table(held.shard).get(slot) else { return };
         let connection: &Connection = &entry.connection;
         if connection.phase == Phase::Reset && connection.reply.seen.has(Seen::RST) {
-            let (flow, hook) = (key.flow(connection.opener), hook_of(connection.tag));
+            let (flow, hook) = (key.flow(connection.opener()), hook_of(connection.tag()));
             self.reset_untranslated(&flow, behind.toward_client(rst.seq), hook);
         }
     }

@@ -199,7 +199,7 @@ impl Context<'_> {
             connection.candidate_has_come();
         }
         // Numbers that the kernel translates are told apart here.
-        if connection.tag & BEHIND != 0 || !connection.fast.is_none() || self.out.ride.is_some() {
+        if connection.tag() & BEHIND != 0 || !connection.fast.is_none() || self.out.ride.is_some() {
             return;
         }
         let could_ride = load.is_some() && meta.renumbered.is_none();
@@ -261,7 +261,7 @@ impl Context<'_> {
                 }
             };
         }
-        let flow = key.flow(connection.opener);
+        let flow = key.flow(connection.opener());
         let rode = connection.fast.rides();
         // It has come behind the packet that was to begin the ride: so that has not begun (or it
         // has at the very moment at which this one came).
@@ -376,7 +376,7 @@ impl Context<'_> {
     }
 
     fn look_unseen_at<A: Family>(&mut self, held: &mut Held<'_>, slot: Slot) -> Option<Instant> {
-        let opener = A::table(held.shard).get(slot)?.connection.opener;
+        let opener = A::table(held.shard).get(slot)?.connection.opener();
         let flow = A::table(held.shard).get(slot)?.key.flow(opener);
         let mut connection = A::table(held.shard).live(slot)?;
         if connection.fast.is_ended() && connection.rare().asks < TELL_ROUNDS {
@@ -411,14 +411,14 @@ impl Context<'_> {
         let mut held = Held { shard: &mut shard, number };
         let Some(slot) = A::table(held.shard).find(&key, hash) else { return };
         let Some(mut connection) = A::table(held.shard).live(slot) else { return };
-        let direction = sender.direction(connection.opener);
+        let direction = sender.direction(connection.opener());
         if let Some((there, back)) = word.and_then(|word| word.counts) {
             let (original, reply) =
                 if direction == Direction::Original { (there, back) } else { (back, there) };
             connection.raise(Direction::Original, tally_of(original));
             connection.raise(Direction::Reply, tally_of(reply));
         }
-        let flow = key.flow(connection.opener);
+        let flow = key.flow(connection.opener());
         if !connection.fast.is_unseen() {
             if word.is_some_and(|word| word.rides) {
                 // A verdict that was under way has set it.
@@ -524,7 +524,7 @@ impl Context<'_> {
     ) {
         let Some(key) = A::table(held.shard).get(slot).map(|entry| entry.key) else { return };
         let Some(mut connection) = A::table(held.shard).live(slot) else { return };
-        let flow = key.flow(connection.opener);
+        let flow = key.flow(connection.opener());
         let last = connection.whole();
         connection.stay_ended(self.now);
         let ended = connection.whole();
@@ -590,7 +590,7 @@ impl Context<'_> {
     pub(super) fn stop_ride<A: Family>(&mut self, held: &mut Held<'_>, slot: Slot) {
         let Some(entry) = A::table(held.shard).get_mut(slot) else { return };
         if entry.connection.fast.rides() {
-            let flow = entry.key.flow(entry.connection.opener);
+            let flow = entry.key.flow(entry.connection.opener());
             entry.connection.alight();
             self.transmit_if_room(Transmit::Release { flow });
             held.shard.count_riding(true, false);

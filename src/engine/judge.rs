@@ -236,7 +236,7 @@ impl Context<'_> {
             // Whatever becomes of it.
             connection.candidate_has_come();
         }
-        if (connection.tag & BEHIND != 0 || self.out.opening) && !self.out.is_read {
+        if (connection.tag() & BEHIND != 0 || self.out.opening) && !self.out.is_read {
             drop(connection);
             return self.judge_behind(held, met);
         }
@@ -244,7 +244,7 @@ impl Context<'_> {
             drop(connection);
             return self.judge_uncounted(held, met);
         }
-        let direction = met.sender.direction(connection.opener);
+        let direction = met.sender.direction(connection.opener());
         if !connection.fast.is_none() {
             drop(connection);
             if let Some(verdict) = self.judge_unseen(held, met, direction) {
@@ -342,12 +342,12 @@ impl Context<'_> {
     fn take_over<A: Family>(&mut self, held: &mut Held<'_>, met: &Met<'_, A>, segment: &Segment) -> Verdict {
         let Met { slot, key, arrival, .. } = *met;
         let old = A::table(held.shard).whole(slot);
-        let next = old.and_then(|old| tcp::successor(&old, segment, opposite(old.opener), self.now));
+        let next = old.and_then(|old| tcp::successor(&old, segment, opposite(old.opener()), self.now));
         self.end::<A>(held, slot, false, CloseReason::Replaced, true);
         match (next, self.ruling.pickup_of_answer(arrival.meta, &arrival.flow)) {
             (Some(next), Some(pickup)) => {
                 let hash = key.hash(self.engine.seed);
-                let sender = opposite(next.opener);
+                let sender = opposite(next.opener());
                 let new = Newcomer {
                     key: *key,
                     hash,
@@ -447,7 +447,7 @@ impl Context<'_> {
         let connection = &entry.connection;
         match embedded.seq {
             Some(seq) if embedded.protocol == Protocol::TCP => {
-                let direction = sender.direction(connection.opener);
+                let direction = sender.direction(connection.opener());
                 // Where numbers are not known its receiver makes the test.
                 let is_under_way =
                     connection.fast.is_unseen() || may_be_under_way(connection, direction, seq);

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// In a connection's tag: counted in the first tally, in the second.
-const COUNTED: [u8; 2] = [1 << 5, 1 << 6];
+pub(super) const COUNTED: [u8; 2] = [1 << 5, 1 << 6];
 
 /// No tally: nothing is counted.
 const NONE: u8 = 2;
@@ -202,7 +202,7 @@ fn recount<A: Family>(engine: &Engine, mutex: &Mutex<super::shard::Shard>) {
         let end = bound.min(slot.saturating_add(PIECE));
         for slot in slot..end {
             let Some(entry) = table.get_mut(slot) else { continue };
-            let flow = entry.key.flow(entry.connection.opener);
+            let flow = entry.key.flow(entry.connection.opener());
             uncount(engine, &mut entry.connection, &flow);
             count(engine, &mut entry.connection, &flow);
         }
@@ -215,22 +215,22 @@ fn recount<A: Family>(engine: &Engine, mutex: &Mutex<super::shard::Shard>) {
 
 /// Counts a connection that is open and is not counted.
 fn count(engine: &Engine, connection: &mut Connection, flow: &Flow) {
-    let is_counted = connection.tag & (COUNTED[0] | COUNTED[1]) != 0;
+    let is_counted = connection.tag() & (COUNTED[0] | COUNTED[1]) != 0;
     if is_open(connection.phase)
         && !is_counted
         && let Some((number, tally)) = engine.open.current()
         && let Some(bit) = COUNTED.get(usize::from(number))
     {
         tally.lock().add(connection.rule, flow);
-        connection.tag |= bit;
+        connection.set_tag(connection.tag() | bit);
     }
 }
 
 /// Gives the counts of a connection back, if it is counted.
 fn uncount(engine: &Engine, connection: &mut Connection, flow: &Flow) {
     for (tally, bit) in engine.open.tallies.iter().zip(COUNTED) {
-        if connection.tag & bit != 0 {
-            connection.tag &= !bit;
+        if connection.tag() & bit != 0 {
+            connection.set_tag(connection.tag() & !bit);
             tally.lock().take(connection.rule, flow);
         }
     }
@@ -262,7 +262,7 @@ impl Context<'_> {
             return;
         }
         let Some(entry) = A::table(held.shard).get_mut(slot) else { return };
-        let flow = entry.key.flow(entry.connection.opener);
+        let flow = entry.key.flow(entry.connection.opener());
         if was {
             uncount(self.engine, &mut entry.connection, &flow);
             return;
@@ -278,7 +278,7 @@ impl Context<'_> {
     /// The rule of a connection has changed: what it counts in is that rule's.
     pub(super) fn move_open<A: Family>(&mut self, held: &mut Held<'_>, slot: Slot, rule: u16) {
         let Some(entry) = A::table(held.shard).get_mut(slot) else { return };
-        let flow = entry.key.flow(entry.connection.opener);
+        let flow = entry.key.flow(entry.connection.opener());
         uncount(self.engine, &mut entry.connection, &flow);
         entry.connection.rule = rule;
         count(self.engine, &mut entry.connection, &flow);

@@ -43,7 +43,7 @@ fn view<A: Address>(
     let deadline = ruling.deadline(&connection, shrink, now);
     let [original, reply] = tallies_of(&connection);
     let view = View {
-        flow: entry.key.flow(connection.opener),
+        flow: entry.key.flow(connection.opener()),
         phase: connection.phase,
         rule: RuleId(connection.rule),
         age: connection.age(now),
@@ -66,9 +66,9 @@ fn view<A: Address>(
 fn under_way<A: Address>(table: &Table<A>, slot: Slot, id: EmbryoId) -> Option<UnderWay> {
     let entry = table.get(slot)?;
     let connection = table.whole(slot)?;
-    let (phase, opener, rule) = (connection.phase, connection.opener, connection.rule);
+    let (phase, opener, rule) = (connection.phase, connection.opener(), connection.rule);
     // The slot may be another's by now.
-    let is_own = connection.rare.embryo == Some(id) && phase.is_embryonic() && connection.tag & BEHIND == 0;
+    let is_own = connection.rare.embryo == Some(id) && phase.is_embryonic() && connection.tag() & BEHIND == 0;
     is_own.then(|| UnderWay { flow: entry.key.flow(opener), phase, rule: RuleId(rule) })
 }
 

@@ -209,8 +209,8 @@ impl Context<'_> {
         if connection.fast.is_ended() {
             return;
         }
-        let flow = entry.key.flow(connection.opener);
-        if connection.tag & ANNOUNCED != 0 {
+        let flow = entry.key.flow(connection.opener());
+        if connection.tag() & ANNOUNCED != 0 {
             // No rule need match it: it stays as long as its parent's rule lets others in.
             let rule = ruling.policy.rule(RuleId(connection.rule)).map(|rule| rule.action);
             if rule != Some(Action::Accept) {
@@ -222,7 +222,7 @@ impl Context<'_> {
             let v6 = flow.protocol == crate::wire::Protocol::ICMPV6;
             (if v6 { 128 } else { 8 }, 0)
         });
-        let new = ruling.new_flow(hook_of(connection.tag), path_of(&connection), &flow, icmp);
+        let new = ruling.new_flow(hook_of(connection.tag()), path_of(&connection), &flow, icmp);
         let (action, RuleId(id), _) = ruling.decide(&new);
         if action == Action::Accept {
             if connection.rule != id {

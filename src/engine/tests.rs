@@ -177,7 +177,7 @@ fn open_settings() -> Settings {
 
 fn seen<A: crate::conntrack::Address>(table: &crate::conntrack::Table<A>) -> Vec<(Flow, Whole)> {
     let all = (0..table.bound()).filter_map(|slot| Some((table.get(slot)?, table.whole(slot)?)));
-    all.map(|(entry, connection)| (entry.key.flow(connection.opener), connection)).collect()
+    all.map(|(entry, connection)| (entry.key.flow(connection.opener()), connection)).collect()
 }
 
 impl Lab {

@@ -71,7 +71,7 @@ impl Context<'_> {
     ) -> Result<Verdict, Replaced> {
         let Met { slot, key, sender, arrival } = *met;
         let Some(entry) = A::table(held.shard).get(slot) else { return Err(Replaced(None)) };
-        if sender == entry.connection.opener && matches!(arrival.content, Content::Tcp(Kind::Syn, _)) {
+        if sender == entry.connection.opener() && matches!(arrival.content, Content::Tcp(Kind::Syn, _)) {
             self.end::<A>(held, slot, false, CloseReason::Replaced, true);
             return Err(Replaced(None));
         }

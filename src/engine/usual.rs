@@ -83,8 +83,8 @@ impl Worker {
         };
         let is_early = is_in_time && entry.is_early(now);
         let connection = &mut entry.connection;
-        let is_plain = connection.fast.is_none() && connection.tag & BEHIND == 0;
-        let direction = located.sender.direction(connection.opener);
+        let is_plain = connection.fast.is_none() && connection.tag() & BEHIND == 0;
+        let direction = located.sender.direction(connection.opener());
         let is_plain = is_plain && connection.can_count(direction, len);
         if !is_early || !is_plain || !tcp::take_usual(connection, direction, &progress, now) {
             return false;

@@ -70,7 +70,7 @@ pub fn take_usual(
     now: Instant,
 ) -> bool {
     // Nobody is asked, and nothing else is rare.
-    let is_open = connection.phase == Phase::Established && !connection.has_rare;
+    let is_open = connection.phase == Phase::Established && !connection.has_rare();
     // Timestamps hold.
     let is_lively = !connection.last_seen.is_older(window::TIMESTAMPS_HOLD, now);
     let (sender, receiver) = connection.halves(direction);
@@ -236,7 +236,7 @@ mod tests {
             let mut before = Whole::from(Connection::new(phase, Sender::Low, begun));
             (before.original, before.reply) = (original, reply);
             before.rare.asked = bool::then(asked, || Stamp::of(begun));
-            before.has_rare = asked;
+            before.set_has_rare(asked);
             let now = begun.after(std::time::Duration::from_millis(silence));
             let (mut usual, mut any) = (before, before);
             all.set(all.get() + 1);
