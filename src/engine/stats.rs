@@ -86,12 +86,9 @@ impl Stats {
     /// Locks what others lock as well, and counts if one of them has it.
     #[inline(always)]
     pub(super) fn locked<'m, T>(&self, mutex: &'m Mutex<T>) -> MutexGuard<'m, T> {
-        mutex.try_lock().unwrap_or_else(|| self.wait_for(mutex))
-    }
-
-    #[cold]
-    fn wait_for<'m, T>(&self, mutex: &'m Mutex<T>) -> MutexGuard<'m, T> {
-        add(&self.lock_waits, 1);
+        if mutex.is_locked() {
+            add(&self.lock_waits, 1);
+        }
         mutex.lock()
     }
 
