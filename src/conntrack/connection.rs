@@ -157,6 +157,11 @@ impl Connection {
         self.tag = self.tag & !TAGS | bits & TAGS;
     }
 
+    /// Sets these of the owner's bits, and leaves the others as they are.
+    pub const fn add_tag(&mut self, bits: u8) {
+        self.tag |= bits & TAGS;
+    }
+
     /// Whether there is something beside its slot.
     pub(super) const fn has_rare(&self) -> bool {
         self.tag & HAS_RARE != 0

@@ -137,8 +137,7 @@ impl Context<'_> {
         self.stamp(&mut connection, &new.arrival, rule);
         mark_announced(&mut connection, new);
         if self.out.opening {
-            let tag = connection.tag() | BEHIND;
-            connection.set_tag(tag);
+            connection.add_tag(BEHIND);
         }
         connection.live().count(Direction::Original, new.arrival.len, self.now);
         let mut shard = self.stats.locked(mutex);
@@ -516,7 +515,7 @@ impl Context<'_> {
 
 fn mark_announced<A>(connection: &mut Connection, new: &Newcomer<'_, A>) {
     if new.parent_rule.is_some() {
-        connection.set_tag(connection.tag() | ANNOUNCED);
+        connection.add_tag(ANNOUNCED);
     }
 }
 

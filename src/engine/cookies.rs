@@ -420,7 +420,7 @@ impl Context<'_> {
         let Some(Some(Shift { added, .. })) = self.out.behind else { return };
         let Some(slot) = A::table(held.shard).find(key, hash) else { return };
         if let Some(entry) = A::table(held.shard).get_mut(slot) {
-            entry.connection.set_tag(entry.connection.tag() | BEHIND);
+            entry.connection.add_tag(BEHIND);
             held.shard.put_behind::<A>(slot, Behind::met(added));
         }
     }

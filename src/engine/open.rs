@@ -222,7 +222,7 @@ fn count(engine: &Engine, connection: &mut Connection, flow: &Flow) {
         && let Some(bit) = COUNTED.get(usize::from(number))
     {
         tally.lock().add(connection.rule, flow);
-        connection.set_tag(connection.tag() | bit);
+        connection.add_tag(*bit);
     }
 }
 

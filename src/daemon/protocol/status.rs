@@ -83,7 +83,7 @@ pub struct ShieldedRow {
     pub limit: String,
     /// The rule whose limit it is; `null`: the rule set's.
     pub rule: Option<String>,
-    /// Its answer is `challenge`, and a queue of SYNs overflowed.
+    /// Its answer is `challenge`, and a queue of SYNs filled up.
     pub raised: bool,
     /// How long it is on.
     #[serde(with = "as_duration")]
@@ -100,7 +100,7 @@ pub struct Syncookies {
     pub on: Vec<ShieldedRow>,
     /// How many it were since the start.
     pub ever: u64,
-    /// Whether a queue of SYNs overflows, so that `challenge` is raised to `syncookies`.
+    /// Whether a queue of SYNs fills up, so that `challenge` is raised to `syncookies`.
     pub raised: bool,
     /// SYNs that the kernel answered since it was first on.
     pub syns: u64,
