@@ -46,7 +46,7 @@ mod unreachable;
 mod usual;
 pub mod view;
 
-pub use cookies::{Shield, Shift};
+pub use cookies::{Raise, Shield, Shift};
 pub use event::{CloseReason, Closed, Event, Peer};
 pub use fast::{Ride, Word};
 pub use foresee::Foreseen;

@@ -133,6 +133,10 @@ impl Embryo {
         self.serial & !SPARED == reservation.serial
     }
 
+    const fn is_spared(&self) -> bool {
+        self.serial & SPARED != 0
+    }
+
     fn membership(&mut self, queue: Index) -> Option<&mut Membership> {
         self.memberships.iter_mut().find(|membership| membership.queue == queue)
     }
@@ -336,22 +340,36 @@ impl Embryonic {
     pub fn evict(&mut self, scope: &Scope) -> Option<Option<(EmbryoId, Whereabouts)>> {
         let queue = self.queues.find(scope)?;
         let stalest = self.queues.get(queue)?.stalest;
-        let index = self.stalest_unspared(queue, stalest).unwrap_or(stalest);
+        let unspared = self.stalest(queue).find(|(_, embryo)| !embryo.is_spared());
+        let index = unspared.map_or(stalest, |(index, _)| index);
         let at = self.embryos.get(index)?.at;
         self.take_out(index);
         Some(at.map(|at| (EmbryoId(index), at)))
     }
 
-    fn stalest_unspared(&self, queue: Index, stalest: Index) -> Option<Index> {
-        let mut index = stalest;
-        for _ in 0..LOOKED_AT {
-            let embryo = self.embryos.get(index)?;
-            if embryo.serial & SPARED == 0 {
-                return Some(index);
-            }
-            index = embryo.memberships.iter().find(|membership| membership.queue == queue)?.younger;
+    /// Whether most of those who are looked at for one to evict of a scope are spared. Then
+    /// who is not has come of late, and is as likely to finish as they are.
+    #[must_use]
+    pub fn most_are_spared(&self, scope: &Scope) -> bool {
+        let Some(queue) = self.queues.find(scope) else { return false };
+        let (mut spared, mut looked_at) = (0_usize, 0_usize);
+        for (_, embryo) in self.stalest(queue) {
+            looked_at = looked_at.saturating_add(1);
+            spared = spared.saturating_add(usize::from(embryo.is_spared()));
         }
-        None
+        spared > looked_at / 2
+    }
+
+    /// The stalest few of a queue, in their order.
+    fn stalest(&self, queue: Index) -> impl Iterator<Item = (Index, &Embryo)> {
+        let mut next = self.queues.get(queue).map_or(NONE, |queue| queue.stalest);
+        let each = std::iter::from_fn(move || {
+            let (index, embryo) = (next, self.embryos.get(next)?);
+            let membership = embryo.memberships.iter().find(|membership| membership.queue == queue);
+            next = membership.map_or(NONE, |membership| membership.younger);
+            Some((index, embryo))
+        });
+        each.take(LOOKED_AT)
     }
 
     fn take_out(&mut self, index: Index) {
@@ -429,6 +447,28 @@ mod tests {
         assert_eq!(gone(), at(4));
         assert_eq!(gone(), at(12), "within sight now");
         assert_eq!(gone(), at(5));
+    }
+
+    #[test]
+    fn most_of_the_stalest_are_spared_or_not() {
+        let mut all = Embryonic::new([1, 2], 64);
+        let scopes = scopes(1, 80);
+        assert!(!all.most_are_spared(&scopes[0]), "there is nobody");
+        let mut enter = |slot, spared| {
+            let reservation = all.reserve(&scopes).unwrap();
+            if spared {
+                all.spare(&reservation);
+            }
+            all.settle(reservation, at(slot)).unwrap();
+            all.most_are_spared(&scopes[0])
+        };
+        assert!(enter(0, true));
+        assert!(!enter(1, false), "half of them are not most");
+        assert!(enter(2, true));
+        assert!(!enter(3, false));
+        assert!((4..8).all(|slot| enter(slot, true)));
+        // The youngest do not count.
+        assert!((8..99).all(|slot| enter(slot, false)));
     }
 
     #[test]

@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     conntrack::{Instant, Timer},
-    engine::{Engine, IfIndex, Shield},
+    engine::{Engine, IfIndex, Raise, Shield},
     policy::{OnExcess, Policy, RuleId},
     sys::{
         clock::Clock,
@@ -465,7 +465,7 @@ impl Entry {
             limit: self.shield.limit.name().to_owned(),
             rule: (self.shield.of_rule != RuleId::DEFAULT)
                 .then(|| policy.name(self.shield.of_rule).to_owned()),
-            raised: self.shield.raised,
+            raised: self.shield.raised.is_some(),
             since: Duration::from_secs(now.since(self.since).as_secs()),
             calm: self.calm_since.map(|since| Duration::from_secs(now.since(since).as_secs())),
         }
@@ -481,7 +481,11 @@ impl Entry {
         let whose =
             if rule == RuleId::DEFAULT { String::new() } else { format!(" of rule {}", policy.name(rule)) };
         let message = if is_on {
-            let why = if self.shield.raised { ", and a queue of SYNs fills up" } else { "" };
+            let why = match self.shield.raised {
+                None => "",
+                Some(Raise::QueuesFill) => ", and a queue of SYNs fills up",
+                Some(Raise::AllProven) => ", by sources that answer challenges",
+            };
             format!(
                 "the kernel answers SYNs from {} to {place} by cookies: {}{whose} is passed{why}",
                 self.interface,
@@ -663,7 +667,7 @@ mod tests {
             rule: RuleId::DEFAULT,
             most: 100,
             calm: Duration::from_secs(calm),
-            raised: false,
+            raised: None,
         };
         let entry =
             Entry { shield, interface: "wan".to_owned(), since: Instant(0), calm_since: None, little };

@@ -376,10 +376,11 @@ impl Context<'_> {
             let Some(most) = limits.limit(limit).value.filter(|most| tracker.count(&scope) >= *most) else {
                 continue;
             };
-            let (answer, shadow) = (self.answer_to(arrival, limit, &limits), limits.shadow);
+            let answer = self.answer_to(arrival, limit, &limits, || tracker.most_are_spared(&scope));
+            let shadow = limits.shadow;
             self.passed_limit(&arrival.flow, rule, (group, limit), answer, shadow);
             if !shadow {
-                self.ask_for_cookies(arrival, rule, (group, limit), &limits);
+                self.ask_for_cookies(arrival, rule, (group, limit), &limits, answer);
             }
             match (!shadow).then_some(answer) {
                 None => {}

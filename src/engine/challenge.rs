@@ -74,10 +74,26 @@ impl Context<'_> {
     /// destination, it waits for that. What the gateway sends needs no proof, and
     /// what the kernel opens behind a cookie has one. Where the kernel can't answer SYNs,
     /// they are challenged.
-    pub(super) fn answer_to(&self, arrival: &Arrival<'_>, limit: Limit, limits: &ResolvedLimits) -> OnExcess {
+    ///
+    /// `of_proven`: most of those who would make room have proven themselves too. Then a challenge
+    /// tells nobody apart (hosts that exist answer it also where somebody else has sent a SYN
+    /// in their name), and the kernel should answer, as where the queues of SYNs overflow.
+    pub(super) fn answer_to(
+        &self,
+        arrival: &Arrival<'_>,
+        limit: Limit,
+        limits: &ResolvedLimits,
+        of_proven: impl FnOnce() -> bool,
+    ) -> OnExcess {
+        let by_kernel = !limit.is_per_source() && self.may_have_cookies(arrival);
         let answer = match limits.on_excess {
             // Cookies are on their way: nobody's handshake must end for one that can wait.
-            OnExcess::Syncookies if !limit.is_per_source() && self.may_have_cookies(arrival) => {
+            OnExcess::Syncookies if by_kernel => OnExcess::Syncookies,
+            OnExcess::Challenge
+                if by_kernel
+                    && self.is_proven(arrival.flow.src)
+                    && (self.engine.cookieing.are_raised() || of_proven()) =>
+            {
                 OnExcess::Syncookies
             }
             OnExcess::Challenge | OnExcess::Syncookies
@@ -87,14 +103,8 @@ impl Context<'_> {
             {
                 OnExcess::Evict
             }
-            OnExcess::Syncookies if limit.is_per_source() || !self.may_have_cookies(arrival) => {
-                OnExcess::Challenge
-            }
-            OnExcess::Drop
-            | OnExcess::Reset
-            | OnExcess::Evict
-            | OnExcess::Challenge
-            | OnExcess::Syncookies => limits.on_excess,
+            OnExcess::Syncookies => OnExcess::Challenge,
+            OnExcess::Drop | OnExcess::Reset | OnExcess::Evict | OnExcess::Challenge => limits.on_excess,
         };
         if answer == OnExcess::Evict && self.engine.evictions_are_held() {
             add(&self.stats.evictions_held, u64::from(!limits.shadow));

@@ -68,8 +68,17 @@ pub struct Shield {
     pub most: u32,
     /// How long the pressure must be gone until it ends.
     pub calm: Duration,
-    /// The limit's answer is to challenge, and the queues of SYNs overflow.
-    pub raised: bool,
+    /// The limit's answer is to challenge, and why that is not enough.
+    pub raised: Option<Raise>,
+}
+
+/// Why challenges are not enough.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Raise {
+    /// The queues of SYNs overflow.
+    QueuesFill,
+    /// Those who pass the limit have proven themselves, as have most of those who would make room.
+    AllProven,
 }
 
 impl Shield {
@@ -104,6 +113,11 @@ pub(super) struct Cookieing {
 }
 
 impl Cookieing {
+    /// Whether the queues of SYNs overflow, so that challenges are not enough.
+    pub(super) fn are_raised(&self) -> bool {
+        self.raised.load(Ordering::Relaxed)
+    }
+
     fn is_available(&self, address: IpAddr) -> bool {
         let [ipv4, ipv6] = &self.unavailable;
         !(if address.is_ipv4() { ipv4 } else { ipv6 }).load(Ordering::Relaxed)
@@ -296,10 +310,12 @@ impl Context<'_> {
         rule: RuleId,
         (group, limit): (u16, Limit),
         limits: &ResolvedLimits,
+        answer: OnExcess,
     ) {
         let raised = match limits.on_excess {
-            OnExcess::Syncookies if !limit.is_per_source() => false,
-            OnExcess::Challenge if self.engine.cookieing.raised.load(Ordering::Relaxed) => true,
+            OnExcess::Syncookies if !limit.is_per_source() => None,
+            OnExcess::Challenge if self.engine.cookieing.are_raised() => Some(Raise::QueuesFill),
+            OnExcess::Challenge if answer == OnExcess::Syncookies => Some(Raise::AllProven),
             OnExcess::Drop
             | OnExcess::Reset
             | OnExcess::Evict

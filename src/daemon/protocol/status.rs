@@ -83,7 +83,8 @@ pub struct ShieldedRow {
     pub limit: String,
     /// The rule whose limit it is; `null`: the rule set's.
     pub rule: Option<String>,
-    /// Its answer is `challenge`, and a queue of SYNs filled up.
+    /// Its answer is `challenge`, and a queue of SYNs filled up, or it was passed by sources
+    /// that answer challenges.
     pub raised: bool,
     /// How long it is on.
     #[serde(with = "as_duration")]

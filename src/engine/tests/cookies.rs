@@ -98,7 +98,7 @@ fn passing_the_limit_asks_for_the_destination_to_be_shielded() {
         rule: RuleId::DEFAULT,
         most: 1,
         calm: Duration::from_secs(60),
-        raised: false,
+        raised: None,
     };
     assert_eq!(shields(&mut lab), [shield]);
     // Not with every packet of a flood; but again, if nothing came of it.
@@ -223,10 +223,41 @@ fn challenges_are_raised_while_the_queues_of_syns_overflow() {
     // Whoever comes to us all the same is challenged as ever.
     assert_eq!(stranger(&mut lab, 3), Verdict::Drop(DropReason::Challenged));
     let asked = shields(&mut lab);
-    assert!(asked.len() == 1 && asked[0].raised, "{asked:?}");
+    assert!(asked.len() == 1 && asked[0].raised == Some(Raise::QueuesFill), "{asked:?}");
     lab.engine.raise_challenges(false);
     lab.seconds(5);
     stranger(&mut lab, 4);
+    assert_eq!(shields(&mut lab), []);
+}
+
+#[test]
+fn challenges_are_raised_where_all_who_are_half_open_have_proven_themselves() {
+    let mut lab = Lab::with(
+        settings(|limits| {
+            limits.per_destination = Some(2);
+            limits.on_excess = Some(OnExcess::Challenge);
+        }),
+        Vec::new(),
+    );
+    // Whoever finishes a handshake is there.
+    lab.handshake();
+    lab.client.1 += 1;
+    stranger(&mut lab, 1);
+    stranger(&mut lab, 2);
+    lab.pass(&[client("S", 0)]);
+    assert_eq!(shields(&mut lab), [], "a stranger made room, who may not be there at all");
+    lab.client.1 += 1;
+    lab.pass(&[client("S", 0)]);
+    assert_eq!(shields(&mut lab), [], "so did the other");
+    let counters = lab.engine.counters();
+    lab.client.1 += 1;
+    lab.dropped(client("S", 0), DropReason::Limit);
+    let asked = shields(&mut lab);
+    assert!(asked.len() == 1 && asked[0].raised == Some(Raise::AllProven), "{asked:?}");
+    assert_eq!(lab.engine.counters().embryonic, counters.embryonic, "nobody's handshake is ended");
+    // Where the kernel can't answer, the stalest must go all the same.
+    lab.engine.set_cookies_available(false, false);
+    lab.pass(&[client("S", 0)]);
     assert_eq!(shields(&mut lab), []);
 }
 

@@ -19,8 +19,9 @@ use crate::ground::{Ground, HONEST, WEB, honest};
 /// Clients at once. Each comes from another address every time.
 const CLIENTS: u8 = 4;
 
-/// From one page to the next.
-const PAUSE: Duration = Duration::from_millis(20);
+/// From the start of one page to that of the next, but for a client that still waits then:
+/// so many come, however long each takes.
+const EVERY: Duration = Duration::from_millis(25);
 
 /// A person gives up after this.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -94,6 +95,7 @@ impl Honest {
                 let (over, client) = (Arc::clone(&over), ground.three.client.clone());
                 std::thread::Builder::new().spawn(move || {
                     let (mut outcome, mut number) = (Outcome::default(), first);
+                    let mut due = Instant::now();
                     while !over.load(Ordering::Relaxed) {
                         match fetch(&client, number) {
                             Ok(time) => {
@@ -103,7 +105,9 @@ impl Honest {
                             Err(_) => outcome.failed += 1,
                         }
                         number = (number + CLIENTS) % HONEST;
-                        std::thread::sleep(PAUSE);
+                        let now = Instant::now();
+                        due = (due + EVERY).max(now);
+                        std::thread::sleep(due - now);
                     }
                     outcome
                 })
