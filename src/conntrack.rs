@@ -14,6 +14,7 @@
     )
 )]
 
+pub mod ahead;
 pub mod chained;
 pub mod connection;
 pub mod cookie;
@@ -38,6 +39,7 @@ pub mod timer;
 pub mod wheel;
 pub mod window;
 
+pub use ahead::Ahead;
 pub use connection::{Connection, Standing, Tally};
 pub use deadline::Deadline;
 pub use embryonic::{EmbryoId, Embryonic, Scope};

@@ -78,7 +78,7 @@ use self::{
     prepare::{Located, Place, Read},
     pressure::Lines,
     ruling::{Ruling, Shrink},
-    shard::Shard,
+    shard::{Aheads, Shard},
     stats::{Stats, add},
 };
 use crate::{
@@ -94,6 +94,11 @@ use crate::{
 /// Shards of the table: more than any gateway has workers, so that two seldom meet.
 const SHARDS: usize = 64;
 
+/// The number of the shard of a hash: its upper bits, because buckets take the lower ones.
+const fn shard_number(hash: u64) -> usize {
+    (hash >> 48) as usize % SHARDS
+}
+
 /// Octets of a rewritten packet, which is headers only: longer ones cost an allocation.
 const HEADERS: usize = 256;
 
@@ -105,6 +110,8 @@ pub struct Engine {
     capacity: usize,
     started: Instant,
     shards: Vec<Mutex<Shard>>,
+    /// Of each shard.
+    ahead: Vec<Aheads>,
     embryonic: Mutex<Embryonic>,
     cookies: Cookies,
     cookieing: Cookieing,
@@ -152,13 +159,13 @@ impl Engine {
         let budget = Budget::new(settings.rst_per_second, now);
         let asking = Budget::new(settings.rst_per_second, now);
         let ruling = Ruling::new(Arc::new(policy), Live::default(), HashMap::new());
+        let shards: Vec<_> = (0..SHARDS).map(|_| Shard::new(capacity.div_ceil(SHARDS), seed, now)).collect();
         let engine = Self {
             seed,
             capacity,
             started: now,
-            shards: (0..SHARDS)
-                .map(|_| Mutex::new(Shard::new(capacity.div_ceil(SHARDS), seed, now)))
-                .collect(),
+            ahead: shards.iter().map(Shard::ahead).collect(),
+            shards: shards.into_iter().map(Mutex::new).collect(),
             embryonic: Mutex::new(Embryonic::new(seed, capacity)),
             cookies: Cookies::new(seed),
             cookieing: Cookieing::default(),
@@ -269,12 +276,17 @@ impl Engine {
         ruling.value(rule, timer, ruling.live.epoch)
     }
 
-    /// The shard of a hash: its upper bits, because buckets take the lower ones.
+    /// The shard of a hash.
     fn shard_of(&self, hash: u64) -> (u16, &Mutex<Shard>) {
-        let number = (hash >> 48) as usize % SHARDS;
+        let number = shard_number(hash);
         #[expect(clippy::indexing_slicing, reason = "there are SHARDS of them")]
         let mutex = &self.shards[number];
         (u16::try_from(number).unwrap_or(0), mutex)
+    }
+
+    /// Where the connections of that shard lie.
+    fn ahead_of(&self, hash: u64) -> Option<&Aheads> {
+        self.ahead.get(shard_number(hash))
     }
 
     fn connections_now(&self) -> u32 {

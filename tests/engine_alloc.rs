@@ -83,7 +83,7 @@ fn packets_of_a_connection_allocate_nothing() {
 fn a_batch_that_is_looked_ahead_for_allocates_nothing() {
     struct Counting(Cell<u32>);
     impl Fetch for Counting {
-        fn fetch<T>(&self, _: &T) {
+        fn fetch_at(&self, _: *const u8, _: usize) {
             self.0.set(self.0.get() + 1);
         }
     }

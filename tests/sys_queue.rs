@@ -20,7 +20,7 @@ use halfgate::{
     sys::{
         ctnetlink::Ctnetlink,
         interfaces,
-        queue::{Answer, Queue, QueueError, QueueLoss, QueueSettings, Queued, losses},
+        queue::{Answer, Queue, QueueError, QueueLoss, QueueSettings, Queued, UNTIL_RUNG, losses},
     },
     wire::{Checksums, FourTuple, Transport, build},
 };
@@ -71,6 +71,56 @@ fn accept(queued: &Queued<'_>) -> Answer {
 fn counted(namespace: &str, iptables: &str, chain: &str) -> u64 {
     let listing = run(namespace, &format!("{iptables} -t mangle -L {chain} -v -x -n"));
     listing.lines().nth(2).and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap()
+}
+
+#[test]
+fn who_waits_without_end_is_woken_by_a_bell_and_by_packets_that_come_alone() {
+    const PACKETS: usize = 50;
+    let net = Net::new();
+    let mut queue = inside(&net.gateway, || Queue::open(settings(9)).unwrap());
+    net.divert("FORWARD", "-p udp", 9);
+    let bell = queue.bell().unwrap();
+    let turns = std::sync::atomic::AtomicUsize::new(0);
+    let stop = AtomicBool::new(false);
+    let count = || turns.load(Ordering::Relaxed);
+    thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            let mut judged = 0;
+            while !stop.load(Ordering::Relaxed) {
+                judged += queue.serve(UNTIL_RUNG, &mut |queued, _| accept(queued)).unwrap();
+                turns.fetch_add(1, Ordering::Relaxed);
+            }
+            judged
+        });
+        let body = scope.spawn(|| {
+            thread::sleep(Duration::from_millis(300));
+            assert_eq!(count(), 0, "nobody has rung");
+            for rung in 1..=3 {
+                bell.ring().unwrap();
+                eventually("it takes its turn", || (count() == rung).then_some(()));
+            }
+            let server = inside(&net.server, || UdpSocket::bind(address(SERVER[0], 700)).unwrap());
+            server.set_read_timeout(Some(SECOND * 5)).unwrap();
+            let client = inside(&net.client, || UdpSocket::bind(address(CLIENT[0], 701)).unwrap());
+            let mut buffer = [0; 16];
+            // One after the other, and then some at once.
+            for sent in 0..PACKETS {
+                client.send_to(b"hello", address(SERVER[0], 700)).unwrap();
+                if sent < PACKETS / 2 {
+                    assert_eq!(server.recv(&mut buffer).unwrap(), 5);
+                }
+            }
+            for _ in PACKETS / 2..PACKETS {
+                assert_eq!(server.recv(&mut buffer).unwrap(), 5);
+            }
+        });
+        let body = body.join();
+        stop.store(true, Ordering::Relaxed);
+        bell.ring().unwrap();
+        let judged = worker.join().unwrap();
+        body.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        assert_eq!(judged, PACKETS);
+    });
 }
 
 #[test]

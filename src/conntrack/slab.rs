@@ -12,9 +12,6 @@ pub const NONE: Index = u32::MAX;
 /// chain ends.
 pub const MARKS: Index = u32::MAX - 255;
 
-/// Slots of one piece.
-const PIECE: usize = 128;
-
 #[derive(Debug)]
 enum Place<T> {
     Free(Stored),
@@ -43,6 +40,9 @@ impl<T> Default for Slab<T> {
 
 #[expect(clippy::cast_possible_truncation, reason = "indices are below 2^32 by construction")]
 impl<T> Slab<T> {
+    /// Slots of one piece.
+    pub const PIECE: usize = 128;
+
     /// Octets that a slab with at most so many entries at once ever takes: whole pieces,
     /// with what the allocator adds to each, and the list of pieces, which doubles as it
     /// grows.
@@ -50,9 +50,9 @@ impl<T> Slab<T> {
     pub const fn most_octets(entries: u64) -> u64 {
         // Pieces are smaller than what gets pages of its own.
         const ADDED: u64 = 32;
-        const { assert!(PIECE.saturating_mul(size_of::<Place<T>>()) < 128 << 10) };
-        let pieces = entries.div_ceil(PIECE as u64);
-        let piece = PIECE.saturating_mul(size_of::<Place<T>>()) as u64;
+        const { assert!(Self::PIECE.saturating_mul(size_of::<Place<T>>()) < 128 << 10) };
+        let pieces = entries.div_ceil(Self::PIECE as u64);
+        let piece = Self::PIECE.saturating_mul(size_of::<Place<T>>()) as u64;
         let list = match pieces {
             0..4 => 4,
             more => more.next_power_of_two(),
@@ -82,16 +82,16 @@ impl<T> Slab<T> {
     /// One more than the highest number ever handed out.
     #[must_use]
     pub fn bound(&self) -> u32 {
-        let full = self.pieces.len().saturating_sub(1).saturating_mul(PIECE);
+        let full = self.pieces.len().saturating_sub(1).saturating_mul(Self::PIECE);
         full.saturating_add(self.pieces.last().map_or(0, Vec::len)) as u32
     }
 
     fn place(&self, index: Index) -> Option<&Place<T>> {
-        self.pieces.get(index as usize / PIECE)?.get(index as usize % PIECE)
+        self.pieces.get(index as usize / Self::PIECE)?.get(index as usize % Self::PIECE)
     }
 
     fn place_mut(&mut self, index: Index) -> Option<&mut Place<T>> {
-        self.pieces.get_mut(index as usize / PIECE)?.get_mut(index as usize % PIECE)
+        self.pieces.get_mut(index as usize / Self::PIECE)?.get_mut(index as usize % Self::PIECE)
     }
 
     /// Asks for a slot without reading it.
@@ -99,6 +99,14 @@ impl<T> Slab<T> {
         if let Some(place) = self.place(index) {
             with.fetch(place);
         }
+    }
+
+    /// Where the piece lies whose first slot this is, and stays: its slots lie one behind the
+    /// other, [`Self::octets`] each.
+    #[must_use]
+    pub fn piece_that_begins(&self, index: Index) -> Option<*const u8> {
+        let is_first = (index as usize).is_multiple_of(Self::PIECE);
+        is_first.then(|| self.place(index).map(|place| std::ptr::from_ref(place).cast())).flatten()
     }
 
     /// The entry in a slot.
@@ -118,12 +126,17 @@ impl<T> Slab<T> {
         }
     }
 
+    /// Makes the list of pieces for so many entries, so that it does not grow before.
+    pub fn make_list(&mut self, entries: usize) {
+        self.pieces.reserve_exact(entries.div_ceil(Self::PIECE));
+    }
+
     /// Puts an entry into a free slot. `None`, and the entry is lost, only with
     /// 2^32 entries.
     pub fn insert(&mut self, entry: T) -> Option<Index> {
         let index = if self.free == NONE {
-            if self.pieces.last().is_none_or(|piece| piece.len() == PIECE) {
-                self.pieces.push(Vec::with_capacity(PIECE));
+            if self.pieces.last().is_none_or(|piece| piece.len() == Self::PIECE) {
+                self.pieces.push(Vec::with_capacity(Self::PIECE));
             }
             let index = self.bound();
             if index >= MARKS {

@@ -2,14 +2,19 @@
 //! slab, timed by a wheel. Insert, lookup, removal and expiry take constant time,
 //! and growing moves nothing.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
 use super::{
     Connection, Instant,
-    fetch::Fetch,
+    ahead::{Ahead, Buckets, bucket_of},
     key::{Address, Key},
     line::{Line, Neighbours},
     rare::{Beside, Live, Rare, Whole},
     slab::{Index, NONE, Slab, Stored},
-    wheel::{Links, Timed, Wheel},
+    wheel::{Links, Popped, Timed, Wheel},
 };
 
 /// A connection's place in its table.
@@ -55,9 +60,9 @@ const LEAST_BUCKETS: usize = 64;
 /// The table.
 #[derive(Debug)]
 pub struct Table<A: Address> {
-    /// First slot of each bucket plus one, so that zeroed memory is an empty table. There
-    /// are none before the first connection: many know one address family only.
-    buckets: Box<[u32]>,
+    /// There are none before the first connection: many know one address family only.
+    buckets: Buckets,
+    ahead: Arc<Ahead<Entry<A>>>,
     capacity: usize,
     entries: Slab<Entry<A>>,
     rare: Beside<Rare>,
@@ -72,7 +77,8 @@ impl<A: Address> Table<A> {
     #[must_use]
     pub fn new(capacity: usize, now: Instant) -> Self {
         Self {
-            buckets: Box::default(),
+            buckets: Arc::new([]),
+            ahead: Arc::default(),
             capacity,
             entries: Slab::default(),
             rare: Beside::new(capacity),
@@ -89,6 +95,7 @@ impl<A: Address> Table<A> {
         let buckets = if capacity < LEAST_BUCKETS { LEAST_BUCKETS } else { capacity };
         (buckets as u64)
             .saturating_mul(size_of::<u32>() as u64)
+            .saturating_add(Ahead::<Entry<A>>::octets(capacity))
             .saturating_add(Slab::<Entry<A>>::most_octets(most))
             .saturating_add(Beside::<Rare>::most_octets_beside(capacity, most))
             .saturating_add(Beside::<Neighbours>::most_octets_beside(capacity, most))
@@ -112,15 +119,15 @@ impl<A: Address> Table<A> {
         self.entries.bound()
     }
 
-    /// The bucket of a hash: as far into them as its lower half is into all numbers.
-    #[expect(clippy::cast_possible_truncation, reason = "below the number of buckets")]
-    const fn bucket_of(&self, hash: u64) -> usize {
-        ((hash as u32 as u64).wrapping_mul(self.buckets.len() as u64) >> 32) as usize
+    /// What looking ahead for its connections needs, without a lock.
+    #[must_use]
+    pub fn ahead(&self) -> Arc<Ahead<Entry<A>>> {
+        Arc::clone(&self.ahead)
     }
 
-    fn bucket(&mut self, hash: u64) -> Option<&mut u32> {
-        let bucket = self.bucket_of(hash);
-        self.buckets.get_mut(bucket)
+    #[inline(always)]
+    fn bucket(&self, hash: u64) -> Option<&AtomicU32> {
+        self.buckets.get(bucket_of(hash, self.buckets.len()))
     }
 
     /// The slot of a connection.
@@ -144,7 +151,7 @@ impl<A: Address> Table<A> {
     /// The first slot of a bucket.
     #[inline(always)]
     fn first(&self, hash: u64) -> Option<Slot> {
-        Some(self.buckets.get(self.bucket_of(hash))?.wrapping_sub(1))
+        Some(self.bucket(hash)?.load(Ordering::Relaxed).wrapping_sub(1))
     }
 
     fn find_from(&self, mut slot: Slot, key: &Key<A>) -> Option<Slot> {
@@ -155,20 +162,6 @@ impl<A: Address> Table<A> {
             slot = entry.next.0;
         }
         None
-    }
-
-    /// Asks for the bucket where [`Self::find`] begins.
-    pub fn fetch_bucket(&self, hash: u64, with: &impl Fetch) {
-        if let Some(bucket) = self.buckets.get(self.bucket_of(hash)) {
-            with.fetch(bucket);
-        }
-    }
-
-    /// Asks for the first connection in the bucket, the newest one; reads only the bucket.
-    pub fn fetch_first(&self, hash: u64, with: &impl Fetch) {
-        if let Some(first) = self.first(hash) {
-            self.entries.fetch(first, with);
-        }
     }
 
     /// The entry in a slot.
@@ -200,15 +193,17 @@ impl<A: Address> Table<A> {
     /// Adds a connection that is not in the table; it is looked at again at `due`.
     pub fn insert(&mut self, key: Key<A>, hash: u64, whole: Whole, due: Instant) -> Option<Slot> {
         if self.buckets.is_empty() {
-            self.buckets = vec![0; self.capacity.max(LEAST_BUCKETS)].into_boxed_slice();
+            let empty = || AtomicU32::new(0);
+            self.buckets = std::iter::repeat_with(empty).take(self.capacity.max(LEAST_BUCKETS)).collect();
+            self.entries.make_list(self.capacity);
+            self.ahead.begin(&self.buckets, self.capacity);
         }
-        let first = self.bucket(hash)?.wrapping_sub(1);
+        let first = self.first(hash)?;
         let (links, mut connection) = (Links::default(), whole.common);
         connection.set_has_rare(false);
         let slot = self.entries.insert(Entry { key, connection, next: Stored(first), links })?;
-        if let Some(bucket) = self.bucket(hash) {
-            *bucket = slot.wrapping_add(1);
-        }
+        self.ahead.note(slot, &self.entries);
+        self.bucket(hash)?.store(slot.wrapping_add(1), Ordering::Relaxed);
         if let Some(mut live) = self.live(slot) {
             *live.rare_mut() = whole.rare;
         }
@@ -271,7 +266,7 @@ impl<A: Address> Table<A> {
 
     /// Takes the next connection that must be looked at off the wheel: its owner
     /// calls [`Self::put_back`] or [`Self::end`].
-    pub fn pop_due(&mut self, now: Instant) -> Option<Slot> {
+    pub fn pop_due(&mut self, now: Instant) -> Option<Popped> {
         self.wheel.pop_due(&mut self.entries, now)
     }
 
@@ -295,10 +290,9 @@ impl<A: Address> Table<A> {
     fn unlink(&mut self, slot: Slot, seed: [u64; 2]) -> Option<Entry<A>> {
         let entry = self.entries.get(slot)?;
         let (hash, next) = (entry.key.hash(seed), entry.next.0);
-        let first = self.bucket(hash)?;
-        let mut at = first.wrapping_sub(1);
+        let mut at = self.first(hash)?;
         if at == slot {
-            *first = next.wrapping_add(1);
+            self.bucket(hash)?.store(next.wrapping_add(1), Ordering::Relaxed);
         } else {
             while let Some(before) = self.entries.get_mut(at) {
                 if before.next.0 == slot {

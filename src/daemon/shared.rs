@@ -13,7 +13,7 @@ use crate::{
     conntrack::Flow,
     engine::{Engine, Event, Transmit, Worker},
     policy::Marks,
-    sys::clock::Clock,
+    sys::{clock::Clock, queue::Bell},
 };
 
 /// How many transmits may wait for the sender.
@@ -77,13 +77,29 @@ pub struct Pulse {
     /// The thread's name.
     pub name: String,
     beats: Arc<AtomicU64>,
+    /// Where it waits until somebody rings.
+    bell: Option<Arc<Bell>>,
 }
 
 impl Pulse {
     /// A pulse that has not beaten yet.
     #[must_use]
     pub fn new(name: String) -> Self {
-        Self { name, beats: Arc::default() }
+        Self { name, beats: Arc::default(), bell: None }
+    }
+
+    /// That of a thread which takes its turn when it is rung for.
+    #[must_use]
+    pub fn with_bell(self, bell: Bell) -> Self {
+        Self { bell: Some(Arc::new(bell)), ..self }
+    }
+
+    /// Has the thread take its turn, if it waits for somebody to say so.
+    pub fn ask(&self) {
+        if let Some(bell) = &self.bell {
+            // What the kernel does not do shows in the beats.
+            let _ = bell.ring();
+        }
     }
 
     /// Beats once.

@@ -383,7 +383,8 @@ impl Crew {
             let outbox = outbox.clone();
             let name = format!("queue-{}", queue.number());
             let cpu = kernel::cpu_of(&policy.settings.queues, index % workers);
-            self.hire(&name, shared, move |shared, pulse| {
+            let bell = queue.bell().with_context(|| format!("can't wake thread {name}"))?;
+            self.hire_as(Pulse::new(name).with_bell(bell), shared, move |shared, pulse| {
                 if let Some(cpu) = cpu {
                     cpus::pin(cpu).map_err(|error| format!("can't run on processor {cpu}: {error}"))?;
                 }
@@ -401,10 +402,18 @@ impl Crew {
         shared: &Arc<Shared>,
         work: impl FnOnce(&Arc<Shared>, &Pulse) -> Result<(), String> + Send + 'static,
     ) -> Result<()> {
-        let pulse = Pulse::new(name.to_owned());
+        self.hire_as(Pulse::new(name.to_owned()), shared, work)
+    }
+
+    fn hire_as(
+        &mut self,
+        pulse: Pulse,
+        shared: &Arc<Shared>,
+        work: impl FnOnce(&Arc<Shared>, &Pulse) -> Result<(), String> + Send + 'static,
+    ) -> Result<()> {
         self.pulses.push(pulse.clone());
-        let shared = Arc::clone(shared);
-        let member = threads::spawn(name, &self.deaths, move || work(&shared, &pulse))
+        let (shared, name) = (Arc::clone(shared), pulse.name.clone());
+        let member = threads::spawn(&name, &self.deaths, move || work(&shared, &pulse))
             .with_context(|| format!("can't start thread {name}"))?;
         self.members.push(member);
         Ok(())
@@ -412,6 +421,7 @@ impl Crew {
 
     fn send_home(&mut self, shared: &Shared) {
         shared.stop.store(true, Ordering::Relaxed);
+        self.pulses.iter().for_each(Pulse::ask);
         for member in self.members.drain(..) {
             // Its panic was reported already.
             let _ = member.join();

@@ -15,7 +15,7 @@ use crate::{
         ctnetlink::Ctnetlink,
         interfaces,
         prefetch::IntoCache,
-        queue::{Answer, LookAhead, Queue, Queued},
+        queue::{Answer, LookAhead, Queue, Queued, UNTIL_RUNG},
         route::Routes,
     },
 };
@@ -85,7 +85,7 @@ pub fn serve(shared: &Shared, mut queue: Queue, outbox: &Outbox, pulse: &Pulse) 
     };
     while !shared.stopping() {
         pulse.beat();
-        queue.serve_ahead(TURN, &mut serving).map_err(|error| error.to_string())?;
+        queue.serve_ahead(UNTIL_RUNG, &mut serving).map_err(|error| error.to_string())?;
     }
     Ok(())
 }
@@ -353,7 +353,8 @@ pub fn watch_interfaces(shared: &Shared, watch: &interfaces::Watch, pulse: &Puls
     Ok(())
 }
 
-/// Whether every pulse still beats, asked once a second.
+/// Whether every pulse still beats, asked once a second: those who wait until somebody rings
+/// are asked each time, for the next.
 #[derive(Debug, Default)]
 pub struct Watchman {
     seen: Vec<(u64, u32)>,
@@ -370,6 +371,7 @@ impl Watchman {
         let mut stuck = None;
         for (pulse, (last, missed)) in pulses.iter().zip(&mut self.seen) {
             let beats = pulse.beats();
+            pulse.ask();
             if beats == *last {
                 *missed += 1;
             } else {

@@ -1,5 +1,5 @@
 //! Reading ahead: who knows the next packets can have what they need fetched into
-//! the cache while others are judged. Changes nothing.
+//! the cache while others are judged. Changes nothing, and takes no lock.
 
 use super::{Prepared, Worker, prepare::Place};
 use crate::conntrack::{Fetch, Flow};
@@ -44,19 +44,19 @@ impl Worker {
 
     /// Fetches what finding the connection begins with.
     pub fn fetch_place(&self, foreseen: &Foreseen, with: &impl Fetch) {
-        let shard = self.stats.locked(self.engine.shard_of(foreseen.hash).1);
+        let Some(ahead) = self.engine.ahead_of(foreseen.hash) else { return };
         match foreseen.is_ipv6 {
-            false => shard.ipv4.fetch_bucket(foreseen.hash, with),
-            true => shard.ipv6.fetch_bucket(foreseen.hash, with),
+            false => ahead.ipv4.fetch_bucket(foreseen.hash, with),
+            true => ahead.ipv6.fetch_bucket(foreseen.hash, with),
         }
     }
 
     /// Fetches the connection, some time after [`Self::fetch_place`]: what most likely is it.
     pub fn fetch(&self, foreseen: &Foreseen, with: &impl Fetch) {
-        let shard = self.stats.locked(self.engine.shard_of(foreseen.hash).1);
+        let Some(ahead) = self.engine.ahead_of(foreseen.hash) else { return };
         match foreseen.is_ipv6 {
-            false => shard.ipv4.fetch_first(foreseen.hash, with),
-            true => shard.ipv6.fetch_first(foreseen.hash, with),
+            false => ahead.ipv4.fetch_first(foreseen.hash, with),
+            true => ahead.ipv6.fetch_first(foreseen.hash, with),
         }
     }
 }
@@ -78,8 +78,8 @@ mod tests {
     struct Counting(Cell<usize>);
 
     impl Fetch for Counting {
-        fn fetch<T>(&self, what: &T) {
-            self.0.set(self.0.get() + size_of_val(what));
+        fn fetch_at(&self, _: *const u8, octets: usize) {
+            self.0.set(self.0.get() + octets);
         }
     }
 

@@ -2,13 +2,14 @@
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
     time::Duration,
 };
 
 use parking_lot::Mutex;
 
 use super::cookies::Behind;
-use crate::conntrack::{Address, Instant, Phase, Slot, Table, scoped::Scoped};
+use crate::conntrack::{Address, Ahead, Entry, Instant, Phase, Slot, Table, scoped::Scoped};
 
 /// The connections whose hash falls here.
 #[derive(Debug)]
@@ -29,6 +30,13 @@ pub(super) struct Shard {
     behind: Scoped<(bool, Slot), Behind>,
     /// Where a walk that makes the wheel agree with shorter timers has come to.
     pub(super) walk: Option<Walk>,
+}
+
+/// Where the connections of a shard lie, for whoever looks ahead without its lock.
+#[derive(Debug)]
+pub(super) struct Aheads {
+    pub(super) ipv4: Arc<Ahead<Entry<Ipv4Addr>>>,
+    pub(super) ipv6: Arc<Ahead<Entry<Ipv6Addr>>>,
 }
 
 /// How many ended connections a shard remembers.
@@ -71,6 +79,10 @@ impl Shard {
             behind: Scoped::new(seed, capacity),
             walk: None,
         }
+    }
+
+    pub(super) fn ahead(&self) -> Aheads {
+        Aheads { ipv4: self.ipv4.ahead(), ipv6: self.ipv6.ahead() }
     }
 
     /// The numbers of a connection behind a cookie.

@@ -7,6 +7,8 @@ use std::{
     sync::atomic::Ordering,
 };
 
+use parking_lot::MutexGuard;
+
 use super::{
     Change, Counters, DropReason, Engine, Peer, Stats, TimerRow, UnderWay, View,
     context::tallies_of,
@@ -24,7 +26,7 @@ use crate::{
 };
 
 /// Slots visited under one lock.
-const PIECE: u32 = 512;
+const PIECE: u32 = 128;
 
 /// Half-open connections looked up under one lock.
 const HALF_OPEN: usize = 512;
@@ -120,6 +122,8 @@ impl Engine {
                     if !each(&shard, ipv6, slot..end) {
                         return;
                     }
+                    // A packet that waits comes before the next piece.
+                    MutexGuard::unlock_fair(shard);
                     slot = end;
                     if slot >= bound {
                         break;

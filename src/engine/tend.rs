@@ -7,18 +7,21 @@ use std::{
     sync::atomic::Ordering,
 };
 
+use parking_lot::MutexGuard;
+
 use super::{
     CloseReason, Engine, Worker,
     context::{ANNOUNCED, Context, Eviction, Held, hook_of, path_of},
     shard::{Family, Walk},
 };
 use crate::{
-    conntrack::{Flow, Instant, Key, Slot},
+    conntrack::{Flow, Instant, Key, Slot, wheel::Popped},
     policy::{Action, RuleId},
 };
 
-/// Connections looked at under one lock.
-const PIECE: u32 = 256;
+/// Connections looked at under one lock: to end one takes some microseconds where memory must
+/// be waited for, and packets wait meanwhile.
+const PIECE: u32 = 64;
 
 /// A change of the adaptive timers, in thousandths, that is worth a walk.
 const WORTH_A_WALK: u32 = 50;
@@ -51,11 +54,11 @@ impl Worker {
             }
             let mut more = false;
             for (number, mutex) in (0_u16..).zip(&engine.shards) {
-                let mut shard = mutex.lock();
-                let mut held = Held { shard: &mut shard, number };
-                more |= context.walk(&mut held);
-                more |= context.fire::<Ipv4Addr>(&mut held);
-                more |= context.fire::<Ipv6Addr>(&mut held);
+                for work in [Context::walk, Context::fire::<Ipv4Addr>, Context::fire::<Ipv6Addr>] {
+                    let mut shard = mutex.lock();
+                    more |= work(context, &mut Held { shard: &mut shard, number });
+                    MutexGuard::unlock_fair(shard);
+                }
             }
             more
         })
@@ -76,7 +79,7 @@ impl Worker {
             while let Some(walk) = from {
                 let mut shard = mutex.lock();
                 let mut held = Held { shard: &mut shard, number };
-                from = self.with(now, |context| {
+                let next = self.with(now, |context| {
                     context.piece(&mut held, walk, |context, held, walk| {
                         if walk.ipv6 {
                             context.rejudge::<Ipv6Addr>(held, walk.slot);
@@ -85,6 +88,9 @@ impl Worker {
                         }
                     })
                 });
+                // A packet that waits comes before the next piece.
+                MutexGuard::unlock_fair(shard);
+                from = next;
             }
         }
     }
@@ -94,7 +100,11 @@ impl Context<'_> {
     /// Looks at what the wheel says is due. `true`: more is.
     fn fire<A: Family>(&mut self, held: &mut Held<'_>) -> bool {
         for _ in 0..PIECE {
-            let Some(slot) = A::table(held.shard).pop_due(self.now) else { return false };
+            let slot = match A::table(held.shard).pop_due(self.now) {
+                Some(Popped::Due(slot)) => slot,
+                Some(Popped::Nearer) => continue,
+                None => return false,
+            };
             if self.look_unseen::<A>(held, slot) {
                 continue;
             }

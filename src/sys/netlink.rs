@@ -338,10 +338,14 @@ pub(crate) fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) 
     set(fd, level, name, value)
 }
 
-/// Sets how long a call waits for something to read.
+/// Sets how long a call waits for something to read; [`Duration::MAX`]: for ever, which needs
+/// no timer.
 pub(crate) fn set_patience(fd: BorrowedFd<'_>, patience: Duration) -> io::Result<()> {
-    // Rounded up: nothing at all would be for ever.
-    let micros = i64::try_from(patience.as_nanos().div_ceil(1000)).unwrap_or(i64::MAX);
+    // Rounded up: nothing at all is for ever.
+    let micros = match patience {
+        Duration::MAX => 0,
+        patience => i64::try_from(patience.as_nanos().div_ceil(1000)).unwrap_or(i64::MAX),
+    };
     let time = libc::timeval { tv_sec: micros / 1_000_000, tv_usec: micros % 1_000_000 };
     set(fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, time)
 }

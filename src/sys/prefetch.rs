@@ -6,27 +6,27 @@ use crate::conntrack::Fetch;
 #[cfg(target_arch = "x86_64")]
 const LINE: usize = 64;
 
-/// Asks the processor to have all of `what` in its nearest cache. Waits for nothing and
-/// changes nothing; where the processor can't be asked it does nothing.
-pub fn prefetch<T>(what: &T) {
+/// Asks the processor to have so many octets from `begin` on in its nearest cache. Waits for
+/// nothing and changes nothing, whatever lies there; where the processor can't be asked it
+/// does nothing.
+pub fn prefetch(begin: *const u8, octets: usize) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let begin = std::ptr::from_ref(what).cast::<i8>();
-        // SAFETY: the offsets given lie in `what`, and a hint reads nothing by itself.
-        let ask = |offset| unsafe { _mm_prefetch::<_MM_HINT_T0>(begin.add(offset)) };
+        // SAFETY: a hint reads nothing by itself, and no address is wrong for it.
+        let ask = |offset| unsafe { _mm_prefetch::<_MM_HINT_T0>(begin.wrapping_add(offset).cast()) };
         let mut offset = 0;
-        while offset < size_of::<T>() {
+        while offset < octets {
             ask(offset);
             offset += LINE;
         }
         // What does not begin with a line may end in one more.
-        if size_of::<T>() > align_of::<T>() {
-            ask(size_of::<T>() - 1);
+        if octets > size_of::<u64>() {
+            ask(octets - 1);
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = what;
+    let _ = (begin, octets);
 }
 
 /// Brings whatever it is told of into the cache.
@@ -34,8 +34,8 @@ pub fn prefetch<T>(what: &T) {
 pub struct IntoCache;
 
 impl Fetch for IntoCache {
-    fn fetch<T>(&self, what: &T) {
-        prefetch(what);
+    fn fetch_at(&self, begin: *const u8, octets: usize) {
+        prefetch(begin, octets);
     }
 }
 
@@ -46,9 +46,9 @@ mod tests {
     #[test]
     fn anything_may_be_asked_for() {
         let words = [7_u64; 100];
-        prefetch(&words);
-        prefetch(&words[99]);
-        prefetch(&());
+        prefetch(words.as_ptr().cast(), size_of_val(&words));
+        prefetch(std::ptr::null(), 100);
+        prefetch(std::ptr::null(), 0);
         assert_eq!(words, [7; 100]);
     }
 }

@@ -13,7 +13,7 @@ mod proc;
 
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd, RawFd},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
     time::Duration,
 };
 
@@ -34,6 +34,14 @@ use crate::{
 
 /// Packets that are taken and answered at once.
 const BATCH: usize = 32;
+
+/// After a packet that came alone so many are taken one at a time: to ask for a second one
+/// costs half as much as to take the first, and most likely there is none.
+const ALONE: u8 = 3;
+
+/// Waits until there is a packet, or [`Bell::ring`]. A wait that must end by itself costs the
+/// kernel a timer for each packet.
+pub const UNTIL_RUNG: Duration = Duration::MAX;
 
 /// The longest copy that the kernel makes (`NFQNL_MAX_COPY_RANGE`).
 const MAX_COPY_RANGE: u32 = 0xffff - 4;
@@ -175,8 +183,29 @@ pub struct Queue {
     rewritten: Vec<u8>,
     /// How long the socket waits for a packet.
     patience: Duration,
+    /// So many are still taken one at a time.
+    alone: u8,
     tells_conntrack: bool,
     troubles: QueueTroubles,
+}
+
+/// Ends another thread's wait for the packets of a queue. While one is there, the kernel keeps
+/// the queue.
+#[derive(Debug)]
+pub struct Bell {
+    socket: OwnedFd,
+    question: Vec<u8>,
+}
+
+impl Bell {
+    /// Has the kernel say something on the queue's socket: what waits there takes its turn.
+    /// Whether it is heard is not known; a socket that is full wakes whoever waits anyway.
+    ///
+    /// # Errors
+    /// The kernel's word.
+    pub fn ring(&self) -> io::Result<()> {
+        netlink::send(self.socket.as_raw_fd(), &self.question)
+    }
 }
 
 /// `nfq`'s queue, which has no `Debug`.
@@ -254,12 +283,13 @@ impl Queue {
             answers: Answers::new(number, BATCH, REWRITTEN),
             rewritten: Vec::with_capacity(REWRITTEN),
             patience: Duration::ZERO,
+            alone: 0,
             tells_conntrack,
             troubles: QueueTroubles::default(),
         })
     }
 
-    /// Waits up to `timeout` for packets, takes a batch, asks `judge` about each
+    /// Waits up to `timeout` for packets ([`UNTIL_RUNG`]), takes a batch, asks `judge` about each
     /// and sends all answers in one system call. Returns how many there were. A
     /// signal ends the wait early.
     ///
@@ -306,14 +336,30 @@ impl Queue {
         self.number
     }
 
+    /// Wakes whoever serves it.
+    ///
+    /// # Errors
+    /// If there are too many open files.
+    pub fn bell(&self) -> io::Result<Bell> {
+        Ok(Bell { socket: self.as_fd().try_clone_to_owned()?, question: message::question(self.number) })
+    }
+
     fn receive(&mut self, timeout: Duration) -> Result<usize, QueueError> {
         // It is the same at nearly every call.
         if timeout != self.patience && !timeout.is_zero() {
             netlink::set_patience(self.as_fd(), timeout).map_err(|error| self.io(error))?;
             self.patience = timeout;
         }
-        match self.batch.receive(self.fd, !timeout.is_zero()) {
-            Ok(count) => Ok(count),
+        let most = if self.alone > 0 { 1 } else { BATCH };
+        match self.batch.receive(self.fd, !timeout.is_zero(), most) {
+            Ok(count) => {
+                self.alone = match (count, most) {
+                    (1, 1) => self.alone - 1,
+                    (1, _) => ALONE,
+                    _ => 0,
+                };
+                Ok(count)
+            }
             // ENOBUFS: the kernel could not tell us something (an error reply);
             // packets are not lost by it.
             Err(error)
@@ -344,7 +390,10 @@ impl Queue {
             }
             let is_full = count == BATCH;
             let batch = batch.get(..count).unwrap_or_default();
-            judge.prepare(batch.iter().flatten().filter_map(|(_, seen)| seen.as_ref()));
+            // What is judged at once is not worth fetching before.
+            if count > 1 {
+                judge.prepare(batch.iter().flatten().filter_map(|(_, seen)| seen.as_ref()));
+            }
             for (incoming, seen) in batch.iter().flatten() {
                 match (incoming, seen) {
                     (Incoming::Packet(id, queued), Some(seen)) => {

@@ -87,8 +87,13 @@ pub(crate) fn rule_file(rules: u64) -> String {
 
 /// The rule file compiled, with lists of this many networks each.
 pub(crate) fn policy(rules: u64, networks: usize) -> Policy {
+    compiled(&rule_file(rules), networks)
+}
+
+/// A rule file over those two lists, compiled.
+pub(crate) fn compiled(rule_file: &str, networks: usize) -> Policy {
     let mut read = |name: &str| Ok(list_file(name, networks));
-    match config::compile("bench.yaml", &rule_file(rules), &mut read, None) {
+    match config::compile("bench.yaml", rule_file, &mut read, None) {
         Ok(compiled) => compiled.policy,
         Err(diagnostics) => panic!("{diagnostics:?}"),
     }

@@ -44,9 +44,9 @@ impl Batch {
         Self { memory, room, headers, _vectors: vectors, senders }
     }
 
-    /// Takes what waits, and if that is nothing and it `may_wait`, waits for the first, as
-    /// long as the socket's patience is. Returns how many datagrams.
-    pub(super) fn receive(&mut self, fd: RawFd, may_wait: bool) -> io::Result<usize> {
+    /// Takes what waits, up to `most`, and if that is nothing and it `may_wait`, waits for the
+    /// first, as long as the socket's patience is. Returns how many datagrams.
+    pub(super) fn receive(&mut self, fd: RawFd, may_wait: bool, most: usize) -> io::Result<usize> {
         let flags = if may_wait { libc::MSG_WAITFORONE } else { libc::MSG_DONTWAIT };
         // SAFETY: every header points to one iovec and one address of our own,
         // and each iovec to `room` octets of our own memory; the exclusive
@@ -55,7 +55,7 @@ impl Batch {
             libc::recvmmsg(
                 fd,
                 self.headers.as_mut_ptr(),
-                self.headers.len() as u32,
+                self.headers.len().min(most) as u32,
                 flags,
                 std::ptr::null_mut(),
             )

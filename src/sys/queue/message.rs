@@ -8,7 +8,7 @@ use crate::{
     engine::IfIndex,
     policy::Hook,
     sys::ctnetlink,
-    sys::netlink::{self, HEADER, Message, attributes, be32},
+    sys::netlink::{self, HEADER, Message, Writer, attributes, be32},
     wire::Checksums,
 };
 
@@ -17,6 +17,7 @@ const PACKET: u16 = SUBSYSTEM;
 const VERDICT: u16 = SUBSYSTEM | 1;
 /// One verdict for all packets that wait, up to this one.
 const VERDICT_BATCH: u16 = SUBSYSTEM | 3;
+const CONFIG: u16 = SUBSYSTEM | 2;
 
 /// Octets of `struct nfgenmsg`.
 const FAMILY_HEADER: usize = 4;
@@ -53,6 +54,13 @@ pub(super) const PACKET_OVERHEAD: usize = 512;
 
 /// Octets of what conntrack knows of a packet: three tuples of IPv6 take most.
 pub(super) const CONNTRACK_OVERHEAD: usize = 1024;
+
+/// Changes nothing, and has the kernel say so.
+pub(super) fn question(number: u16) -> Vec<u8> {
+    let [high, low] = number.to_be_bytes();
+    // AF_UNSPEC, NFNETLINK_V0.
+    Writer::message(CONFIG, libc::NLM_F_ACK, &[0, 0, high, low]).finish(0)
+}
 
 /// A message of the queue's socket.
 #[derive(Debug)]

@@ -16,12 +16,9 @@ use socket2::{Domain, Socket, Type};
 
 use crate::ground::{Ground, HONEST, WEB, honest};
 
-/// Clients at once. Each comes from another address every time.
-const CLIENTS: u8 = 4;
-
-/// From the start of one page to that of the next, but for a client that still waits then:
-/// so many come, however long each takes.
-const EVERY: Duration = Duration::from_millis(25);
+/// From one client to the next: so many come, whatever the others wait for. Each comes from
+/// another address than the one before.
+const EVERY: Duration = Duration::from_micros(6250);
 
 /// A person gives up after this.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -77,8 +74,11 @@ fn fetch(client: &Namespace, number: u8) -> std::io::Result<Duration> {
 
 pub(crate) struct Honest {
     over: Arc<AtomicBool>,
-    clients: Vec<JoinHandle<Outcome>>,
+    clients: JoinHandle<Vec<Client>>,
 }
+
+/// Who fetches one page.
+type Client = JoinHandle<std::io::Result<Duration>>;
 
 impl Honest {
     pub(crate) fn warm(ground: &Ground) -> std::io::Result<()> {
@@ -90,40 +90,35 @@ impl Honest {
 
     pub(crate) fn start(ground: &Ground) -> std::io::Result<Self> {
         let over = Arc::new(AtomicBool::new(false));
-        let clients = (0..CLIENTS)
-            .map(|first| {
-                let (over, client) = (Arc::clone(&over), ground.three.client.clone());
-                std::thread::Builder::new().spawn(move || {
-                    let (mut outcome, mut number) = (Outcome::default(), first);
-                    let mut due = Instant::now();
-                    while !over.load(Ordering::Relaxed) {
-                        match fetch(&client, number) {
-                            Ok(time) => {
-                                outcome.completed += 1;
-                                outcome.times.push(time);
-                            }
-                            Err(_) => outcome.failed += 1,
-                        }
-                        number = (number + CLIENTS) % HONEST;
-                        let now = Instant::now();
-                        due = (due + EVERY).max(now);
-                        std::thread::sleep(due - now);
-                    }
-                    outcome
-                })
-            })
-            .collect::<Result<_, _>>()?;
+        let (is_over, network) = (Arc::clone(&over), ground.three.client.clone());
+        let clients = std::thread::Builder::new().spawn(move || {
+            let (mut clients, mut due) = (Vec::new(), Instant::now());
+            for number in (0..HONEST).cycle() {
+                if is_over.load(Ordering::Relaxed) {
+                    break;
+                }
+                let network = network.clone();
+                let client = std::thread::Builder::new().spawn(move || fetch(&network, number));
+                clients.push(client.expect("the machine has room for a thread"));
+                due += EVERY;
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            }
+            clients
+        })?;
         Ok(Self { over, clients })
     }
 
     pub(crate) fn stop(self) -> Outcome {
         self.over.store(true, Ordering::Relaxed);
         let mut all = Outcome::default();
-        for client in self.clients {
-            let outcome = client.join().expect("a client does not panic");
-            all.completed += outcome.completed;
-            all.failed += outcome.failed;
-            all.times.extend(outcome.times);
+        for client in self.clients.join().expect("clients are started without a panic") {
+            match client.join().expect("a client does not panic") {
+                Ok(time) => {
+                    all.completed += 1;
+                    all.times.push(time);
+                }
+                Err(_) => all.failed += 1,
+            }
         }
         all.times.sort_unstable();
         all

@@ -9,12 +9,20 @@ mod connections;
 #[allow(dead_code, reason = "others use the rest")]
 mod rule_set;
 
-use std::{fs, hint::black_box, sync::Arc, time::Instant as Clock};
+use std::{
+    fs,
+    hint::black_box,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant as Clock},
+};
 
 use connections::{Family, NOW, establish, in_window, judge_batches, meta, open_policy};
 use halfgate::{
     conntrack::Instant,
-    engine::{Engine, Verdict},
+    engine::{Engine, Existing, Verdict},
     policy::{NewFlow, Policy},
     wire::RawPacket,
 };
@@ -22,6 +30,9 @@ use rule_set::{Numbers, policy, question};
 
 pub(crate) const FEW: u32 = 1_000;
 pub(crate) const MANY: u32 = 1_000_000;
+
+/// When every timer of what was there before has run out.
+const LATE: Instant = Instant(7 * 24 * 3_600_000);
 
 /// Packets of a run.
 const PACKETS: usize = 500_000;
@@ -60,11 +71,18 @@ impl Full {
         start.elapsed().as_secs_f64() * 1e9 / PACKETS as f64
     }
 
-    /// So many threads together, each with a part of the packets.
+    /// So many threads together, each with the packets of its own connections, as the kernel
+    /// brings all packets of a connection to the same queue.
     pub(crate) fn together(&self, threads: usize) -> Together {
+        // Each part's one behind the other, as in a worker's buffers.
+        let part_of = |number: usize| {
+            let is_own = |packet: &&RawPacket| usize::from(source_port(packet)) % threads == number;
+            self.packets.iter().filter(is_own).cloned().collect::<Vec<_>>()
+        };
+        let parts: Vec<_> = (0..threads).map(part_of).collect();
         let (waits, start) = (self.engine.counters().lock_waits, Clock::now());
         std::thread::scope(|scope| {
-            for part in self.packets.chunks(PACKETS.div_ceil(threads)) {
+            for part in &parts {
                 scope.spawn(move || {
                     judge_batches(&mut self.engine.worker(), part, Verdict::Accept);
                 });
@@ -74,6 +92,111 @@ impl Full {
         let waits = self.engine.counters().lock_waits - waits;
         Together { rate, waits: waits as f64 * 100.0 / PACKETS as f64 }
     }
+}
+
+/// What another thread does to all connections while packets are judged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Work {
+    Nothing,
+    Listed,
+    Judged,
+    Ended,
+}
+
+impl Work {
+    pub(crate) const ALL: [Self; 3] = [Self::Listed, Self::Judged, Self::Ended];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing is done to them",
+            Self::Listed => "all are listed",
+            Self::Judged => "10,000 rules are swapped and all judged again",
+            Self::Ended => "the timers of all fire",
+        }
+    }
+
+    fn run(self, engine: &Arc<Engine>) {
+        let mut worker = engine.worker();
+        match self {
+            Self::Nothing => std::thread::sleep(Duration::from_secs(1)),
+            Self::Listed => {
+                for _ in 0..3 {
+                    engine.connections(NOW, &mut |view| {
+                        black_box(view);
+                        true
+                    });
+                }
+            }
+            Self::Judged => {
+                let text = rule_set::rule_file(10_000).replace("default: drop", "default: accept");
+                engine.install(rule_set::compiled(&text, 10), Existing::Rejudge, &mut worker, NOW);
+            }
+            Self::Ended => {
+                while worker.handle_timeout(LATE) {
+                    while worker.poll_event().is_some() {}
+                    while worker.poll_transmit().is_some() {}
+                }
+            }
+        }
+    }
+}
+
+/// The longest that one packet of a million connections takes while another thread does that to
+/// them, in microseconds, if it sleeps to wait for a lock. What was slow because the scheduler,
+/// or the machine's host, gave the processor to others is not counted.
+pub(crate) fn longest(work: Work) -> f64 {
+    let full = Full::of(MANY);
+    let over = AtomicBool::new(false);
+    let now = if work == Work::Ended { LATE } else { NOW };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            work.run(&full.engine);
+            over.store(true, Ordering::Relaxed);
+        });
+        let (mut worker, mut longest) = (full.engine.worker(), 0.0_f64);
+        let mut switches = Switches::now();
+        for packet in full.packets.iter().cycle() {
+            if over.load(Ordering::Relaxed) {
+                break;
+            }
+            let start = Clock::now();
+            black_box(worker.handle_packet(&meta(packet), &packet.bytes, now));
+            let micros = start.elapsed().as_secs_f64() * 1e6;
+            if micros > longest {
+                let before = std::mem::replace(&mut switches, Switches::now());
+                if switches.slept > before.slept && switches.taken_away == before.taken_away {
+                    longest = micros;
+                }
+            }
+            while worker.poll_event().is_some() {}
+            while worker.poll_transmit().is_some() {}
+        }
+        longest
+    })
+}
+
+/// How often this thread gave its processor to somebody else.
+struct Switches {
+    /// To wait for something.
+    slept: u64,
+    /// Because it had to.
+    taken_away: u64,
+}
+
+impl Switches {
+    fn now() -> Self {
+        let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+        let count = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.and_then(|count| count.trim().parse().ok()).expect("the kernel counts them")
+        };
+        Self { slept: count("voluntary_ctxt_switches"), taken_away: count("nonvoluntary_ctxt_switches") }
+    }
+}
+
+/// The lower octet of a TCP segment's source port, in an IPv4 packet without options.
+fn source_port(packet: &RawPacket) -> u8 {
+    packet.bytes[21]
 }
 
 /// What several threads do on one table.

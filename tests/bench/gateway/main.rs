@@ -108,6 +108,8 @@ enum Measurement {
     Engine,
     /// The engine by itself: 2, 4, 8 and 16 threads
     Threads,
+    /// The engine by itself: the longest that a packet waits for locks
+    Locks,
     /// A decision among 10 and 10,000 rules
     Rules,
     /// The other floor (--floor) beside the one of this tree
@@ -204,6 +206,7 @@ fn measure(measurement: Measurement, args: &Args, programs: &Programs) -> anyhow
         Measurement::Stall => stall(args, programs),
         Measurement::Engine => engine(args),
         Measurement::Threads => threads(args),
+        Measurement::Locks => locks(args),
         Measurement::Rules => rules(args),
         Measurement::Floor => floors(args, programs),
     }
@@ -440,6 +443,17 @@ fn threads(args: &Args) -> anyhow::Result<Vec<Row>> {
         rows.push(row(what, "times in 100 packets", Target::Under(1.0), |both| both.waits));
     }
     Ok(rows)
+}
+
+fn locks(args: &Args) -> anyhow::Result<Vec<Row>> {
+    let row = |work: engine::Work| {
+        let what = format!("engine: the longest that a packet takes, 1,000,000 connections, {}", work.name());
+        let ours = || Ok(engine::longest(work));
+        let (ours, theirs) = alternate(args, &what, ours, || Ok(engine::longest(engine::Work::Nothing)))?;
+        let against = engine::Work::Nothing.name();
+        Ok(Row { what, unit: "µs", against, ours, theirs, target: Target::Under(1000.0) })
+    };
+    engine::Work::ALL.into_iter().map(row).collect()
 }
 
 /// What two workers cost each other. Whoever sends needs a core too, so that the rate says
