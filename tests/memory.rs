@@ -190,9 +190,9 @@ fn no_flood_makes_the_engine_take_more_than_it_says() {
     for (most, counts_open) in [(1, false), (100, true), (5_000, true), (5_000, false), (40_000, true)] {
         let (taken, said) = most_taken(most, counts_open);
         assert!(taken <= said, "{most} connections took {taken} octets, said were {said}");
-        // A bound that nothing comes near says nothing.
+        // A bound that nothing comes near says nothing. (Here no queue of events is ever full.)
         assert!(
-            most < 40_000 || taken * 2 > said,
+            most < 40_000 || taken * 5 > said * 2,
             "{most} connections took {taken} octets, said were {said}"
         );
     }

@@ -3,10 +3,6 @@
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -16,9 +12,9 @@ use socket2::{Domain, Socket, Type};
 
 use crate::ground::{Ground, HONEST, WEB, honest};
 
-/// From one client to the next: so many come, whatever the others wait for. Each comes from
-/// another address than the one before.
-const EVERY: Duration = Duration::from_micros(6250);
+/// Clients that come in a second, whatever the others wait for. Each comes from another address
+/// than the one before.
+const A_SECOND: u32 = 160;
 
 /// A person gives up after this.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -72,10 +68,7 @@ fn fetch(client: &Namespace, number: u8) -> std::io::Result<Duration> {
     }
 }
 
-pub(crate) struct Honest {
-    over: Arc<AtomicBool>,
-    clients: JoinHandle<Vec<Client>>,
-}
+pub(crate) struct Honest(JoinHandle<Vec<Client>>);
 
 /// Who fetches one page.
 type Client = JoinHandle<std::io::Result<Duration>>;
@@ -88,30 +81,28 @@ impl Honest {
         Ok(())
     }
 
-    pub(crate) fn start(ground: &Ground) -> std::io::Result<Self> {
-        let over = Arc::new(AtomicBool::new(false));
-        let (is_over, network) = (Arc::clone(&over), ground.three.client.clone());
+    /// Those of so many seconds.
+    pub(crate) fn start(ground: &Ground, seconds: u64) -> std::io::Result<Self> {
+        let network = ground.three.client.clone();
+        let most = usize::try_from(seconds).unwrap_or(usize::MAX).saturating_mul(A_SECOND as usize);
         let clients = std::thread::Builder::new().spawn(move || {
             let (mut clients, mut due) = (Vec::new(), Instant::now());
-            for number in (0..HONEST).cycle() {
-                if is_over.load(Ordering::Relaxed) {
-                    break;
-                }
+            for number in (0..HONEST).cycle().take(most) {
                 let network = network.clone();
                 let client = std::thread::Builder::new().spawn(move || fetch(&network, number));
                 clients.push(client.expect("the machine has room for a thread"));
-                due += EVERY;
+                due += Duration::from_secs(1) / A_SECOND;
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
             }
             clients
         })?;
-        Ok(Self { over, clients })
+        Ok(Self(clients))
     }
 
-    pub(crate) fn stop(self) -> Outcome {
-        self.over.store(true, Ordering::Relaxed);
+    /// When all of them have a page, or have given up.
+    pub(crate) fn outcome(self) -> Outcome {
         let mut all = Outcome::default();
-        for client in self.clients.join().expect("clients are started without a panic") {
+        for client in self.0.join().expect("clients are started without a panic") {
             match client.join().expect("a client does not panic") {
                 Ok(time) => {
                     all.completed += 1;

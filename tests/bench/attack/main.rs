@@ -113,12 +113,12 @@ fn run(args: &Args, attack: Attack, protector: Protector) -> anyhow::Result<Row>
     let before = Usage::read(&ground, guard.as_ref())?;
     let start = Instant::now();
     let attacker = Attacker::start(&ground, attack, args.rate, args.hosts)?;
-    let honest = Honest::start(&ground)?;
+    let honest = Honest::start(&ground, args.seconds)?;
     while start.elapsed() < Duration::from_secs(args.seconds) {
         std::thread::sleep(Duration::from_millis(200));
         held.speak();
     }
-    let outcome = honest.stop();
+    let outcome = honest.outcome();
     let sent = attacker.stop();
     let usage = Usage::read(&ground, guard.as_ref())?.since(&before).once_judged(&ground)?;
     let kept = held.kept();
