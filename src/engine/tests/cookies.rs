@@ -24,6 +24,15 @@ fn lab() -> Lab {
     Lab::with(settings(|limits| limits.per_destination = Some(1)), Vec::new())
 }
 
+/// So many half-open connections to a destination, and then challenges.
+fn challenging(most: u32) -> Lab {
+    let set = |limits: &mut EmbryonicLimits| {
+        limits.per_destination = Some(most);
+        limits.on_excess = Some(OnExcess::Challenge);
+    };
+    Lab::with(settings(set), Vec::new())
+}
+
 /// A SYN of somebody else's.
 fn stranger(lab: &mut Lab, port: u16) -> Verdict {
     let own = std::mem::replace(&mut lab.client, (FORGED.parse().unwrap(), port));
@@ -209,13 +218,7 @@ fn what_the_kernel_can_not_answer_for_is_challenged() {
 
 #[test]
 fn challenges_are_raised_while_the_queues_of_syns_overflow() {
-    let mut lab = Lab::with(
-        settings(|limits| {
-            limits.per_destination = Some(1);
-            limits.on_excess = Some(OnExcess::Challenge);
-        }),
-        Vec::new(),
-    );
+    let mut lab = challenging(1);
     stranger(&mut lab, 1);
     stranger(&mut lab, 2);
     assert_eq!(shields(&mut lab), []);
@@ -232,13 +235,7 @@ fn challenges_are_raised_while_the_queues_of_syns_overflow() {
 
 #[test]
 fn challenges_are_raised_where_all_who_are_half_open_have_proven_themselves() {
-    let mut lab = Lab::with(
-        settings(|limits| {
-            limits.per_destination = Some(2);
-            limits.on_excess = Some(OnExcess::Challenge);
-        }),
-        Vec::new(),
-    );
+    let mut lab = challenging(2);
     // Whoever finishes a handshake is there.
     lab.handshake();
     lab.client.1 += 1;
