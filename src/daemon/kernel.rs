@@ -16,8 +16,35 @@ use crate::{
 /// More workers than this would only wait for each other.
 const MOST_WORKERS: u16 = 64;
 
-/// Kinds of queues: for known connections, for SYNs, and for SYNs of proven sources.
-pub const KINDS: u32 = 3;
+/// Kinds of queues; so many numbers each, in this order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// For known connections.
+    Known,
+    /// For SYNs.
+    Syns,
+    /// For SYNs of proven sources.
+    Proven,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Known, Self::Syns, Self::Proven];
+
+    /// By how many steps of niceness whoever serves such a queue goes before the others: a
+    /// flood of strangers must not keep live connections from the processor.
+    #[must_use]
+    pub const fn precedence(self) -> u8 {
+        match self {
+            Self::Known => 6,
+            Self::Proven => 3,
+            Self::Syns => 0,
+        }
+    }
+}
+
+/// How many kinds of queues there are.
+pub const KINDS: u32 = Kind::ALL.len() as u32;
 
 /// Where the settings' old values are kept while a daemon runs.
 ///

@@ -10,8 +10,8 @@
 //!
 //! Handshakes under way when they begin are finished as they were begun (`under_way`).
 //!
-//! The thread also watches the queues of SYNs: while they overflow, or one is half full,
-//! challenges are not enough, and the engine asks for cookies where limits challenge.
+//! The thread also watches the queues of SYNs: while they overflow, or one is long, challenges
+//! are not enough, and limits that are far from full not either; the engine is told.
 
 mod under_way;
 
@@ -27,9 +27,10 @@ use parking_lot::{Condvar, Mutex};
 
 use self::under_way::Handshakes;
 use super::{
+    kernel::Kind,
     log, protocol,
     shared::{Pulse, Shared},
-    start::SYN_WAITING,
+    start::SYN_WAITING_LONG,
     text,
 };
 use crate::{
@@ -39,7 +40,7 @@ use crate::{
     sys::{
         clock::Clock,
         control::namespace_file,
-        interfaces,
+        cpus, interfaces,
         queue::{self, QueueLoss},
         synproxy::{self, Counts},
         sysctl,
@@ -65,6 +66,10 @@ const STILL_TAKEN_AT_LEAST: Duration = Duration::from_secs(10);
 
 /// How long challenges stay raised after a queue of SYNs has lost some.
 const RAISED: Duration = Duration::from_secs(10);
+
+/// No client has sent its SYN again so soon (RFC 6298 §2 has a second), so that the kernel may be told of
+/// its handshake later.
+const NOT_YET: Duration = Duration::from_millis(500);
 
 /// Handshakes in one transaction: more would hold up what the destination needs most, and
 /// not every process may send the kernel so much at once.
@@ -116,9 +121,17 @@ const fn has_ipv6(diversion: Diversion) -> bool {
 /// Destinations whose SYNs the kernel answers, and those that it should.
 #[derive(Debug, Default)]
 pub struct Shields {
-    waiting: Mutex<Vec<Shield>>,
+    waiting: Mutex<Waiting>,
     bell: Condvar,
     book: Mutex<Book>,
+}
+
+/// What the thread has not seen to yet.
+#[derive(Debug, Default)]
+struct Waiting {
+    asked: Vec<Shield>,
+    /// A queue of SYNs may be long.
+    is_busy: bool,
 }
 
 /// A destination, and the interface by which its SYNs come.
@@ -173,10 +186,16 @@ impl Shields {
     /// Asks for a destination to be shielded.
     pub fn ask(&self, shield: Shield) {
         let mut waiting = self.waiting.lock();
-        if waiting.len() < WAITING {
-            waiting.push(shield);
+        if waiting.asked.len() < WAITING {
+            waiting.asked.push(shield);
             self.bell.notify_one();
         }
+    }
+
+    /// Has the thread look at once how long the queues of SYNs are.
+    pub fn look_at_queues(&self) {
+        self.waiting.lock().is_busy = true;
+        self.bell.notify_one();
     }
 
     /// The kernel's table was installed, its sets empty; `possible`: it has them. Puts into
@@ -240,13 +259,13 @@ impl Shields {
         }
     }
 
-    /// The notes that wait, if some come within a turn.
+    /// The notes that wait, or come within a turn.
     fn take(&self) -> Vec<Shield> {
         let mut waiting = self.waiting.lock();
-        if waiting.is_empty() {
+        if waiting.asked.is_empty() && !waiting.is_busy {
             self.bell.wait_for(&mut waiting, TURN);
         }
-        std::mem::take(&mut waiting)
+        std::mem::take(&mut *waiting).asked
     }
 
     /// Turns on what is asked for; what that was.
@@ -281,7 +300,7 @@ impl Shields {
             book.begin(now)?;
         }
         let places: BTreeSet<(IpAddr, u16)> = new.values().map(Entry::place).collect();
-        let mut under_way = book.under_way.found(&shared.engine, &places, now);
+        let mut under_way = book.under_way.found(&shared.engine, &places, NOT_YET, now);
         under_way.truncate(PART);
         let known = places.into_iter().filter(|place| !book.takes(place)).collect();
         let on = new.values().map(Entry::shielded).collect();
@@ -312,7 +331,7 @@ impl Shields {
         if !book.possible {
             return Ok(());
         }
-        for part in book.under_way.found(engine, places, now).chunks(PART) {
+        for part in book.under_way.found(engine, places, Duration::ZERO, now).chunks(PART) {
             table::shield(&ShieldChange::of_handshakes(part)).map_err(|error| error.to_string())?;
             book.under_way.note(part, now);
         }
@@ -398,7 +417,7 @@ impl Shields {
 struct Load {
     /// SYNs that they have lost since they were opened.
     lost: u64,
-    /// Whether one is half full: what comes in half a second will not fit.
+    /// Whether one is long.
     is_long: bool,
 }
 
@@ -407,7 +426,7 @@ impl Load {
         let lost = queue.dropped_by_queue.saturating_add(queue.dropped_by_socket);
         Self {
             lost: self.lost.saturating_add(lost),
-            is_long: self.is_long || queue.waiting > SYN_WAITING / 2,
+            is_long: self.is_long || queue.waiting as usize > SYN_WAITING_LONG,
         }
     }
 }
@@ -481,16 +500,17 @@ impl Entry {
         let whose =
             if rule == RuleId::DEFAULT { String::new() } else { format!(" of rule {}", policy.name(rule)) };
         let message = if is_on {
+            let limit = self.shield.limit.name();
             let why = match self.shield.raised {
-                None => "",
-                Some(Raise::QueuesFill) => ", and a queue of SYNs fills up",
-                Some(Raise::AllProven) => ", by sources that answer challenges",
+                None => format!("{limit}{whose} is passed"),
+                Some(Raise::QueuesFill) => {
+                    format!("a queue of SYNs fills up, and {limit}{whose} is close or passed")
+                }
+                Some(Raise::AllProven) => {
+                    format!("{limit}{whose} is passed, by sources that answer challenges")
+                }
             };
-            format!(
-                "the kernel answers SYNs from {} to {place} by cookies: {}{whose} is passed{why}",
-                self.interface,
-                self.shield.limit.name()
-            )
+            format!("the kernel answers SYNs from {} to {place} by cookies: {why}", self.interface)
         } else {
             format!(
                 "the kernel no longer answers SYNs from {} to {place}: it has been calm for {}, after {}",
@@ -524,6 +544,9 @@ pub fn run(
     pulse: &Pulse,
 ) -> Result<(), String> {
     let mut thread = Thread { shared, syn_queues, complained: false, turned_on: Vec::new() };
+    // What ends a flood must not wait for it, nor must the tools that this thread starts. Who may
+    // not go first has been said of the workers.
+    let _ = cpus::precede(Kind::Known.precedence());
     let mut look_at = shared.clock.now();
     while !shared.stopping() {
         pulse.beat();
@@ -556,7 +579,7 @@ impl Thread<'_> {
         match self.shared.shields.turn_on(self.shared, asked) {
             Ok(entries) => {
                 let now = self.shared.clock.now();
-                for at in [now, now.after(TURN)] {
+                for at in [now.after(TURN), now.after(2 * TURN)] {
                     self.turned_on.extend(entries.iter().map(|entry| (entry.place(), at)));
                 }
                 self.tell(&entries, true);
@@ -710,7 +733,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_is_half_full_is_as_bad_as_one_that_overflows() {
+    fn a_queue_that_is_long_is_as_bad_as_one_that_overflows() {
         let queue = |waiting, dropped_by_queue, dropped_by_socket| QueueLoss {
             number: 2,
             waiting,
@@ -718,9 +741,10 @@ mod tests {
             dropped_by_socket,
         };
         let of = |queues: &[QueueLoss]| queues.iter().fold(Load::default(), Load::with);
-        let load = of(&[queue(SYN_WAITING / 2, 1, 2), queue(0, 3, 4)]);
+        let long = SYN_WAITING_LONG as u32;
+        let load = of(&[queue(long, 1, 2), queue(0, 3, 4)]);
         assert_eq!((load.lost, load.is_long), (10, false));
-        let load = of(&[queue(SYN_WAITING / 2 + 1, 0, 0), queue(0, 0, 0)]);
+        let load = of(&[queue(long + 1, 0, 0), queue(0, 0, 0)]);
         assert_eq!((load.lost, load.is_long), (0, true));
         let shields = Shields::default();
         shields.book.lock().possible = true;

@@ -57,6 +57,9 @@ const KNOWN_WAITING: u32 = 4096;
 /// SYNs that may wait in a queue; they are small.
 pub(super) const SYN_WAITING: u32 = 8192;
 
+/// With more SYNs a queue is long: a client's waits for some hundredths of a second.
+pub(super) const SYN_WAITING_LONG: usize = 1024;
+
 /// How often another range of queue numbers is tried, if somebody takes ours
 /// between looking and opening.
 const ATTEMPTS: usize = 5;
@@ -379,7 +382,8 @@ impl Crew {
         })?;
         let policy = shared.engine.policy();
         let workers = (queues.len() / kernel::KINDS as usize).max(1);
-        for (index, queue) in queues.into_iter().enumerate() {
+        let kinds = kernel::Kind::ALL.into_iter().flat_map(|kind| std::iter::repeat_n(kind, workers));
+        for (index, (queue, kind)) in queues.into_iter().zip(kinds).enumerate() {
             let outbox = outbox.clone();
             let name = format!("queue-{}", queue.number());
             let cpu = kernel::cpu_of(&policy.settings.queues, index % workers);
@@ -388,7 +392,14 @@ impl Crew {
                 if let Some(cpu) = cpu {
                     cpus::pin(cpu).map_err(|error| format!("can't run on processor {cpu}: {error}"))?;
                 }
-                threads::serve(shared, queue, &outbox, pulse)
+                if let Err(error) = cpus::precede(kind.precedence())
+                    && index == 0
+                {
+                    log::notice(format_args!(
+                        "live connections can't go before floods where they compete for a processor: {error}"
+                    ));
+                }
+                threads::serve(shared, queue, kind, &outbox, pulse)
             })?;
         }
         let own = outbox.clone();

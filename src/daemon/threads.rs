@@ -6,7 +6,11 @@ use std::{net::IpAddr, thread::JoinHandle, time::Duration};
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::shared::{Outbox, Pulse, Shared};
+use super::{
+    kernel::Kind,
+    shared::{Outbox, Pulse, Shared},
+    start::SYN_WAITING_LONG,
+};
 use crate::{
     conntrack::Flow,
     engine::{Candidacy, DropReason, IfIndex, Meta, Prepared, Ride, Shift, Verdict, Worker},
@@ -75,7 +79,13 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 ///
 /// # Errors
 /// What made the queue useless.
-pub fn serve(shared: &Shared, mut queue: Queue, outbox: &Outbox, pulse: &Pulse) -> Result<(), String> {
+pub fn serve(
+    shared: &Shared,
+    mut queue: Queue,
+    kind: Kind,
+    outbox: &Outbox,
+    pulse: &Pulse,
+) -> Result<(), String> {
     let mut serving = Serving {
         shared,
         outbox,
@@ -86,6 +96,10 @@ pub fn serve(shared: &Shared, mut queue: Queue, outbox: &Outbox, pulse: &Pulse) 
     while !shared.stopping() {
         pulse.beat();
         queue.serve_ahead(UNTIL_RUNG, &mut serving).map_err(|error| error.to_string())?;
+        let taken = queue.without_pause();
+        if kind != Kind::Known && taken > 0 && taken.is_multiple_of(SYN_WAITING_LONG) {
+            shared.shields.look_at_queues();
+        }
     }
     Ok(())
 }

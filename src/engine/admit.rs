@@ -5,7 +5,7 @@ use parking_lot::Mutex;
 use super::{
     CloseReason, DropReason, Event, Verdict,
     context::{ANNOUNCED, Context, Eviction, Held, hook_of, path_of, tag_of},
-    cookies::{BEHIND, Behind},
+    cookies::{BEHIND, Behind, EARLY},
     fast_open::{Passage, passage},
     judge::{Arrival, Content, Met},
     ruling::Pickup,
@@ -373,9 +373,14 @@ impl Context<'_> {
         let mut evict: [Option<(Scope, Limit, u32)>; MAX_SCOPES] = [None; MAX_SCOPES];
         for (place, (group, limits, limit)) in evict.iter_mut().zip(self.limits_of(rule)) {
             let scope = self.scope_of(limit, group, &arrival.flow);
-            let Some(most) = limits.limit(limit).value.filter(|most| tracker.count(&scope) >= *most) else {
+            let Some(most) = limits.limit(limit).value else { continue };
+            let count = tracker.count(&scope);
+            if count < most {
+                if count > most / EARLY && !limits.shadow {
+                    self.ask_for_cookies_early(arrival, rule, (group, limit), &limits);
+                }
                 continue;
-            };
+            }
             let answer = self.answer_to(arrival, limit, &limits, || tracker.most_are_spared(&scope));
             let shadow = limits.shadow;
             self.passed_limit(&arrival.flow, rule, (group, limit), answer, shadow);

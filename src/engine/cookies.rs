@@ -43,6 +43,10 @@ use crate::{
 /// In a connection's tag: the kernel has opened it, behind a SYN cookie.
 pub(super) const BEHIND: u8 = 1 << 4;
 
+/// While SYNs wait in long queues, as much of a limit is enough to ask for cookies: those who
+/// wait are half-open too, and nobody counts them.
+pub(super) const EARLY: u32 = 8;
+
 /// A destination is asked for once in this time by each worker.
 const ASKED_EVERY: Duration = Duration::from_secs(1);
 
@@ -68,14 +72,14 @@ pub struct Shield {
     pub most: u32,
     /// How long the pressure must be gone until it ends.
     pub calm: Duration,
-    /// The limit's answer is to challenge, and why that is not enough.
+    /// Why what the limit says was not waited for, or is not enough.
     pub raised: Option<Raise>,
 }
 
 /// Why challenges are not enough.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Raise {
-    /// The queues of SYNs overflow.
+    /// The queues of SYNs overflow, or one is long; the limit may only be close ([`EARLY`]).
     QueuesFill,
     /// Those who pass the limit have proven themselves, as have most of those who would make room.
     AllProven,
@@ -108,7 +112,7 @@ pub struct Shift {
 pub(super) struct Cookieing {
     /// They can't be had: IPv4's, IPv6's.
     unavailable: [AtomicBool; 2],
-    /// The queues of SYNs overflow: challenges are not enough.
+    /// The queues of SYNs overflow, or one is long: challenges are not enough.
     raised: AtomicBool,
 }
 
@@ -219,8 +223,9 @@ impl Engine {
         }
     }
 
-    /// Whether challenges are not enough, because the queues of SYNs overflow: then the
-    /// kernel should answer for the destinations whose limits would challenge.
+    /// Whether challenges are not enough, because the queues of SYNs overflow or one is long:
+    /// then the kernel should answer for the destinations whose limits would challenge, and of
+    /// any limit that comes to cookies an eighth is enough.
     pub fn raise_challenges(&self, raised: bool) {
         self.cookieing.raised.store(raised, Ordering::Relaxed);
     }
@@ -322,6 +327,32 @@ impl Context<'_> {
             | OnExcess::Challenge
             | OnExcess::Syncookies => return,
         };
+        self.ask_to_shield(arrival, rule, (group, limit), limits, raised);
+    }
+
+    /// More than an [`EARLY`] part of a limit is taken: asks for cookies while SYNs wait in long
+    /// queues.
+    pub(super) fn ask_for_cookies_early(
+        &mut self,
+        arrival: &Arrival<'_>,
+        rule: RuleId,
+        (group, limit): (u16, Limit),
+        limits: &ResolvedLimits,
+    ) {
+        let has_cookies = matches!(limits.on_excess, OnExcess::Challenge | OnExcess::Syncookies);
+        if has_cookies && !limit.is_per_source() && self.engine.cookieing.are_raised() {
+            self.ask_to_shield(arrival, rule, (group, limit), limits, Some(Raise::QueuesFill));
+        }
+    }
+
+    fn ask_to_shield(
+        &mut self,
+        arrival: &Arrival<'_>,
+        rule: RuleId,
+        (group, limit): (u16, Limit),
+        limits: &ResolvedLimits,
+        raised: Option<Raise>,
+    ) {
         if !self.may_have_cookies(arrival) {
             return;
         }
@@ -359,6 +390,14 @@ impl Context<'_> {
             return Ok(self.give_way::<A>(held, slot, key));
         }
         let behind = held.shard.behind::<A>(slot).copied();
+        if let (Some(behind), Content::Tcp(Kind::Ack, segment)) = (behind, arrival.content)
+            && (direction, phase) == (Direction::Reply, Phase::Established)
+            && behind.shift.is_some()
+            && !behind.repeated
+            && self.repeat_last_ack::<A>(held, slot, key, behind, segment)
+        {
+            return Ok(Verdict::Drop(DropReason::AckRepeated));
+        }
         let undone;
         let mut read = *arrival;
         // Where the kernel tells by how much it shifts, that is undone already.
@@ -383,10 +422,6 @@ impl Context<'_> {
         match kind {
             Kind::SynAck if behind.shift.is_none() => {
                 Ok(self.answered::<A>(held, slot, key, behind, segment))
-            }
-            Kind::Ack if !behind.repeated => {
-                self.repeat_last_ack::<A>(held, slot, key, behind, segment);
-                Ok(verdict)
             }
             Kind::Rst if phase != Phase::SynSent && !is_over => {
                 self.pass_rst_on::<A>(held, slot, key, behind, segment);
@@ -481,7 +516,10 @@ impl Context<'_> {
     /// The server repeats that it waits for the handshake's last ACK: some kernels shift the
     /// timestamp in the one that they have sent (seen up to 6.18), and newer servers refuse
     /// that. A client which waits for the server to speak first would wait for ever. The
-    /// kernel translates this one like any that comes from the client.
+    /// kernel translates this one like any that comes from the client. `true`: it was sent, and
+    /// what asks for it is not for the client, which would echo its timestamp; the server refuses
+    /// in its handshake what echoes a later one than its SYN-ACK's, and the client's first data
+    /// would have to be sent again.
     fn repeat_last_ack<A: Family>(
         &mut self,
         held: &mut Held<'_>,
@@ -489,8 +527,8 @@ impl Context<'_> {
         key: &Key<A>,
         mut behind: Behind,
         segment: &Segment,
-    ) {
-        let Some(entry) = A::table(held.shard).get(slot) else { return };
+    ) -> bool {
+        let Some(entry) = A::table(held.shard).get(slot) else { return false };
         let connection = &entry.connection;
         let (client, server) = (&connection.original, &connection.reply);
         let is_first = segment.payload_len == 0
@@ -500,7 +538,8 @@ impl Context<'_> {
         let flow = key.flow(connection.opener());
         behind.repeated = true;
         held.shard.put_behind::<A>(slot, behind);
-        if is_first && self.may_send() {
+        let may = is_first && self.may_send();
+        if may {
             self.out.transmits.push_back(Transmit::Acknowledge {
                 flow,
                 tuple: flow.tuple(),
@@ -510,6 +549,7 @@ impl Context<'_> {
                 timestamps: behind.stamps,
             });
         }
+        may
     }
 
     /// Of an RST of the server's the kernel believes that it refuses the SYN, and gives it

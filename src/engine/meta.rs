@@ -134,6 +134,8 @@ pub enum DropReason {
     AckOld,
     /// It answers a keepalive of ours, and says nothing else.
     KeepaliveAnswer,
+    /// It asks for a handshake's last ACK, which it gets again (behind a SYN cookie).
+    AckRepeated,
     /// The kernel's conntrack calls it invalid, and its connection's numbers were not seen
     /// lately (the fast path).
     ConntrackInvalid,
@@ -150,7 +152,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// The reasons that are not [`Self::Malformed`].
-    const OWN: [Self; 21] = [
+    const OWN: [Self; 22] = [
         Self::Rule,
         Self::Limit,
         Self::TableFull,
@@ -167,6 +169,7 @@ impl DropReason {
         Self::AckBeyond,
         Self::AckOld,
         Self::KeepaliveAnswer,
+        Self::AckRepeated,
         Self::ConntrackInvalid,
         Self::Ended,
         Self::Challenged,
@@ -203,6 +206,7 @@ impl DropReason {
             | Self::AckBeyond
             | Self::AckOld
             | Self::KeepaliveAnswer
+            | Self::AckRepeated
             | Self::ConntrackInvalid
             | Self::Ended
             | Self::Challenged
@@ -235,6 +239,7 @@ impl DropReason {
             Self::AckBeyond => "ack_beyond",
             Self::AckOld => "ack_old",
             Self::KeepaliveAnswer => "keepalive_answer",
+            Self::AckRepeated => "ack_repeated",
             Self::ConntrackInvalid => "conntrack_invalid",
             Self::Ended => "ended",
             Self::Challenged => "challenged",

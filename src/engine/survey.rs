@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::Range,
     sync::atomic::Ordering,
+    time::Duration,
 };
 
 use parking_lot::MutexGuard;
@@ -65,13 +66,14 @@ fn view<A: Address>(
     Some((view, connection))
 }
 
-fn under_way<A: Address>(table: &Table<A>, slot: Slot, id: EmbryoId) -> Option<UnderWay> {
+fn under_way<A: Address>(table: &Table<A>, slot: Slot, id: EmbryoId, now: Instant) -> Option<UnderWay> {
     let entry = table.get(slot)?;
     let connection = table.whole(slot)?;
     let (phase, opener, rule) = (connection.phase, connection.opener(), connection.rule);
     // The slot may be another's by now.
     let is_own = connection.rare.embryo == Some(id) && phase.is_embryonic() && connection.tag() & BEHIND == 0;
-    is_own.then(|| UnderWay { flow: entry.key.flow(opener), phase, rule: RuleId(rule) })
+    let (flow, age) = (entry.key.flow(opener), connection.age(now));
+    is_own.then_some(UnderWay { flow, phase, rule: RuleId(rule), age })
 }
 
 fn is_half_open<A: Address>(table: &Table<A>, key: &Key<A>, hash: u64) -> bool {
@@ -134,11 +136,17 @@ impl Engine {
     }
 
     /// Half-open connections to these addresses and ports that the kernel has not opened
-    /// behind a cookie, `most` at most, the stalest first. Looks at those that count for
-    /// such a destination alone, a bounded piece under each lock; one whose SYN could not
-    /// be delivered does not count.
+    /// behind a cookie, that are as old as `least`, `most` at most, the stalest first. Looks at
+    /// those that count for such a destination alone, a bounded piece under each lock; one
+    /// whose SYN could not be delivered does not count.
     #[must_use]
-    pub fn under_way_to(&self, places: &BTreeSet<(IpAddr, u16)>, most: usize) -> Vec<UnderWay> {
+    pub fn under_way_to(
+        &self,
+        places: &BTreeSet<(IpAddr, u16)>,
+        least: Duration,
+        now: Instant,
+        most: usize,
+    ) -> Vec<UnderWay> {
         let mut found = Vec::new();
         for &(address, port) in places {
             let scope = Scope::Destination { group: 0, address, port };
@@ -147,9 +155,15 @@ impl Engine {
                 let piece = self.embryonic.lock().after(&seen, &scope, HALF_OPEN);
                 let there = |one: &UnderWay| (one.flow.dst, one.flow.dst_port) == (address, port);
                 let room = most.saturating_sub(found.len());
-                found.extend(piece.iter().filter_map(|one| self.under_way(one)).filter(there).take(room));
+                let ones = piece.iter().filter_map(|one| self.under_way(one, now));
+                let mut is_young = false;
+                let old = ones.take_while(|one| {
+                    is_young = one.age < least;
+                    !is_young
+                });
+                found.extend(old.filter(there).take(room));
                 // Whoever comes after the last piece is there for the next look.
-                if piece.len() < HALF_OPEN {
+                if is_young || piece.len() < HALF_OPEN {
                     break;
                 }
                 seen.extend(piece);
@@ -171,13 +185,13 @@ impl Engine {
         })
     }
 
-    fn under_way(&self, member: &Member) -> Option<UnderWay> {
+    fn under_way(&self, member: &Member, now: Instant) -> Option<UnderWay> {
         let at = member.at?;
         let shard = self.shards.get(usize::from(at.shard))?.lock();
         if at.ipv6 {
-            under_way(&shard.ipv6, at.slot, member.id)
+            under_way(&shard.ipv6, at.slot, member.id, now)
         } else {
-            under_way(&shard.ipv4, at.slot, member.id)
+            under_way(&shard.ipv4, at.slot, member.id, now)
         }
     }
 

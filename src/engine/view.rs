@@ -57,6 +57,8 @@ pub struct UnderWay {
     pub phase: Phase,
     /// The rule that let it in.
     pub rule: RuleId,
+    /// Since its first packet, to a tenth of a second.
+    pub age: Duration,
 }
 
 /// What a reload means for connections that exist.

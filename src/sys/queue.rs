@@ -185,6 +185,8 @@ pub struct Queue {
     patience: Duration,
     /// So many are still taken one at a time.
     alone: u8,
+    /// Batches that were full, since the last that was not.
+    full: u32,
     tells_conntrack: bool,
     troubles: QueueTroubles,
 }
@@ -284,6 +286,7 @@ impl Queue {
             rewritten: Vec::with_capacity(REWRITTEN),
             patience: Duration::ZERO,
             alone: 0,
+            full: 0,
             tells_conntrack,
             troubles: QueueTroubles::default(),
         })
@@ -316,6 +319,12 @@ impl Queue {
         let judged = self.judge(received, judge)?;
         self.send_verdicts()?;
         Ok(judged)
+    }
+
+    /// Packets taken since there were last fewer than can be taken at once.
+    #[must_use]
+    pub fn without_pause(&self) -> usize {
+        (self.full as usize).saturating_mul(BATCH)
     }
 
     /// What went wrong with single packets so far.
@@ -358,6 +367,7 @@ impl Queue {
                     (1, _) => ALONE,
                     _ => 0,
                 };
+                self.full = if count == BATCH { self.full.saturating_add(1) } else { 0 };
                 Ok(count)
             }
             // ENOBUFS: the kernel could not tell us something (an error reply);

@@ -24,6 +24,7 @@ use crate::{
 both_families! {
     honest_clients_connect_and_transfer_amid_a_flood
     a_server_that_speaks_first_is_heard_at_once
+    a_client_that_speaks_at_once_is_heard_at_once
     kill_and_timers_send_rsts_that_both_ends_take
     an_rst_of_either_end_reaches_the_other
     rsts_of_hosts_that_asked_for_no_cookie_stay_in_the_kernel
@@ -199,6 +200,31 @@ fn a_server_that_speaks_first_is_heard_at_once(family: Family) {
     }
     assert_eq!(answers, 1);
     gateway.wait_phase(client.local_addr().unwrap(), "established");
+}
+
+/// Segments that the client's kernel has sent again (`/proc/net/snmp`).
+fn sent_again(gateway: &Gateway) -> u64 {
+    let counters = gateway.three.client.proc_net("snmp").expect("counters");
+    let mut rows = counters.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = (rows.next().expect("names"), rows.next().expect("values"));
+    let mut both = names.split_whitespace().zip(values.split_whitespace());
+    both.find(|(name, _)| *name == "RetransSegs").expect("a counter").1.parse().expect("a number")
+}
+
+/// The server waits for the last ACK of a handshake, as the kernel's own has no timestamp that
+/// it takes; what it says of that must not reach the client before the client's data reach it.
+fn a_client_that_speaks_at_once_is_heard_at_once(family: Family) {
+    let gateway = start("");
+    let listener = gateway.listen(family, 80);
+    turn_on(&gateway, family);
+    let before = sent_again(&gateway);
+    for _ in 0..400 {
+        let mut client = gateway.connect(family, 80);
+        client.write_all(b"hello").expect("send");
+        let mut heard = [0; 5];
+        accept(&listener).0.read_exact(&mut heard).expect("hear");
+    }
+    assert_eq!(sent_again(&gateway), before);
 }
 
 fn kill_and_timers_send_rsts_that_both_ends_take(family: Family) {

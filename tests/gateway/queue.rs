@@ -91,7 +91,7 @@ fn a_queue_that_is_taken_away_ends_the_daemon_and_holds_what_fail_says() {
 fn workers_run_on_the_processors_that_the_rule_file_names() {
     let mut gateway = Gateway::start(&open("queues: { count: 2, cpus: [0] }\n"));
     let tasks = format!("/proc/{}/task", gateway.firewall().id());
-    let mut seen = 0;
+    let (mut seen, mut niceness) = (0, std::collections::BTreeMap::new());
     for task in std::fs::read_dir(tasks).unwrap() {
         let task = task.unwrap().path();
         let (name, status) = (task.join("comm"), task.join("status"));
@@ -99,9 +99,18 @@ fn workers_run_on_the_processors_that_the_rule_file_names() {
         let status = std::fs::read_to_string(status).unwrap();
         let cpus = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap().trim();
         assert!(!is_worker || cpus == "0", "{status}");
+        let stat = std::fs::read_to_string(task.join("stat")).unwrap();
+        // proc_pid_stat(5): the 19th, counted from the third, behind the name.
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        let nice: i32 = fields.split_whitespace().nth(16).unwrap().parse().unwrap();
+        if is_worker {
+            *niceness.entry(nice).or_insert(0) += 1;
+        }
         seen += u32::from(is_worker);
     }
     assert_eq!(seen, 6, "two of each kind");
+    let before_floods = [(-6, 2), (-3, 2), (0, 2)];
+    assert_eq!(niceness.into_iter().collect::<Vec<_>>(), before_floods, "known, proven, strangers");
     drop(gateway.pair(Family::V4, 80));
 
     let gateway = Gateway::without_firewall(&open("queues: { cpus: [0, 1023] }\n"));

@@ -32,9 +32,15 @@ type Told = (Flow, Duration);
 pub(super) struct Handshakes(HashMap<Flow, Instant>);
 
 impl Handshakes {
-    /// Those to these destinations of which the kernel is still to be told.
-    pub(super) fn found(&self, engine: &Engine, places: &BTreeSet<(IpAddr, u16)>, now: Instant) -> Vec<Told> {
-        let found = engine.under_way_to(places, MOST_UNDER_WAY as usize);
+    /// Those to these destinations, as old as `least`, of which the kernel is still to be told.
+    pub(super) fn found(
+        &self,
+        engine: &Engine,
+        places: &BTreeSet<(IpAddr, u16)>,
+        least: Duration,
+        now: Instant,
+    ) -> Vec<Told> {
+        let found = engine.under_way_to(places, least, now, MOST_UNDER_WAY as usize);
         self.untold(&found, now, |rule, timer| engine.timer_value(rule, timer).0)
     }
 
@@ -94,7 +100,7 @@ mod tests {
     fn under_way(number: u32, phase: Phase) -> UnderWay {
         let src = std::net::Ipv4Addr::from(0x0a00_0000 | number).into();
         let flow = Flow { src, ..Flow::tcp("10.0.0.0", 4000, "192.0.2.1", 80) };
-        UnderWay { flow, phase, rule: RuleId::DEFAULT }
+        UnderWay { flow, phase, rule: RuleId::DEFAULT, age: Duration::ZERO }
     }
 
     fn ten_and_thirty(_: RuleId, timer: Timer) -> Option<Duration> {

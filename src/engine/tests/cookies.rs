@@ -126,14 +126,14 @@ fn passing_the_limit_asks_for_the_destination_to_be_shielded() {
 fn handshakes_under_way_are_those_that_the_kernel_has_not_opened() {
     let mut lab = Lab::with(settings(|limits| limits.per_destination = Some(2)), Vec::new());
     let place = (lab.server.0, 80);
-    let under_way = |lab: &Lab, most| lab.engine.under_way_to(&[place].into(), most);
+    let under_way = |lab: &Lab, most| lab.engine.under_way_to(&[place].into(), Duration::ZERO, lab.now, most);
     assert_eq!(stranger(&mut lab, 1), Verdict::Accept);
     let found = under_way(&lab, 8);
     assert_eq!((found.len(), found[0].phase, found[0].rule), (1, Phase::SynSent, RuleId::DEFAULT));
     assert_eq!((found[0].flow.src, found[0].flow.src_port), (FORGED.parse().unwrap(), 1));
     assert_eq!((found[0].flow.dst, found[0].flow.dst_port), place);
     assert_eq!(under_way(&lab, 0), []);
-    assert_eq!(lab.engine.under_way_to(&[(lab.server.0, 81)].into(), 8), []);
+    assert_eq!(lab.engine.under_way_to(&[(lab.server.0, 81)].into(), Duration::ZERO, lab.now, 8), []);
     // The kernel has opened this one.
     assert_eq!(open(&mut lab, client("S", 0)), Verdict::Accept);
     assert_eq!((lab.phase(), under_way(&lab, 8)), (Some(Phase::SynSent), found));
@@ -231,6 +231,59 @@ fn challenges_are_raised_while_the_queues_of_syns_overflow() {
     lab.seconds(5);
     stranger(&mut lab, 4);
     assert_eq!(shields(&mut lab), []);
+}
+
+#[test]
+fn while_queues_are_long_an_eighth_of_a_limit_is_enough_to_ask() {
+    let of = |on_excess: OnExcess, shadow| {
+        let limits = settings(|limits| {
+            limits.per_destination = Some(16);
+            limits.per_source = Some(16);
+            (limits.on_excess, limits.shadow) = (Some(on_excess), shadow);
+        });
+        let mut lab = Lab::with(limits, Vec::new());
+        lab.engine.raise_challenges(true);
+        lab
+    };
+    for on_excess in [OnExcess::Syncookies, OnExcess::Challenge] {
+        let mut lab = of(on_excess, false);
+        for port in 1..=3 {
+            assert_eq!(stranger(&mut lab, port), Verdict::Accept);
+        }
+        assert_eq!(shields(&mut lab), [], "two were there when the third came");
+        assert_eq!(stranger(&mut lab, 4), Verdict::Accept, "nobody is turned away for it");
+        let asked = shields(&mut lab);
+        assert_eq!(asked.len(), 1, "{asked:?}");
+        assert_eq!((asked[0].limit, asked[0].raised), (Limit::PerDestination, Some(Raise::QueuesFill)));
+        assert_eq!(lab.engine.counters().limits_passed, [], "no limit is passed");
+        lab.engine.raise_challenges(false);
+        lab.seconds(5);
+        stranger(&mut lab, 5);
+        assert_eq!(shields(&mut lab), []);
+    }
+    for (on_excess, shadow) in
+        [(OnExcess::Evict, false), (OnExcess::Drop, false), (OnExcess::Syncookies, true)]
+    {
+        let mut lab = of(on_excess, shadow);
+        for port in 1..=8 {
+            assert_eq!(stranger(&mut lab, port), Verdict::Accept);
+        }
+        assert_eq!(shields(&mut lab), [], "{on_excess:?}");
+    }
+}
+
+#[test]
+fn handshakes_younger_than_asked_for_are_left_out() {
+    let mut lab = Lab::with(settings(|limits| limits.per_destination = Some(8)), Vec::new());
+    let place = (lab.server.0, 80);
+    stranger(&mut lab, 1);
+    lab.seconds(1);
+    stranger(&mut lab, 2);
+    let ports = |lab: &Lab, least| {
+        let found = lab.engine.under_way_to(&[place].into(), Duration::from_millis(least), lab.now, 8);
+        found.iter().map(|one| one.flow.src_port).collect::<Vec<_>>()
+    };
+    assert_eq!([ports(&lab, 0), ports(&lab, 500), ports(&lab, 1500)], [vec![1, 2], vec![1], vec![]]);
 }
 
 #[test]
@@ -365,7 +418,7 @@ fn a_server_that_did_not_take_the_last_ack_gets_it_once_more() {
     assert_eq!(open(&mut lab, syn), Verdict::Accept);
     lab.pass(&[server("S.", 0).ack(1).timestamp(900)]);
     lab.transmits();
-    lab.pass(&[server(".", 1).ack(1).timestamp(901)]);
+    lab.dropped(server(".", 1).ack(1).timestamp(901), DropReason::AckRepeated);
     let wanted = Transmit::Acknowledge {
         flow: lab.flow(),
         tuple: lab.tuple(From::Client),
