@@ -9,10 +9,13 @@ use super::{
     client::Client,
     output::{Align, Output, Table},
 };
-use crate::daemon::{
-    filter::{self, Filter},
-    protocol::{Connection, Line, Request},
-    text,
+use crate::{
+    daemon::{
+        filter::{self, Filter},
+        protocol::{Connection, Line, Request},
+        text,
+    },
+    sys::cpus,
 };
 
 /// List connections
@@ -74,6 +77,8 @@ pub(super) fn run(args: &Args, socket: &Path) -> Result<ExitCode> {
 fn list(client: &mut Client, output: &mut Output, args: &Args) -> Result<u64> {
     let mut table = Table::new(&COLUMNS);
     let mut count = 0;
+    // On a gateway it competes with packets.
+    let _ = cpus::be_nice(cpus::NICE);
     client.ask(&Request::Connections { filter: args.filter.clone() }, &mut |line| {
         if let Line::Connection(connection) = line {
             count += 1;

@@ -31,13 +31,13 @@ impl Kind {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Known, Self::Syns, Self::Proven];
 
-    /// By how many steps of niceness whoever serves such a queue goes before the others: a
-    /// flood of strangers must not keep live connections from the processor.
+    /// The niceness of who serves such a queue: a flood of strangers must not keep live
+    /// connections from the processor.
     #[must_use]
-    pub const fn precedence(self) -> u8 {
+    pub const fn niceness(self) -> i8 {
         match self {
-            Self::Known => 6,
-            Self::Proven => 3,
+            Self::Known => -6,
+            Self::Proven => -3,
             Self::Syns => 0,
         }
     }

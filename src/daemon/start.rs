@@ -392,7 +392,7 @@ impl Crew {
                 if let Some(cpu) = cpu {
                     cpus::pin(cpu).map_err(|error| format!("can't run on processor {cpu}: {error}"))?;
                 }
-                if let Err(error) = cpus::precede(kind.precedence())
+                if let Err(error) = cpus::be_nice(kind.niceness())
                     && index == 0
                 {
                     log::notice(format_args!(
@@ -452,6 +452,8 @@ fn guard(
         .enable_all()
         .max_blocking_threads(super::seats::SEATS + 3)
         .thread_name("control-job")
+        // What can't be had is no loss.
+        .on_thread_start(|| drop(cpus::be_nice(cpus::NICE)))
         .build()
         .context("can't start the control side")?;
     let reports = crew.reports.take().context("the crew's reports are heard already")?;

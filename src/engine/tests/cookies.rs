@@ -241,7 +241,7 @@ fn while_queues_are_long_an_eighth_of_a_limit_is_enough_to_ask() {
             limits.per_source = Some(16);
             (limits.on_excess, limits.shadow) = (Some(on_excess), shadow);
         });
-        let mut lab = Lab::with(limits, Vec::new());
+        let lab = Lab::with(limits, Vec::new());
         lab.engine.raise_challenges(true);
         lab
     };
