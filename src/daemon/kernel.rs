@@ -31,8 +31,9 @@ impl Kind {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Known, Self::Syns, Self::Proven];
 
-    /// The niceness of who serves such a queue: a flood of strangers must not keep live
-    /// connections from the processor.
+    /// The niceness of who serves such a queue while those of SYNs are long: a flood of strangers
+    /// must not keep live connections from the processor. At other times all are alike, because
+    /// who runs as soon as one packet comes never takes many at once.
     #[must_use]
     pub const fn niceness(self) -> i8 {
         match self {

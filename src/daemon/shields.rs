@@ -19,7 +19,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -123,6 +126,7 @@ const fn has_ipv6(diversion: Diversion) -> bool {
 pub struct Shields {
     waiting: Mutex<Waiting>,
     bell: Condvar,
+    are_long: AtomicBool,
     book: Mutex<Book>,
 }
 
@@ -157,6 +161,8 @@ struct Book {
     /// What it counted at the start of this.
     before: Option<Counts>,
     raised_until: Option<Instant>,
+    /// Until when live connections go first.
+    long_until: Instant,
     lost: u64,
     refused_until: Option<Instant>,
 }
@@ -257,6 +263,12 @@ impl Shields {
             invalid: counts.invalid.into(),
             rsts,
         }
+    }
+
+    /// Whether the queues of SYNs have lost some lately, or were long.
+    #[must_use]
+    pub fn are_queues_long(&self) -> bool {
+        self.are_long.load(Ordering::Relaxed)
     }
 
     /// The notes that wait, or come within a turn.
@@ -402,7 +414,12 @@ impl Shields {
     fn watch(&self, load: Load, now: Instant) -> (bool, bool) {
         let mut book = self.book.lock();
         let was = book.raised_until.is_some();
-        if (load.lost > book.lost || load.is_long) && book.possible {
+        let is_bad = load.lost > book.lost || load.is_long;
+        if is_bad {
+            book.long_until = now.after(RAISED);
+        }
+        self.are_long.store(now < book.long_until, Ordering::Relaxed);
+        if is_bad && book.possible {
             book.raised_until = Some(now.after(RAISED));
         } else if book.raised_until.is_some_and(|until| until <= now) {
             book.raised_until = None;
@@ -724,12 +741,15 @@ mod tests {
         let shields = Shields::default();
         let lost = |lost| Load { lost, is_long: false };
         assert_eq!(shields.watch(lost(5), Instant(0)), (false, false), "there are no sets");
+        assert!(shields.are_queues_long(), "live connections go first all the same");
         shields.book.lock().possible = true;
         assert_eq!(shields.watch(lost(5), Instant(1000)), (false, false), "none was lost since");
         assert_eq!(shields.watch(lost(6), Instant(2000)), (true, true));
         assert_eq!(shields.watch(lost(7), Instant(9000)), (true, false));
         assert_eq!(shields.watch(lost(7), Instant(18_999)), (true, false));
+        assert!(shields.are_queues_long());
         assert_eq!(shields.watch(lost(7), Instant(19_000)), (false, true));
+        assert!(!shields.are_queues_long());
     }
 
     #[test]

@@ -392,8 +392,9 @@ impl Crew {
                 if let Some(cpu) = cpu {
                     cpus::pin(cpu).map_err(|error| format!("can't run on processor {cpu}: {error}"))?;
                 }
-                if let Err(error) = cpus::be_nice(kind.niceness())
-                    && index == 0
+                let may = || cpus::be_nice(kind.niceness()).and_then(|()| cpus::be_nice(0));
+                if index == 0
+                    && let Err(error) = may()
                 {
                     log::notice(format_args!(
                         "live connections can't go before floods where they compete for a processor: {error}"

@@ -16,6 +16,7 @@ use crate::{
     engine::{Candidacy, DropReason, IfIndex, Meta, Prepared, Ride, Shift, Verdict, Worker},
     policy::{Hook, Marks},
     sys::{
+        cpus,
         ctnetlink::Ctnetlink,
         interfaces,
         prefetch::IntoCache,
@@ -93,8 +94,15 @@ pub fn serve(
         parents: Parents::default(),
         ways: Ways::default(),
     };
+    let mut niceness = 0;
     while !shared.stopping() {
         pulse.beat();
+        let wanted = if shared.shields.are_queues_long() { kind.niceness() } else { 0 };
+        if wanted != niceness {
+            niceness = wanted;
+            // Where it may not, that was said at the start.
+            let _ = cpus::be_nice(niceness);
+        }
         queue.serve_ahead(UNTIL_RUNG, &mut serving).map_err(|error| error.to_string())?;
         let taken = queue.without_pause();
         if kind != Kind::Known && taken > 0 && taken.is_multiple_of(SYN_WAITING_LONG) {

@@ -91,7 +91,7 @@ fn a_queue_that_is_taken_away_ends_the_daemon_and_holds_what_fail_says() {
 fn workers_run_on_the_processors_that_the_rule_file_names() {
     let mut gateway = Gateway::start(&open("queues: { count: 2, cpus: [0] }\n"));
     let tasks = format!("/proc/{}/task", gateway.firewall().id());
-    let (mut seen, mut niceness) = (0, std::collections::BTreeMap::new());
+    let mut seen = 0;
     for task in std::fs::read_dir(tasks).unwrap() {
         let task = task.unwrap().path();
         let (name, status) = (task.join("comm"), task.join("status"));
@@ -99,18 +99,9 @@ fn workers_run_on_the_processors_that_the_rule_file_names() {
         let status = std::fs::read_to_string(status).unwrap();
         let cpus = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap().trim();
         assert!(!is_worker || cpus == "0", "{status}");
-        let stat = std::fs::read_to_string(task.join("stat")).unwrap();
-        // proc_pid_stat(5): the 19th, counted from the third, behind the name.
-        let (_, fields) = stat.rsplit_once(')').unwrap();
-        let nice: i32 = fields.split_whitespace().nth(16).unwrap().parse().unwrap();
-        if is_worker {
-            *niceness.entry(nice).or_insert(0) += 1;
-        }
         seen += u32::from(is_worker);
     }
     assert_eq!(seen, 6, "two of each kind");
-    let before_floods = [(-6, 2), (-3, 2), (0, 2)];
-    assert_eq!(niceness.into_iter().collect::<Vec<_>>(), before_floods, "known, proven, strangers");
     drop(gateway.pair(Family::V4, 80));
 
     let gateway = Gateway::without_firewall(&open("queues: { cpus: [0, 1023] }\n"));
@@ -120,4 +111,36 @@ fn workers_run_on_the_processors_that_the_rule_file_names() {
     assert_eq!(done.code, 1, "{done:?}");
     assert!(done.err.contains("names processor 1023, and halfgate may run on 0"), "{done:?}");
     assert_eq!(gateway.kernel_rules(), "");
+}
+
+/// How many workers have which niceness (proc_pid_stat(5): the 19th field; the second is a name in
+/// brackets).
+fn niceness(daemon: u32) -> Vec<(i32, usize)> {
+    let tasks = format!("/proc/{daemon}/task");
+    let mut all = std::collections::BTreeMap::new();
+    for task in std::fs::read_dir(tasks).unwrap() {
+        // Some end meanwhile.
+        let Ok(stat) = std::fs::read_to_string(task.unwrap().path().join("stat")) else { continue };
+        let (name, fields) = stat.rsplit_once(')').unwrap();
+        if name.contains("(queue-") {
+            *all.entry(fields.split_whitespace().nth(16).unwrap().parse().unwrap()).or_insert(0) += 1;
+        }
+    }
+    all.into_iter().collect()
+}
+
+#[test]
+fn workers_of_live_connections_go_first_while_syns_wait() {
+    let mut gateway = Gateway::start(&open("queues: { count: 2 }\n"));
+    let daemon = gateway.firewall().id();
+    assert_eq!(niceness(daemon), [(0, 6)]);
+    let forger = gateway.forger();
+    gateway.firewall().signal(SIGSTOP).unwrap();
+    for number in 0..20_000 {
+        forger.syn(Family::V4, number, 4000, 80);
+    }
+    gateway.firewall().signal(SIGCONT).unwrap();
+    // Whoever serves a queue looks when a packet comes, or once a second.
+    gateway.eventually("live connections go first", SOON, || niceness(daemon) == [(-6, 2), (-3, 2), (0, 2)]);
+    gateway.eventually("all are alike, ten seconds later", 2 * SOON, || niceness(daemon) == [(0, 6)]);
 }
