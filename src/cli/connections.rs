@@ -57,6 +57,8 @@ const COLUMNS: [(&str, Align); 11] = [
 pub(super) fn run(args: &Args, socket: &Path) -> Result<ExitCode> {
     Filter::parse(&args.filter).map_err(Usage)?;
     let mut output = Output::open();
+    // On a gateway a long list competes with packets.
+    let _ = cpus::be_nice(cpus::niceness() + cpus::NICE);
     loop {
         // Not kept meanwhile: whoever asks for nothing makes room for others.
         let mut client = Client::connect(socket)?;
@@ -77,8 +79,6 @@ pub(super) fn run(args: &Args, socket: &Path) -> Result<ExitCode> {
 fn list(client: &mut Client, output: &mut Output, args: &Args) -> Result<u64> {
     let mut table = Table::new(&COLUMNS);
     let mut count = 0;
-    // On a gateway it competes with packets.
-    let _ = cpus::be_nice(cpus::NICE);
     client.ask(&Request::Connections { filter: args.filter.clone() }, &mut |line| {
         if let Line::Connection(connection) = line {
             count += 1;

@@ -31,7 +31,7 @@ impl Kind {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Known, Self::Syns, Self::Proven];
 
-    /// The niceness of who serves such a queue while those of SYNs are long: a flood of strangers
+    /// How much nicer than usual is who serves such a queue while those of SYNs are long: a flood of strangers
     /// must not keep live connections from the processor. At other times all are alike, because
     /// who runs as soon as one packet comes never takes many at once.
     #[must_use]

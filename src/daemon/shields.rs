@@ -563,7 +563,7 @@ pub fn run(
     let mut thread = Thread { shared, syn_queues, complained: false, turned_on: Vec::new() };
     // What ends a flood must not wait for it, nor must the tools that this thread starts. Who may
     // not go first has been said of the workers.
-    let _ = cpus::be_nice(Kind::Known.niceness());
+    let _ = cpus::be_nice(cpus::niceness() + Kind::Known.niceness());
     let mut look_at = shared.clock.now();
     while !shared.stopping() {
         pulse.beat();

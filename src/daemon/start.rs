@@ -392,7 +392,8 @@ impl Crew {
                 if let Some(cpu) = cpu {
                     cpus::pin(cpu).map_err(|error| format!("can't run on processor {cpu}: {error}"))?;
                 }
-                let may = || cpus::be_nice(kind.niceness()).and_then(|()| cpus::be_nice(0));
+                let usual = cpus::niceness();
+                let may = || cpus::be_nice(usual + kind.niceness()).and_then(|()| cpus::be_nice(usual));
                 if index == 0
                     && let Err(error) = may()
                 {
@@ -454,7 +455,7 @@ fn guard(
         .max_blocking_threads(super::seats::SEATS + 3)
         .thread_name("control-job")
         // What can't be had is no loss.
-        .on_thread_start(|| drop(cpus::be_nice(cpus::NICE)))
+        .on_thread_start(|| drop(cpus::be_nice(cpus::niceness() + cpus::NICE)))
         .build()
         .context("can't start the control side")?;
     let reports = crew.reports.take().context("the crew's reports are heard already")?;

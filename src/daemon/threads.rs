@@ -94,10 +94,11 @@ pub fn serve(
         parents: Parents::default(),
         ways: Ways::default(),
     };
-    let mut niceness = 0;
+    let usual = cpus::niceness();
+    let mut niceness = usual;
     while !shared.stopping() {
         pulse.beat();
-        let wanted = if shared.shields.are_queues_long() { kind.niceness() } else { 0 };
+        let wanted = if shared.shields.are_queues_long() { usual + kind.niceness() } else { usual };
         if wanted != niceness {
             niceness = wanted;
             // Where it may not, that was said at the start.

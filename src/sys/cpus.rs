@@ -38,16 +38,24 @@ pub fn pin(cpu: u16) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The niceness of work that can wait for packets: listing a million connections, judging them again.
+/// How much nicer work is that can wait for packets: listing a million connections, judging them again.
 pub const NICE: i8 = 10;
 
 /// The shortest slice of a processor's time that the kernel knows, in nanoseconds (since 6.12;
 /// older ones take no notice).
 const SHORT: u64 = 100_000;
 
+/// This thread's niceness (`getpriority(2)`).
+#[must_use]
+pub fn niceness() -> i8 {
+    // SAFETY: no memory is passed; 0 is this thread, which is there.
+    let niceness = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+    i8::try_from(niceness).unwrap_or_default()
+}
+
 /// Gives this thread a niceness (`sched_setattr(2)`): each step down is a quarter more of the
 /// processor's time where threads compete for it. Below zero its slices are short, so that it
-/// runs as soon as it wakes, whoever is there.
+/// runs as soon as it wakes, whoever is there. Past the ends of the scale it is the last there.
 ///
 /// # Errors
 /// The kernel's word; for less than before, that neither `CAP_SYS_NICE` nor `RLIMIT_NICE`
@@ -80,5 +88,18 @@ mod tests {
         }
         assert_eq!(allowed().unwrap(), all, "the others stay");
         assert!(pin(MOST).is_err() && pin(MOST - 1).is_err());
+    }
+
+    #[test]
+    fn a_thread_is_as_nice_as_it_is_told_and_the_others_stay() {
+        let usual = niceness();
+        let own = std::thread::spawn(move || {
+            be_nice(usual.saturating_add(3)).unwrap();
+            let some = niceness();
+            be_nice(i8::MAX).unwrap();
+            (some, niceness())
+        });
+        assert_eq!(own.join().unwrap(), (usual.saturating_add(3).min(19), 19));
+        assert_eq!(niceness(), usual);
     }
 }
