@@ -160,7 +160,7 @@ struct Book {
     looked: Option<(Instant, Counts)>,
     /// What it counted at the start of this.
     before: Option<Counts>,
-    raised_until: Option<Instant>,
+    raised: bool,
     /// Until when live connections go first.
     long_until: Instant,
     lost: u64,
@@ -257,7 +257,7 @@ impl Shields {
         protocol::Syncookies {
             on: book.entries.values().map(|entry| entry.row(policy, now)).collect(),
             ever: book.ever,
-            raised: book.raised_until.is_some_and(|until| now < until),
+            raised: book.raised,
             syns: counts.syns.into(),
             valid: counts.valid.into(),
             invalid: counts.invalid.into(),
@@ -413,19 +413,15 @@ impl Shields {
     /// about to. `true` the second time if that has changed.
     fn watch(&self, load: Load, now: Instant) -> (bool, bool) {
         let mut book = self.book.lock();
-        let was = book.raised_until.is_some();
-        let is_bad = load.lost > book.lost || load.is_long;
-        if is_bad {
+        let was = book.raised;
+        if load.lost > book.lost || load.is_long {
             book.long_until = now.after(RAISED);
         }
-        self.are_long.store(now < book.long_until, Ordering::Relaxed);
-        if is_bad && book.possible {
-            book.raised_until = Some(now.after(RAISED));
-        } else if book.raised_until.is_some_and(|until| until <= now) {
-            book.raised_until = None;
-        }
+        let are_long = now < book.long_until;
+        self.are_long.store(are_long, Ordering::Relaxed);
+        book.raised = are_long && book.possible;
         book.lost = load.lost;
-        (book.raised_until.is_some(), book.raised_until.is_some() != was)
+        (book.raised, book.raised != was)
     }
 }
 
@@ -743,8 +739,8 @@ mod tests {
         assert_eq!(shields.watch(lost(5), Instant(0)), (false, false), "there are no sets");
         assert!(shields.are_queues_long(), "live connections go first all the same");
         shields.book.lock().possible = true;
-        assert_eq!(shields.watch(lost(5), Instant(1000)), (false, false), "none was lost since");
-        assert_eq!(shields.watch(lost(6), Instant(2000)), (true, true));
+        assert_eq!(shields.watch(lost(5), Instant(1000)), (true, true), "they were long a second ago");
+        assert_eq!(shields.watch(lost(6), Instant(2000)), (true, false));
         assert_eq!(shields.watch(lost(7), Instant(9000)), (true, false));
         assert_eq!(shields.watch(lost(7), Instant(18_999)), (true, false));
         assert!(shields.are_queues_long());

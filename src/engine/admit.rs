@@ -377,7 +377,7 @@ impl Context<'_> {
             let count = tracker.count(&scope);
             if count < most {
                 if count > most / EARLY && !limits.shadow {
-                    self.ask_for_cookies_early(arrival, rule, (group, limit), &limits);
+                    self.ask_for_cookies(arrival, rule, (group, limit), &limits, None);
                 }
                 continue;
             }
@@ -385,7 +385,7 @@ impl Context<'_> {
             let shadow = limits.shadow;
             self.passed_limit(&arrival.flow, rule, (group, limit), answer, shadow);
             if !shadow {
-                self.ask_for_cookies(arrival, rule, (group, limit), &limits, answer);
+                self.ask_for_cookies(arrival, rule, (group, limit), &limits, Some(answer));
             }
             match (!shadow).then_some(answer) {
                 None => {}

@@ -307,52 +307,27 @@ impl Context<'_> {
             && self.engine.cookieing.is_available(arrival.flow.dst)
     }
 
-    /// A limit is passed: asks for cookies where it says so, or where its challenges are
-    /// not enough.
+    /// Asks for cookies where the limit says so that is passed with this answer, or where its
+    /// challenges are not enough. `None`: it is not passed, but more than an [`EARLY`] part of it is
+    /// taken, which is enough while SYNs wait in long queues.
     pub(super) fn ask_for_cookies(
         &mut self,
         arrival: &Arrival<'_>,
         rule: RuleId,
         (group, limit): (u16, Limit),
         limits: &ResolvedLimits,
-        answer: OnExcess,
+        answer: Option<OnExcess>,
     ) {
-        let raised = match limits.on_excess {
-            OnExcess::Syncookies if !limit.is_per_source() => None,
-            OnExcess::Challenge if self.engine.cookieing.are_raised() => Some(Raise::QueuesFill),
-            OnExcess::Challenge if answer == OnExcess::Syncookies => Some(Raise::AllProven),
-            OnExcess::Drop
-            | OnExcess::Reset
-            | OnExcess::Evict
-            | OnExcess::Challenge
-            | OnExcess::Syncookies => return,
+        let (are_long, per_source) = (self.engine.cookieing.are_raised(), limit.is_per_source());
+        let raised = match (limits.on_excess, answer) {
+            (OnExcess::Syncookies | OnExcess::Challenge, None) if are_long && !per_source => {
+                Some(Raise::QueuesFill)
+            }
+            (OnExcess::Syncookies, Some(_)) if !per_source => None,
+            (OnExcess::Challenge, Some(_)) if are_long => Some(Raise::QueuesFill),
+            (OnExcess::Challenge, Some(OnExcess::Syncookies)) => Some(Raise::AllProven),
+            _ => return,
         };
-        self.ask_to_shield(arrival, rule, (group, limit), limits, raised);
-    }
-
-    /// More than an [`EARLY`] part of a limit is taken: asks for cookies while SYNs wait in long
-    /// queues.
-    pub(super) fn ask_for_cookies_early(
-        &mut self,
-        arrival: &Arrival<'_>,
-        rule: RuleId,
-        (group, limit): (u16, Limit),
-        limits: &ResolvedLimits,
-    ) {
-        let has_cookies = matches!(limits.on_excess, OnExcess::Challenge | OnExcess::Syncookies);
-        if has_cookies && !limit.is_per_source() && self.engine.cookieing.are_raised() {
-            self.ask_to_shield(arrival, rule, (group, limit), limits, Some(Raise::QueuesFill));
-        }
-    }
-
-    fn ask_to_shield(
-        &mut self,
-        arrival: &Arrival<'_>,
-        rule: RuleId,
-        (group, limit): (u16, Limit),
-        limits: &ResolvedLimits,
-        raised: Option<Raise>,
-    ) {
         if !self.may_have_cookies(arrival) {
             return;
         }
