@@ -55,6 +55,7 @@ pub use meta::{Candidacy, DropReason, IfIndex, Meta, Renumbering, Transmit, Verd
 pub use open::Block;
 pub use passed::{Passed, Passes};
 pub use prepare::Prepared;
+pub use shard::Bookmark;
 pub use view::{Change, Counters, Counts, Existing, TimerRow, UnderWay, View};
 
 use std::{
@@ -147,6 +148,8 @@ pub struct Worker {
     out: Outbox,
     /// What goes on in place of the packet last accepted; empty if that itself does.
     rewritten: Vec<u8>,
+    /// The shard whose timers come first in the next call of `handle_timeout`.
+    turn: u16,
 }
 
 impl Engine {
@@ -202,6 +205,7 @@ impl Engine {
             loopback: wire::Loopback::Refuse,
             out: Outbox::default(),
             rewritten: Vec::with_capacity(HEADERS),
+            turn: 0,
         }
     }
 
@@ -224,14 +228,18 @@ impl Engine {
     /// Swaps the rule set, all at once. `policy` must have been compiled with the
     /// one in force as its predecessor, so that rule ids agree. With
     /// [`Existing::Rejudge`] the connections that no rule accepts any more are ended
-    /// by `worker`, which then has their RSTs to send.
+    /// by `worker`, which then has their RSTs to send; where there are many, [`Worker::rejudge`]
+    /// does so a piece at a time.
     pub fn install(&self, policy: Policy, existing: Existing, worker: &mut Worker, now: Instant) {
         let policy = Arc::new(policy);
         self.replace(|ruling| ruling.with_policy(policy));
         self.count_what_limits_ask(&self.ruling().limits);
         self.start_walk();
         if existing == Existing::Rejudge {
-            worker.rejudge(now);
+            let mut next = Some(Bookmark::default());
+            while let Some(from) = next {
+                next = worker.rejudge(from, now);
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use crate::{
         protocol::{Connection, Line, Request},
         text,
     },
-    sys::cpus,
+    sys::{clock::Pace, cpus},
 };
 
 /// List connections
@@ -79,6 +79,7 @@ pub(super) fn run(args: &Args, socket: &Path) -> Result<ExitCode> {
 fn list(client: &mut Client, output: &mut Output, args: &Args) -> Result<u64> {
     let mut table = Table::new(&COLUMNS);
     let mut count = 0;
+    let mut pace = Pace::begin();
     client.ask(&Request::Connections { filter: args.filter.clone() }, &mut |line| {
         if let Line::Connection(connection) = line {
             count += 1;
@@ -87,6 +88,7 @@ fn list(client: &mut Client, output: &mut Output, args: &Args) -> Result<u64> {
             } else {
                 table.row(output, &words(&connection))?;
             }
+            pace.step();
         }
         Ok(())
     })?;

@@ -57,6 +57,10 @@ impl Standing {
     }
 }
 
+fn tenths(now: Instant) -> u32 {
+    u32::try_from(now.0 / 100).unwrap_or(u32::MAX)
+}
+
 fn forgotten_by(phase: Phase, forgot: [bool; 2]) -> Option<Direction> {
     let live = matches!(
         phase,
@@ -129,7 +133,7 @@ impl Connection {
                 Sender::High => OPENED_BY_HIGH,
             },
             interfaces: [0; 2],
-            created: u32::try_from(now.0 / 100).unwrap_or(u32::MAX),
+            created: tenths(now),
             last_seen: stamp,
             refreshed: stamp,
             fast: Fast::default(),
@@ -235,6 +239,12 @@ impl Connection {
     #[inline]
     pub fn count(&mut self, direction: Direction, bytes: u32, now: Instant) {
         self.note(direction, bytes, now);
+    }
+
+    /// As [`Live::count_anew`](super::Live::count_anew), but for what lies beside it.
+    pub(super) fn count_anew(&mut self, now: Instant) {
+        self.created = tenths(now);
+        (self.original_counted, self.reply_counted) = (Counted::default(), Counted::default());
     }
 
     /// Counts a packet that passed. `true`: its octets have passed 2^32.

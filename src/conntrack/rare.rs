@@ -259,6 +259,14 @@ impl Live<'_> {
         self.rare = Some(whole.rare);
     }
 
+    /// Its age and its packets count from now on: it is another connection of the same addresses and ports.
+    pub fn count_anew(&mut self, now: Instant) {
+        self.common.count_anew(now);
+        if let Some(rare) = &mut self.rare {
+            rare.carried = [0; 2];
+        }
+    }
+
     /// What others have to hear of when it changes.
     #[must_use]
     pub const fn standing(&self) -> Standing {

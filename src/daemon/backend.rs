@@ -1,7 +1,5 @@
 //! Answers the requests of the control socket.
 
-use std::hash::{BuildHasher, RandomState};
-
 use super::{
     events,
     events::Ring,
@@ -15,18 +13,15 @@ use super::{
 };
 use crate::{
     conntrack::{Flow, SourcePrefix},
-    engine::View,
+    engine::{Bookmark, View},
     policy::{Limit, LimitTable, RuleId},
+    sys::clock::Pace,
     wire::Protocol,
 };
 
-/// Connections that one pass over the table gathers, about. More are listed in
-/// several passes, each of which takes those of its share of a hash: memory
-/// stays bounded, no connection comes twice, and none that stays is missed.
-const PASS: u64 = 32 * 1024;
-
-/// Connections that are killed between two handings-over to the sender.
-const KILLS: usize = 256;
+/// Connections that are gathered, about, before they are handed over: what is done with them,
+/// too, must not keep the processor for long.
+const BATCH: usize = 128;
 
 impl Backend for Daemon {
     fn handle(&self, request: Request, out: &mut dyn Outlet) -> Result<(), Refusal> {
@@ -63,27 +58,54 @@ impl Backend for Daemon {
     }
 }
 
+/// A look at all connections, a bounded piece at a time, with breaks for the packets.
+struct Look<'a> {
+    daemon: &'a Daemon,
+    next: Option<Bookmark>,
+    pace: Pace,
+}
+
+impl<'a> Look<'a> {
+    fn begin(daemon: &'a Daemon) -> Self {
+        Self { daemon, next: Some(Bookmark::default()), pace: Pace::begin() }
+    }
+
+    /// Looks at some more, until `each` has seen enough. `false`: there are none.
+    fn at_some(&mut self, each: &mut dyn FnMut(&View) -> bool) -> bool {
+        let (shared, now) = (&self.daemon.shared, self.daemon.now());
+        self.next = self.next.and_then(|from| shared.engine.look(from, now, each));
+        shared.rush.note(self.pace.step(), now);
+        self.next.is_some()
+    }
+}
+
 impl Daemon {
+    /// Looks at every connection, until `each` has seen enough.
+    pub(super) fn look_at_all(&self, each: &mut dyn FnMut(&View) -> bool) {
+        let mut look = Look::begin(self);
+        while look.at_some(each) {}
+    }
+
     /// Hands over every connection that passes the filter, a bounded number at
-    /// a time, without a lock held meanwhile.
+    /// a time, without a lock held meanwhile. None comes twice, since each stays where it
+    /// is, and none that stays is missed.
     fn each_batch(
         &self,
         filter: &[String],
         each: &mut dyn FnMut(Vec<View>) -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
-        let engine = &self.shared.engine;
-        let filter = Filter::parse(filter)?.bind(&engine.policy())?;
-        let passes = engine.counters().connections / PASS + 1;
-        let hasher = RandomState::new();
-        for pass in 0..passes {
-            let mut batch = Vec::new();
-            engine.connections(self.now(), &mut |view| {
-                let mine = passes == 1 || hasher.hash_one(view.flow) % passes == pass;
-                if mine && filter.matches(view) {
-                    batch.push(*view);
-                }
-                true
-            });
+        let filter = Filter::parse(filter)?.bind(&self.shared.engine.policy())?;
+        let (mut look, mut there_is_more) = (Look::begin(self), true);
+        while there_is_more {
+            let mut batch = Vec::with_capacity(BATCH);
+            while there_is_more && batch.len() < BATCH {
+                there_is_more = look.at_some(&mut |view| {
+                    if filter.matches(view) {
+                        batch.push(*view);
+                    }
+                    true
+                });
+            }
             each(batch)?;
         }
         Ok(())
@@ -115,13 +137,11 @@ impl Daemon {
             if dry_run {
                 return Ok(());
             }
-            for some in batch.chunks(KILLS) {
-                let now = self.now();
-                let gone = self.with_worker(|worker| {
-                    some.iter().filter(|view| worker.kill(&view.flow, silent, now)).count()
-                });
-                killed.killed += gone as u64;
-            }
+            let now = self.now();
+            let gone = self.with_worker(|worker| {
+                batch.iter().filter(|view| worker.kill(&view.flow, silent, now)).count()
+            });
+            killed.killed += gone as u64;
             Ok(())
         })?;
         if !dry_run && killed.killed > 0 {
@@ -244,7 +264,7 @@ impl Daemon {
         let limits = LimitTable::resolve(&policy, &engine.live());
         let prefixes = (limits.global().source_prefix, limits.source_prefix(rule.unwrap_or(RuleId::DEFAULT)));
         let (mut found, mut counts) = (None, Embryonic::default());
-        engine.connections(self.now(), &mut |view| {
+        self.look_at_all(&mut |view| {
             if view.flow == *flow || view.flow == reply_of(flow) {
                 found = Some(*view);
             }

@@ -199,7 +199,7 @@ impl Daemon {
         let limits = LimitTable::resolve(&engine.policy(), &engine.live());
         let mut found = Found::new(limits.global().source_prefix, top.min(MOST), passes);
         for pass in 0..passes {
-            engine.connections(self.now(), &mut |view| {
+            self.look_at_all(&mut |view| {
                 if filter.matches(view) {
                     found.take(view, pass);
                 }

@@ -1,16 +1,19 @@
 //! What all threads of the daemon see.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-    mpsc::{SyncSender, TrySendError},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        mpsc::{SyncSender, TrySendError},
+    },
+    time::Duration,
 };
 
 use parking_lot::Mutex;
 
 use super::{blocks::Blocks, events::Ring, memory::AtStart, observer::Observer, shields::Shields};
 use crate::{
-    conntrack::Flow,
+    conntrack::{Flow, Instant},
     engine::{Engine, Event, Transmit, Worker},
     policy::Marks,
     sys::{clock::Clock, queue::Bell},
@@ -67,6 +70,33 @@ impl Tally {
     /// One more.
     pub fn count(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// For how long live connections go first after something wanted the processor for long: what it has left to
+/// others is done by then.
+const RUSH: Duration = Duration::from_secs(10);
+
+/// What takes longer is much.
+const LONG: Duration = Duration::from_millis(20);
+
+/// Whether much is done beside the packets: all connections are listed or judged again, timers fire by the
+/// thousand.
+#[derive(Debug, Default)]
+pub struct Rush(AtomicU64);
+
+impl Rush {
+    /// Something beside the packets has taken so long until now.
+    pub fn note(&self, taken: Duration, now: Instant) {
+        if taken > LONG {
+            self.0.fetch_max(now.after(RUSH).0, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether there is, or was a moment ago.
+    #[must_use]
+    pub fn is_on(&self, now: Instant) -> bool {
+        now.0 < self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -136,9 +166,18 @@ pub struct Shared {
     pub shields: Shields,
     /// What memory it had before the first packet.
     pub at_start: AtStart,
+    /// Whether much is done beside the packets.
+    pub rush: Rush,
 }
 
 impl Shared {
+    /// Whether live connections go before whoever else wants the processor: a flood waits in the queues of
+    /// SYNs, or much is done beside the packets.
+    #[must_use]
+    pub fn do_live_connections_go_first(&self) -> bool {
+        self.shields.are_queues_long() || self.rush.is_on(self.clock.now())
+    }
+
     /// Whether everybody should go home.
     #[must_use]
     pub fn stopping(&self) -> bool {
@@ -286,7 +325,22 @@ pub(crate) mod tests {
             blocks: Blocks::default(),
             shields: Shields::default(),
             at_start: AtStart::default(),
+            rush: Rush::default(),
         }
+    }
+
+    #[test]
+    fn live_connections_go_first_while_much_is_done_and_a_moment_longer() {
+        let shared = shared();
+        assert!(!shared.do_live_connections_go_first());
+        shared.rush.note(Duration::from_secs(1), shared.clock.now());
+        assert!(shared.do_live_connections_go_first());
+        let (rush, at) = (Rush::default(), |seconds: u64| Instant(1000 * seconds));
+        rush.note(LONG, at(4));
+        assert!(!rush.is_on(at(4)), "that is not much");
+        rush.note(2 * LONG, at(5));
+        rush.note(2 * LONG, at(1));
+        assert!(rush.is_on(at(14)) && !rush.is_on(at(15)));
     }
 
     #[test]

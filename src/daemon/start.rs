@@ -25,7 +25,9 @@ use super::{
     rules::{self, LoadError, Source},
     saved::Saved,
     sender::{self, RealKernel},
-    shared::{EVENTS_WAITING, FORGETS_WAITING, Forgets, Outbox, Pulse, Shared, TRANSMITS_WAITING, Tally},
+    shared::{
+        EVENTS_WAITING, FORGETS_WAITING, Forgets, Outbox, Pulse, Rush, Shared, TRANSMITS_WAITING, Tally,
+    },
     shields::{self, Shields},
     state::{Daemon, Order, Parts, State},
     status, threads,
@@ -328,6 +330,7 @@ fn share(policy: Policy, seed: [u64; 2], live: &Live) -> Result<Arc<Shared>> {
         blocks: Blocks::default(),
         shields: Shields::default(),
         at_start: AtStart::now(),
+        rush: Rush::default(),
     }))
 }
 

@@ -19,10 +19,11 @@ use super::{
 };
 use crate::{
     conntrack::Instant,
-    engine::{Existing, Worker},
+    engine::{Bookmark, Existing, Worker},
     policy::{Hooks, Live, Policy},
     sys::{
         clock::Clock,
+        clock::Pace,
         table::{self, Diversion, TableError, TableSpec},
     },
 };
@@ -313,7 +314,14 @@ impl Daemon {
             self.look_at_riders();
         }
         let before = engine.policy();
-        self.with_worker(|worker| engine.install(policy, existing, worker, self.now()));
+        self.with_worker(|worker| engine.install(policy, Existing::Keep, worker, self.now()));
+        if existing == Existing::Rejudge {
+            let (mut next, mut pace) = (Some(Bookmark::default()), Pace::begin());
+            while let Some(from) = next {
+                next = self.with_worker(|worker| worker.rejudge(from, self.now()));
+                self.shared.rush.note(pace.step(), self.now());
+            }
+        }
         if current != spec
             && let Err(error) = table::install(&spec, self.diversion)
         {

@@ -16,6 +16,7 @@ use crate::{
     engine::{Candidacy, DropReason, IfIndex, Meta, Prepared, Ride, Shift, Verdict, Worker},
     policy::{Hook, Marks},
     sys::{
+        clock::Pace,
         cpus,
         ctnetlink::Ctnetlink,
         interfaces,
@@ -98,7 +99,7 @@ pub fn serve(
     let mut niceness = usual;
     while !shared.stopping() {
         pulse.beat();
-        let wanted = if shared.shields.are_queues_long() { usual + kind.niceness() } else { usual };
+        let wanted = if shared.do_live_connections_go_first() { usual + kind.niceness() } else { usual };
         if wanted != niceness {
             niceness = wanted;
             // Where it may not, that was said at the start.
@@ -336,8 +337,11 @@ pub fn tick(shared: &Shared, outbox: &Outbox, pulse: &Pulse) -> Result<(), Strin
     let mut worker = shared.engine.worker();
     while !shared.stopping() {
         pulse.beat();
+        let mut pace: Option<Pace> = None;
         while worker.handle_timeout(shared.clock.now()) {
             outbox.drain(&mut worker, &shared.tally);
+            let taken = pace.get_or_insert_with(Pace::begin).step();
+            shared.rush.note(taken, shared.clock.now());
             pulse.beat();
             if shared.stopping() {
                 break;

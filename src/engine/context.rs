@@ -260,6 +260,23 @@ impl Context<'_> {
         }));
     }
 
+    /// Tells that a connection's entry has gone on with a new handshake of its ends, in `syn_received`.
+    pub(super) fn tell_renewal<A: Family>(&mut self, key: &Key<A>, old: &Whole) {
+        let [original, reply] = tallies_of(old);
+        let (flow, rule) = (key.flow(old.opener()), RuleId(old.rule));
+        let reason = old
+            .forgotten_by()
+            .map_or(CloseReason::Replaced, |end| CloseReason::Forgotten(Peer::sending(end)));
+        add(&self.stats.closed, 1);
+        if matches!(reason, CloseReason::Forgotten(_)) {
+            add(&self.stats.forgotten, 1);
+        }
+        let (phase, age) = (old.phase, old.age(self.now));
+        self.event(Event::Closed(Closed { flow, rule, phase, reason, age, original, reply }));
+        add(&self.stats.opened, 1);
+        self.event(Event::Opened { flow, rule });
+    }
+
     /// Sends the RSTs that a connection's end asks for.
     fn tell_ends(
         &mut self,

@@ -289,8 +289,12 @@ impl Context<'_> {
                 Some(Outcome::Reborn) => {
                     drop(connection);
                     let is_counted = self.count_half_open::<A>(held, slot, key);
+                    let had_opened = !before.phase.is_embryonic();
                     if let Some(mut connection) = A::table(held.shard).live(slot) {
                         if is_counted {
+                            if had_opened {
+                                connection.count_anew(now);
+                            }
                             connection.count(direction, arrival.len, now);
                         } else if let Some(unchanged) = &unchanged {
                             connection.restore(unchanged);
@@ -298,6 +302,9 @@ impl Context<'_> {
                     }
                     if !is_counted {
                         return Ok(Verdict::Drop(DropReason::Limit));
+                    }
+                    if let Some(old) = unchanged.filter(|_| had_opened) {
+                        self.tell_renewal(key, &old);
                     }
                     self.after_step::<A>(held, slot, key, before);
                     return Ok(Verdict::Accept);

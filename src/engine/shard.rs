@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
+    ops::Range,
     sync::Arc,
     time::Duration,
 };
@@ -51,14 +52,48 @@ struct Ended {
     at: Instant,
 }
 
-/// A walk over all slots of both tables.
+/// How far a walk over all slots of both tables has come.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Walk {
     pub(super) ipv6: bool,
     pub(super) slot: u32,
 }
 
+/// How far a look at all connections has come; at first at their beginning.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bookmark {
+    pub(super) shard: u16,
+    pub(super) walk: Walk,
+}
+
+impl Bookmark {
+    /// The place to go on at, where the walk over the shard at hand goes on at `walk`. `None`: all
+    /// were looked at.
+    pub(super) fn turn(self, walk: Option<Walk>, shards: usize) -> Option<Self> {
+        if let Some(walk) = walk {
+            return Some(Self { walk, ..self });
+        }
+        let shard = self.shard.saturating_add(1);
+        (usize::from(shard) < shards).then_some(Self { shard, walk: Walk::default() })
+    }
+}
+
 impl Shard {
+    /// Up to `most` slots of a walk, and where it goes on.
+    pub(super) fn piece(&self, from: Walk, most: u32) -> (Range<u32>, Option<Walk>) {
+        let Walk { ipv6, slot } = from;
+        let bound = if ipv6 { self.ipv6.bound() } else { self.ipv4.bound() };
+        let end = bound.min(slot.saturating_add(most));
+        let next = if end < bound {
+            Some(Walk { ipv6, slot: end })
+        } else if ipv6 || self.ipv6.bound() == 0 {
+            None
+        } else {
+            Some(Walk { ipv6: true, slot: 0 })
+        };
+        (slot..end, next)
+    }
+
     /// Octets of a shard without connections.
     pub(super) const FIXED_OCTETS: u64 = (size_of::<Mutex<Self>>() + MEMORY * size_of::<Ended>()) as u64;
 

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    ops::Range,
     sync::atomic::Ordering,
     time::Duration,
 };
@@ -16,7 +15,7 @@ use super::{
     cookies::BEHIND,
     observe::Rate,
     ruling::{Ruling, Shrink},
-    shard::Shard,
+    shard::Bookmark,
 };
 use crate::{
     conntrack::{
@@ -82,57 +81,57 @@ fn is_half_open<A: Address>(table: &Table<A>, key: &Key<A>, hash: u64) -> bool {
 }
 
 impl Engine {
-    /// Calls `each` for every connection that has not run out, a bounded piece of a
-    /// shard at a time; `each` runs under the shard's lock and must be quick. Stops
-    /// on `false`.
+    /// Calls `each` for every connection that has not run out, as [`Engine::look`] does.
     pub fn connections(&self, now: Instant, each: &mut dyn FnMut(&View) -> bool) {
         self.visit(now, &mut |view, _| each(view));
     }
 
-    pub(super) fn visit(&self, now: Instant, each: &mut dyn FnMut(&View, &Whole) -> bool) {
-        let ruling = self.ruling();
-        let shrink = ruling.shrink(self.connections_now());
-        self.pieces(&mut |shard, ipv6, slots| {
-            for slot in slots {
-                let seen = if ipv6 {
-                    view(&shard.ipv6, slot, &ruling, shrink, now)
-                } else {
-                    view(&shard.ipv4, slot, &ruling, shrink, now)
-                };
-                if let Some((view, connection)) = seen
-                    // Whether those are over that pass unseen, the kernel knows.
-                    && (!view.expires_in.is_zero() || connection.fast.is_unseen())
-                    && !each(&view, &connection)
-                {
-                    return false;
-                }
-            }
-            true
-        });
+    /// Calls `each` for a bounded piece of all connections that have not run out; it runs under
+    /// a shard's lock and must be quick. Stops on `false`. Where to go on; `None`: it was
+    /// stopped, or all were shown.
+    pub fn look(
+        &self,
+        from: Bookmark,
+        now: Instant,
+        each: &mut dyn FnMut(&View) -> bool,
+    ) -> Option<Bookmark> {
+        self.visit_piece(from, now, &mut |view, _| each(view))
     }
 
-    /// Calls `each` for slots of a shard's table (`true`: of IPv6), under the shard's lock,
-    /// a bounded piece at a time. Stops on `false`.
-    fn pieces(&self, each: &mut dyn FnMut(&Shard, bool, Range<u32>) -> bool) {
-        for mutex in &self.shards {
-            for ipv6 in [false, true] {
-                let mut slot = 0_u32;
-                loop {
-                    let shard = mutex.lock();
-                    let bound = if ipv6 { shard.ipv6.bound() } else { shard.ipv4.bound() };
-                    let end = bound.min(slot.saturating_add(PIECE));
-                    if !each(&shard, ipv6, slot..end) {
-                        return;
-                    }
-                    // A packet that waits comes before the next piece.
-                    MutexGuard::unlock_fair(shard);
-                    slot = end;
-                    if slot >= bound {
-                        break;
-                    }
-                }
+    pub(super) fn visit(&self, now: Instant, each: &mut dyn FnMut(&View, &Whole) -> bool) {
+        let mut next = Some(Bookmark::default());
+        while let Some(from) = next {
+            next = self.visit_piece(from, now, each);
+        }
+    }
+
+    fn visit_piece(
+        &self,
+        from: Bookmark,
+        now: Instant,
+        each: &mut dyn FnMut(&View, &Whole) -> bool,
+    ) -> Option<Bookmark> {
+        let ruling = self.ruling();
+        let shrink = ruling.shrink(self.connections_now());
+        let shard = self.shards.get(usize::from(from.shard))?.lock();
+        let (slots, next) = shard.piece(from.walk, PIECE);
+        for slot in slots {
+            let seen = if from.walk.ipv6 {
+                view(&shard.ipv6, slot, &ruling, shrink, now)
+            } else {
+                view(&shard.ipv4, slot, &ruling, shrink, now)
+            };
+            if let Some((view, connection)) = seen
+                // Whether those are over that pass unseen, the kernel knows.
+                && (!view.expires_in.is_zero() || connection.fast.is_unseen())
+                && !each(&view, &connection)
+            {
+                return None;
             }
         }
+        // A packet that waits comes before the next piece.
+        MutexGuard::unlock_fair(shard);
+        from.turn(next, self.shards.len())
     }
 
     /// Half-open connections to these addresses and ports that the kernel has not opened

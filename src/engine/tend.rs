@@ -12,7 +12,7 @@ use parking_lot::MutexGuard;
 use super::{
     CloseReason, Engine, Worker,
     context::{ANNOUNCED, Context, Eviction, Held, hook_of, path_of},
-    shard::{Family, Walk},
+    shard::{Bookmark, Family, Walk},
 };
 use crate::{
     conntrack::{Flow, Instant, Key, Slot, wheel::Popped},
@@ -21,7 +21,10 @@ use crate::{
 
 /// Connections looked at under one lock: to end one takes some microseconds where memory must
 /// be waited for, and packets wait meanwhile.
-const PIECE: u32 = 64;
+const PIECE: u32 = 32;
+
+/// Pieces after each of which there was more to do, in one call of `handle_timeout`.
+const PIECES: u32 = 4;
 
 /// A change of the adaptive timers, in thousandths, that is worth a walk.
 const WORTH_A_WALK: u32 = 50;
@@ -40,8 +43,8 @@ impl Worker {
     /// Ends what is over; a bounded amount of work a call. `true`: there is more
     /// to do right now.
     pub fn handle_timeout(&mut self, now: Instant) -> bool {
-        let engine = std::sync::Arc::clone(&self.engine);
-        self.with(now, |context| {
+        let (engine, turn) = (std::sync::Arc::clone(&self.engine), self.turn);
+        let more = self.with(now, |context| {
             let tended = engine.tended_shrink.load(Ordering::Relaxed);
             if context.shrink.0.saturating_add(WORTH_A_WALK) <= tended
                 || (context.shrink.0 == 1000 && tended != 1000)
@@ -52,16 +55,24 @@ impl Worker {
                 // What comes now is looked at by longer timers: the next fall counts from here.
                 engine.tended_shrink.store(context.shrink.0, Ordering::Relaxed);
             }
-            let mut more = false;
-            for (number, mutex) in (0_u16..).zip(&engine.shards) {
+            let mut left = PIECES;
+            let shards = (0_u16..).zip(&engine.shards);
+            let from = usize::from(turn);
+            for (number, mutex) in shards.clone().skip(from).chain(shards.take(from)) {
                 for work in [Context::walk, Context::fire::<Ipv4Addr>, Context::fire::<Ipv6Addr>] {
                     let mut shard = mutex.lock();
-                    more |= work(context, &mut Held { shard: &mut shard, number });
+                    let more = work(context, &mut Held { shard: &mut shard, number });
                     MutexGuard::unlock_fair(shard);
+                    left = left.saturating_sub(more.into());
+                    if left == 0 {
+                        return Some(number);
+                    }
                 }
             }
-            more
-        })
+            (left < PIECES).then_some(turn)
+        });
+        self.turn = more.unwrap_or_default();
+        more.is_some()
     }
 
     /// When `handle_timeout` should be called next; `None` while there is nothing
@@ -71,28 +82,24 @@ impl Worker {
         self.engine.shards.iter().filter_map(|shard| shard.lock().next_due()).min()
     }
 
-    /// Judges every connection again by the rules in force.
-    pub(super) fn rejudge(&mut self, now: Instant) {
+    /// Judges a bounded piece of all connections again, by the rules in force, and ends those
+    /// that none accepts any more. Where to go on; `None`: all were judged.
+    pub fn rejudge(&mut self, from: Bookmark, now: Instant) -> Option<Bookmark> {
         let engine = std::sync::Arc::clone(&self.engine);
-        for (number, mutex) in (0_u16..).zip(&engine.shards) {
-            let mut from = Some(Walk::default());
-            while let Some(walk) = from {
-                let mut shard = mutex.lock();
-                let mut held = Held { shard: &mut shard, number };
-                let next = self.with(now, |context| {
-                    context.piece(&mut held, walk, |context, held, walk| {
-                        if walk.ipv6 {
-                            context.rejudge::<Ipv6Addr>(held, walk.slot);
-                        } else {
-                            context.rejudge::<Ipv4Addr>(held, walk.slot);
-                        }
-                    })
-                });
-                // A packet that waits comes before the next piece.
-                MutexGuard::unlock_fair(shard);
-                from = next;
-            }
-        }
+        let mut shard = engine.shards.get(usize::from(from.shard))?.lock();
+        let mut held = Held { shard: &mut shard, number: from.shard };
+        let next = self.with(now, |context| {
+            context.piece(&mut held, from.walk, |context, held, walk| {
+                if walk.ipv6 {
+                    context.rejudge::<Ipv6Addr>(held, walk.slot);
+                } else {
+                    context.rejudge::<Ipv4Addr>(held, walk.slot);
+                }
+            })
+        });
+        // A packet that waits comes before the next piece.
+        MutexGuard::unlock_fair(shard);
+        from.turn(next, engine.shards.len())
     }
 }
 
@@ -143,19 +150,11 @@ impl Context<'_> {
         from: Walk,
         mut visit: impl FnMut(&mut Self, &mut Held<'_>, Walk),
     ) -> Option<Walk> {
-        let Walk { ipv6, slot } = from;
-        let bound = if ipv6 { held.shard.ipv6.bound() } else { held.shard.ipv4.bound() };
-        let end = bound.min(slot.saturating_add(PIECE));
-        for slot in slot..end {
-            visit(self, held, Walk { ipv6, slot });
+        let (slots, next) = held.shard.piece(from, PIECE);
+        for slot in slots {
+            visit(self, held, Walk { slot, ..from });
         }
-        if end < bound {
-            Some(Walk { ipv6, slot: end })
-        } else if ipv6 {
-            None
-        } else {
-            Some(Walk { ipv6: true, slot: 0 })
-        }
+        next
     }
 
     fn hasten<A: Family>(&mut self, held: &mut Held<'_>, slot: Slot) {

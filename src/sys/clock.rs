@@ -5,6 +5,40 @@ use std::time::{Duration, Instant as Monotonic, SystemTime};
 
 use crate::conntrack::Instant;
 
+/// How long work beside the packets goes on without a break.
+const STRETCH: Duration = Duration::from_micros(300);
+
+/// How long a break is, at least.
+const BREAK: Duration = Duration::from_micros(50);
+
+/// Breaks for work that takes long and can wait. The kernel preempts a thread that never sleeps in favour of one
+/// that wakes only where it has had more than its share, else up to 4 ms later, however nice it is; in a break
+/// whoever waits runs.
+#[derive(Debug)]
+pub struct Pace {
+    began: Monotonic,
+    stretch: Monotonic,
+}
+
+impl Pace {
+    /// The work begins.
+    #[must_use]
+    pub fn begin() -> Self {
+        let now = Monotonic::now();
+        Self { began: now, stretch: now }
+    }
+
+    /// A piece of it is done: takes a break if it is time for one. How long the work takes so far.
+    pub fn step(&mut self) -> Duration {
+        let now = Monotonic::now();
+        if now.duration_since(self.stretch) >= STRETCH {
+            std::thread::sleep(BREAK);
+            self.stretch = Monotonic::now();
+        }
+        now.duration_since(self.began)
+    }
+}
+
 /// The engine's clock: monotonic, starting at zero, with the wall clock beside it.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {

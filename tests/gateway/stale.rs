@@ -42,13 +42,9 @@ pub(crate) fn forget(gateway: &Gateway, at: &Namespace, end: TcpStream, mut othe
     nft(at, "delete table inet mute");
 }
 
+/// The SYN comes again within 10 ms, and may be judged before the RST, as each has a queue of its own: what
+/// became of the old connection is told in either order.
 fn who_opens_again_from_the_same_port_has_the_other_end_reset(family: Family) {
-    assert!((0..4).any(|_| opens_again(family)), "its RST was overtaken each time");
-}
-
-/// `false`: the SYN, which comes again within 10 ms, was judged before the RST, as each has a queue
-/// of its own: then the entry goes on with the new handshake, and nothing has ended that could be told of.
-fn opens_again(family: Family) -> bool {
     let gateway = Gateway::start(&open());
     gateway.three.client.sysctls(&[("ipv4/ip_local_port_range", "40000 40000")]).unwrap();
     let listener = gateway.listen(family, 80);
@@ -63,22 +59,13 @@ fn opens_again(family: Family) -> bool {
     assert_eq!(again, from, "the same port");
     say(&client, &server, "after");
     say(&server, &client, "and back");
-    let stale = |event: &serde_json::Value| event["event"] == "stale";
-    let renewed =
-        |event: &serde_json::Value| event["from"] == "established" && event["phase"] == "syn_received";
-    let mut events = Vec::new();
-    gateway.eventually("it is told what became of it", SOON, || {
-        events = gateway.json(&["events"]);
-        events.iter().any(|event| renewed(event) || event["event"] == "closed")
-    });
-    assert!(events.iter().any(stale), "an event tells when it was seen");
-    if events.iter().any(renewed) {
-        return false;
-    }
     assert_eq!(gateway.close_reason(from), "stale: the client had forgotten it");
+    assert!(
+        gateway.json(&["events"]).iter().any(|event| event["event"] == "stale"),
+        "it was told when it was seen"
+    );
     let status = &gateway.json(&["status"])[0];
     assert_eq!((&status["stale"], &status["forgotten"]), (&0.into(), &1.into()), "{status}");
-    true
 }
 
 fn who_is_sent_data_answers_with_the_rst_that_the_other_end_needs(family: Family) {

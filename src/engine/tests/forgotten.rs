@@ -33,6 +33,37 @@ fn both_ends_forgot_and_begin_anew() {
     }
 }
 
+/// The entry goes on, but it is told and counted as another connection.
+#[test]
+fn the_end_of_what_both_have_forgotten_is_told() {
+    for (phase, reason) in [
+        (Phase::Established, CloseReason::Forgotten(Peer::Client)),
+        (Phase::HalfClosed, CloseReason::Forgotten(Peer::Client)),
+        (Phase::TimeWait, CloseReason::Replaced),
+    ] {
+        let mut lab = Lab::in_phase(phase);
+        lab.seconds(5);
+        let (old, opened) = (lab.view().unwrap(), lab.engine.counters().opened);
+        lab.pass(&[client("S", AGAIN), server("S.", 700_000).ack(AGAIN + 1)]);
+        let events: Vec<Event> = std::iter::from_fn(|| lab.worker.poll_event()).collect();
+        let at = events.iter().position(|event| matches!(event, Event::Closed(_))).expect("it is told");
+        let Event::Closed(closed) = events[at] else { unreachable!() };
+        assert_eq!((closed.reason, closed.phase, closed.flow), (reason, phase, old.flow));
+        assert!(closed.age >= Duration::from_secs(5) && closed.original.packets >= old.original.packets);
+        assert_eq!(events[at + 1], Event::Opened { flow: old.flow, rule: old.rule });
+        let new = lab.view().unwrap();
+        assert!(new.age < Duration::from_secs(1), "{new:?}");
+        assert_eq!((new.original.packets, new.reply.packets), (0, 1), "what has passed since");
+        let counters = lab.engine.counters();
+        assert_eq!((counters.opened, counters.stale), (opened + 1, 0));
+        lab.check();
+    }
+    // A handshake that begins anew is still no connection.
+    let mut lab = Lab::in_phase(Phase::SynReceived);
+    lab.pass(&[client("S", AGAIN), server("S.", 700_000).ack(AGAIN + 1)]);
+    assert_eq!(lab.closed(), []);
+}
+
 /// RFC 9293 §3.10.7.1: an end that has forgotten the connection and does not listen
 /// refuses the other's new SYN. Its RST must pass, or the opener would try in vain.
 #[test]

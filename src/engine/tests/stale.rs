@@ -126,7 +126,7 @@ fn a_stale_connection_that_ends_otherwise_is_counted_out() {
     // Both have forgotten it and begin anew: it is another connection.
     let mut lab = Lab::in_phase(Phase::Established);
     lab.pass(&[client("S", AGAIN), server("S.", 700_000).ack(AGAIN + 1)]);
-    assert_eq!((lab.phase(), lab.stale()), (Some(Phase::SynReceived), (None, 0, 0)));
+    assert_eq!((lab.phase(), lab.stale()), (Some(Phase::SynReceived), (None, 0, 1)));
     // Its timer fires.
     let mut lab = Lab::in_phase(Phase::Established);
     lab.pass(&[server("S", AGAIN)]);

@@ -12,9 +12,11 @@ mod rule_set;
 use std::{
     fs,
     hint::black_box,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     time::{Duration, Instant as Clock},
 };
@@ -142,19 +144,23 @@ impl Work {
 }
 
 /// The longest that one packet of a million connections takes while another thread does that to
-/// them, in microseconds, if it sleeps to wait for a lock. What was slow because the scheduler,
-/// or the machine's host, gave the processor to others is not counted.
+/// them, in microseconds, if it sleeps to wait for a lock. What was slow because the scheduler
+/// gave the processor of either to others is not counted.
 pub(crate) fn longest(work: Work) -> f64 {
     let full = Full::of(MANY);
     let over = AtomicBool::new(false);
     let now = if work == Work::Ended { LATE } else { NOW };
+    let (tell, told) = mpsc::sync_channel(1);
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            // Who waits for it has not gone.
+            let _ = tell.send(this_thread());
             work.run(&full.engine);
             over.store(true, Ordering::Relaxed);
         });
+        let threads = [this_thread(), told.recv().expect("it tells before it works")];
         let (mut worker, mut longest) = (full.engine.worker(), 0.0_f64);
-        let mut switches = Switches::now();
+        let mut switches = threads.each_ref().map(|thread| Switches::of(thread));
         for packet in full.packets.iter().cycle() {
             if over.load(Ordering::Relaxed) {
                 break;
@@ -163,8 +169,11 @@ pub(crate) fn longest(work: Work) -> f64 {
             black_box(worker.handle_packet(&meta(packet), &packet.bytes, now));
             let micros = start.elapsed().as_secs_f64() * 1e6;
             if micros > longest {
-                let before = std::mem::replace(&mut switches, Switches::now());
-                if switches.slept > before.slept && switches.taken_away == before.taken_away {
+                let now = threads.each_ref().map(|thread| Switches::of(thread));
+                let before = std::mem::replace(&mut switches, now);
+                let stayed =
+                    switches.iter().zip(&before).all(|(now, before)| now.taken_away == before.taken_away);
+                if switches[0].slept > before[0].slept && stayed {
                     longest = micros;
                 }
             }
@@ -175,7 +184,12 @@ pub(crate) fn longest(work: Work) -> f64 {
     })
 }
 
-/// How often this thread gave its processor to somebody else.
+/// Where the kernel shows this thread.
+fn this_thread() -> PathBuf {
+    Path::new("/proc").join(fs::read_link("/proc/thread-self").expect("Linux has it"))
+}
+
+/// How often a thread gave its processor to somebody else.
 struct Switches {
     /// To wait for something.
     slept: u64,
@@ -184,11 +198,12 @@ struct Switches {
 }
 
 impl Switches {
-    fn now() -> Self {
-        let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    /// Of the thread there; of one that has ended none.
+    fn of(thread: &Path) -> Self {
+        let status = fs::read_to_string(thread.join("status")).unwrap_or_default();
         let count = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            line.and_then(|count| count.trim().parse().ok()).expect("the kernel counts them")
+            line.and_then(|count| count.trim().parse().ok()).unwrap_or_default()
         };
         Self { slept: count("voluntary_ctxt_switches"), taken_away: count("nonvoluntary_ctxt_switches") }
     }
