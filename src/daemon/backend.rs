@@ -21,7 +21,7 @@ use crate::{
 
 /// Connections that are gathered, about, before they are handed over: what is done with them,
 /// too, must not keep the processor for long.
-const BATCH: usize = 128;
+const BATCH: usize = 64;
 
 impl Backend for Daemon {
     fn handle(&self, request: Request, out: &mut dyn Outlet) -> Result<(), Refusal> {

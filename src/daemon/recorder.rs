@@ -24,14 +24,14 @@ use crate::{
     conntrack::Instant,
     engine::{CloseReason, Event, observe::Scan},
     policy::{Action, Policy, RuleId},
-    sys::clock::Clock,
+    sys::clock::{Clock, Pace},
 };
 
 /// How long it waits before it looks whether it should go home.
 const TURN: Duration = Duration::from_millis(200);
 
 /// Events that are written down at one lock of the ring.
-const BATCH: usize = 1024;
+const BATCH: usize = 256;
 
 /// Events of a kind that are remembered in a second.
 pub(super) const EVENTS_PER_SECOND: u32 = 200;
@@ -177,7 +177,7 @@ fn scan_told(written: &Written<Scan>, overrun: Option<Overrun>, now: Instant) ->
 /// None.
 pub fn run(shared: &Arc<Shared>, inbox: &Receiver<Event>, pulse: &Pulse) -> Result<(), String> {
     let mut record = Record::new();
-    let mut gathering = Gathering::of(BATCH);
+    let (mut gathering, mut pace) = (Gathering::of(BATCH), Pace::begin());
     while !shared.stopping() {
         pulse.beat();
         let batch = match gathering.take(inbox, TURN) {
@@ -211,6 +211,7 @@ pub fn run(shared: &Arc<Shared>, inbox: &Receiver<Event>, pulse: &Pulse) -> Resu
         let lost = record.newly_lost(lost, now);
         let rows = ring.iter().map(|row| told(row, &policy, now));
         shared.ring.push(rows.chain(scans).chain(lost.map(|lost| events::of_loss(lost, wall))));
+        pace.step();
     }
     Ok(())
 }

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Slots visited under one lock.
-const PIECE: u32 = 128;
+const PIECE: u32 = 64;
 
 /// Half-open connections looked up under one lock.
 const HALF_OPEN: usize = 512;

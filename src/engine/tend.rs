@@ -24,7 +24,7 @@ use crate::{
 const PIECE: u32 = 32;
 
 /// Pieces after each of which there was more to do, in one call of `handle_timeout`.
-const PIECES: u32 = 4;
+const PIECES: u32 = 2;
 
 /// A change of the adaptive timers, in thousandths, that is worth a walk.
 const WORTH_A_WALK: u32 = 50;

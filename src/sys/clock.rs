@@ -6,10 +6,10 @@ use std::time::{Duration, Instant as Monotonic, SystemTime};
 use crate::conntrack::Instant;
 
 /// How long work beside the packets goes on without a break.
-const STRETCH: Duration = Duration::from_micros(300);
+const STRETCH: Duration = Duration::from_micros(120);
 
-/// How long a break is, at least.
-const BREAK: Duration = Duration::from_micros(50);
+/// How long a break is, at least: the kernel makes some 50 µs of it (`PR_SET_TIMERSLACK`).
+const BREAK: Duration = Duration::from_micros(1);
 
 /// Breaks for work that takes long and can wait. The kernel preempts a thread that never sleeps in favour of one
 /// that wakes only where it has had more than its share, else up to 4 ms later, however nice it is; in a break
