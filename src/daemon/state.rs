@@ -22,8 +22,7 @@ use crate::{
     engine::{Bookmark, Existing, Worker},
     policy::{Hooks, Live, Policy},
     sys::{
-        clock::Clock,
-        clock::Pace,
+        clock::{Clock, Pace},
         table::{self, Diversion, TableError, TableSpec},
     },
 };

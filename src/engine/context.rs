@@ -397,19 +397,32 @@ impl Context<'_> {
         if connection.standing() == standing {
             return;
         }
-        let (before, forgotten_before) = (standing.phase, standing.forgotten_by());
-        let (phase, opener) = (connection.phase, connection.opener());
-        let (rule, path) = (RuleId(connection.rule), path_of(&connection));
-        let forgotten = connection.forgotten_by();
+        self.keep_books::<A>(held, slot, key, standing);
+        let (flow, forgotten) = (key.flow(connection.opener()), connection.forgotten_by());
+        if forgotten != standing.forgotten_by() {
+            self.event(Event::Stale { flow, by: forgotten.map(Peer::sending) });
+        }
+        let (from, to) = (standing.phase, connection.phase);
+        if to != from {
+            let (rule, path) = (RuleId(connection.rule), path_of(&connection));
+            self.event(Event::Phase { flow, rule, path, from, to });
+        }
+    }
+
+    /// What is counted and waited for after a step that was taken in this standing.
+    pub(super) fn keep_books<A: Family>(
+        &mut self,
+        held: &mut Held<'_>,
+        slot: Slot,
+        key: &Key<A>,
+        standing: Standing,
+    ) {
+        let Some(connection) = A::table(held.shard).whole(slot) else { return };
+        let (before, phase) = (standing.phase, connection.phase);
+        held.shard.count_stale(standing.forgotten_by().is_some(), connection.forgotten_by().is_some());
         let look_at = self.look_at(&connection);
         if phase != before {
-            self.note_handshake(&key.flow(opener), &connection, before);
-        }
-        if forgotten != forgotten_before {
-            held.shard.count_stale(forgotten_before.is_some(), forgotten.is_some());
-            self.event(Event::Stale { flow: key.flow(opener), by: forgotten.map(Peer::sending) });
-        }
-        if phase != before {
+            self.note_handshake(&key.flow(connection.opener()), &connection, before);
             self.stand::<A>(held, slot, Some(before), Some(phase));
             if before.is_embryonic() && !phase.is_embryonic() {
                 if connection.rare.embryo.is_none() {
@@ -425,7 +438,6 @@ impl Context<'_> {
                 (false, true) => add(&self.stats.begun, 1),
                 (true | false, true | false) => {}
             }
-            self.event(Event::Phase { flow: key.flow(opener), rule, path, from: before, to: phase });
         }
         A::table(held.shard).hasten(slot, look_at);
     }

@@ -305,8 +305,10 @@ impl Context<'_> {
                     }
                     if let Some(old) = unchanged.filter(|_| had_opened) {
                         self.tell_renewal(key, &old);
+                        self.keep_books::<A>(held, slot, key, before);
+                    } else {
+                        self.after_step::<A>(held, slot, key, before);
                     }
-                    self.after_step::<A>(held, slot, key, before);
                     return Ok(Verdict::Accept);
                 }
                 Some(Outcome::Over) => {
