@@ -77,8 +77,8 @@ impl Tally {
 /// others is done by then.
 const RUSH: Duration = Duration::from_secs(10);
 
-/// What takes longer is much.
-const LONG: Duration = Duration::from_millis(20);
+/// What takes longer is much. Timers that come near together each ten seconds, as the wheel turns, do not.
+const LONG: Duration = Duration::from_millis(100);
 
 /// Whether much is done beside the packets: all connections are listed or judged again, timers fire by the
 /// thousand.
