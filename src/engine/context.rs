@@ -200,7 +200,7 @@ impl Context<'_> {
         silent: bool,
     ) {
         let Some(connection) = A::table(held.shard).whole(slot) else { return };
-        let [original, reply] = tallies_of(&connection);
+        let tallies = tallies_of(&connection);
         if !silent && self.must_stay(&connection, reason) {
             self.end_unseen::<A>(held, slot, popped, reason);
             return;
@@ -230,7 +230,6 @@ impl Context<'_> {
         self.engine.connection_closed();
         held.shard.count_stale(connection.forgotten_by().is_some(), false);
         held.shard.count_riding(connection.fast.rides(), false);
-        add(&self.stats.closed, 1);
         if reason == CloseReason::TableFull {
             self.stats.count_evicted(connection.phase);
         }
@@ -245,36 +244,40 @@ impl Context<'_> {
         } else if connection.fast.rides() {
             self.transmit_if_room(Transmit::Release { flow });
         }
-        let reason = final_reason(&connection, reason);
-        if matches!(reason, CloseReason::Forgotten(_)) {
-            add(&self.stats.forgotten, 1);
-        }
-        self.event(Event::Closed(Closed {
-            flow,
-            rule: RuleId(connection.rule),
-            phase: connection.phase,
-            reason,
-            age: connection.age(self.now),
-            original,
-            reply,
-        }));
+        self.tell_closed(flow, &connection, tallies, final_reason(&connection, reason));
     }
 
-    /// Tells that a connection's entry has gone on with a new handshake of its ends, in `syn_received`.
-    pub(super) fn tell_renewal<A: Family>(&mut self, key: &Key<A>, old: &Whole) {
-        let [original, reply] = tallies_of(old);
-        let (flow, rule) = (key.flow(old.opener()), RuleId(old.rule));
-        let reason = old
-            .forgotten_by()
-            .map_or(CloseReason::Replaced, |end| CloseReason::Forgotten(Peer::sending(end)));
+    /// Tells, and counts, why a connection has ended.
+    pub(super) fn tell_closed(
+        &mut self,
+        flow: Flow,
+        connection: &Connection,
+        [original, reply]: [Counts; 2],
+        reason: CloseReason,
+    ) {
         add(&self.stats.closed, 1);
         if matches!(reason, CloseReason::Forgotten(_)) {
             add(&self.stats.forgotten, 1);
         }
-        let (phase, age) = (old.phase, old.age(self.now));
+        let (rule, phase, age) = (RuleId(connection.rule), connection.phase, connection.age(self.now));
         self.event(Event::Closed(Closed { flow, rule, phase, reason, age, original, reply }));
+    }
+
+    /// A connection's entry has gone on with a new handshake of its ends, in `syn_received`.
+    pub(super) fn after_renewal<A: Family>(
+        &mut self,
+        held: &mut Held<'_>,
+        slot: Slot,
+        key: &Key<A>,
+        old: &Whole,
+    ) {
+        let flow = key.flow(old.opener());
+        let forgotten = old.forgotten_by().map(|end| CloseReason::Forgotten(Peer::sending(end)));
+        self.tell_closed(flow, old, tallies_of(old), forgotten.unwrap_or(CloseReason::Replaced));
         add(&self.stats.opened, 1);
-        self.event(Event::Opened { flow, rule });
+        self.event(Event::Opened { flow, rule: RuleId(old.rule) });
+        let Some(new) = A::table(held.shard).whole(slot) else { return };
+        self.keep_books(held, slot, key, &new, old.standing());
     }
 
     /// Sends the RSTs that a connection's end asks for.
@@ -397,7 +400,7 @@ impl Context<'_> {
         if connection.standing() == standing {
             return;
         }
-        self.keep_books::<A>(held, slot, key, standing);
+        self.keep_books(held, slot, key, &connection, standing);
         let (flow, forgotten) = (key.flow(connection.opener()), connection.forgotten_by());
         if forgotten != standing.forgotten_by() {
             self.event(Event::Stale { flow, by: forgotten.map(Peer::sending) });
@@ -410,19 +413,19 @@ impl Context<'_> {
     }
 
     /// What is counted and waited for after a step that was taken in this standing.
-    pub(super) fn keep_books<A: Family>(
+    fn keep_books<A: Family>(
         &mut self,
         held: &mut Held<'_>,
         slot: Slot,
         key: &Key<A>,
+        connection: &Whole,
         standing: Standing,
     ) {
-        let Some(connection) = A::table(held.shard).whole(slot) else { return };
         let (before, phase) = (standing.phase, connection.phase);
         held.shard.count_stale(standing.forgotten_by().is_some(), connection.forgotten_by().is_some());
-        let look_at = self.look_at(&connection);
+        let look_at = self.look_at(connection);
         if phase != before {
-            self.note_handshake(&key.flow(connection.opener()), &connection, before);
+            self.note_handshake(&key.flow(connection.opener()), connection, before);
             self.stand::<A>(held, slot, Some(before), Some(phase));
             if before.is_embryonic() && !phase.is_embryonic() {
                 if connection.rare.embryo.is_none() {

@@ -12,13 +12,12 @@ use std::{
 };
 
 use super::{
-    Candidacy, CloseReason, Closed, Counts, DropReason, Event, IfIndex, Meta, Transmit, Verdict, Worker,
+    Candidacy, CloseReason, Counts, DropReason, IfIndex, Meta, Transmit, Verdict, Worker,
     context::{Context, Held, tallies_of},
     cookies::BEHIND,
     judge::{Content, Met, is_on_path},
     ruling::Ruling,
     shard::Family,
-    stats::add,
 };
 use crate::{
     conntrack::{
@@ -529,22 +528,12 @@ impl Context<'_> {
         connection.stay_ended(self.now);
         let ended = connection.whole();
         drop(connection);
-        let [original, reply] = tallies_of(&last);
         held.shard.count_riding(last.fast.rides(), false);
         held.shard.count_stale(last.forgotten_by().is_some(), false);
         // Nobody counts it any more.
         self.stand::<A>(held, slot, Some(last.phase), None);
         self.engine.connection_closed();
-        add(&self.stats.closed, 1);
-        self.event(Event::Closed(Closed {
-            flow,
-            rule: RuleId(last.rule),
-            phase: last.phase,
-            reason,
-            age: last.age(self.now),
-            original,
-            reply,
-        }));
+        self.tell_closed(flow, &last, tallies_of(&last), reason);
         self.have_ends_speak(&flow, &last);
         let at = self.look_at_ended(&ended);
         if popped {

@@ -304,8 +304,7 @@ impl Context<'_> {
                         return Ok(Verdict::Drop(DropReason::Limit));
                     }
                     if let Some(old) = unchanged.filter(|_| had_opened) {
-                        self.tell_renewal(key, &old);
-                        self.keep_books::<A>(held, slot, key, before);
+                        self.after_renewal(held, slot, key, &old);
                     } else {
                         self.after_step::<A>(held, slot, key, before);
                     }
