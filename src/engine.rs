@@ -59,8 +59,8 @@ pub use shard::Bookmark;
 pub use view::{Change, Counters, Counts, Existing, TimerRow, UnderWay, View};
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
-    net::Ipv4Addr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -76,7 +76,7 @@ use self::{
     cookies::Cookieing,
     open::Open,
     passed::PassCounts,
-    prepare::{Located, Place, Read},
+    prepare::{Place, Read},
     pressure::Lines,
     ruling::{Ruling, Shrink},
     shard::{Aheads, Shard},
@@ -84,7 +84,7 @@ use self::{
 };
 use crate::{
     conntrack::{
-        Embryonic, Flow, Instant, Timer,
+        Embryonic, Flow, Instant, Secret, Timer,
         cookie::Cookies,
         proven::{MOST_PROVEN, Proven},
     },
@@ -107,10 +107,11 @@ const HEADERS: usize = 256;
 #[derive(Debug)]
 pub struct Engine {
     seed: [u64; 2],
+    secret: Secret,
     /// So many connections it is made for.
     capacity: usize,
     started: Instant,
-    shards: Vec<Mutex<Shard>>,
+    shards: Box<[Mutex<Shard>]>,
     /// Of each shard.
     ahead: Vec<Aheads>,
     embryonic: Mutex<Embryonic>,
@@ -162,13 +163,15 @@ impl Engine {
         let budget = Budget::new(settings.rst_per_second, now);
         let asking = Budget::new(settings.rst_per_second, now);
         let ruling = Ruling::new(Arc::new(policy), Live::default(), HashMap::new());
-        let shards: Vec<_> = (0..SHARDS).map(|_| Shard::new(capacity.div_ceil(SHARDS), seed, now)).collect();
+        let shard = |_| Shard::new(capacity.div_ceil(SHARDS), seed, now);
+        let shards: Vec<_> = (0..SHARDS).map(shard).map(Mutex::new).collect();
         let engine = Self {
             seed,
+            secret: Secret::new(seed),
             capacity,
             started: now,
-            ahead: shards.iter().map(Shard::ahead).collect(),
-            shards: shards.into_iter().map(Mutex::new).collect(),
+            ahead: shards.iter().map(|shard| shard.lock().ahead()).collect(),
+            shards: shards.into(),
             embryonic: Mutex::new(Embryonic::new(seed, capacity)),
             cookies: Cookies::new(seed),
             cookieing: Cookieing::default(),
@@ -331,73 +334,51 @@ impl Worker {
 
     /// Judges one packet. `bytes` starts at the IP header.
     pub fn handle_packet(&mut self, meta: &Meta, bytes: &[u8], now: Instant) -> Verdict {
-        match Plain::of(bytes, meta.wire_len, meta.checksums) {
-            Some(plain) => {
-                let located = self.locate(&plain);
-                self.handle_plain(meta, bytes, plain, located, now)
-            }
-            None => {
-                let parsed = wire::parse_where(bytes, meta.wire_len, meta.checksums, self.loopback);
-                let place = self.place_of(parsed.as_ref().ok());
-                self.handle_parsed(meta, bytes, parsed.as_ref(), &place, now)
-            }
+        let plain = Plain::of(bytes, meta.wire_len, meta.checksums);
+        let Some(plain) = plain.filter(Plain::is_acknowledgement) else {
+            return self.handle_unread(meta, bytes, None, now);
+        };
+        if self.takes_plain(meta, &plain, &self.locate(&plain), now) {
+            return Verdict::Accept;
         }
+        self.handle_unusual(meta, bytes, None, now)
     }
 
     /// Judges a packet that was looked at before ([`Self::prepare`]), with the same length and
     /// checksums, by any worker of the same engine.
     pub fn handle_prepared(&mut self, meta: &Meta, prepared: &Prepared<'_>, now: Instant) -> Verdict {
-        let bytes = prepared.bytes;
         match &prepared.read {
-            Read::Plain(plain, located) => self.handle_plain(meta, bytes, *plain, *located, now),
-            Read::Any(place) => {
-                let parsed = wire::parse_where(bytes, meta.wire_len, meta.checksums, self.loopback);
-                self.handle_parsed(meta, bytes, parsed.as_ref(), place, now)
+            Read::Plain(plain, located) => {
+                if plain.is_acknowledgement() && self.takes_plain(meta, plain, located, now) {
+                    return Verdict::Accept;
+                }
+                self.handle_unusual(meta, prepared.bytes, Some(&Place::Ipv4(*located)), now)
             }
+            Read::Any(place) => self.handle_unread(meta, prepared.bytes, Some(place), now),
         }
     }
 
-    #[inline(always)]
-    fn handle_plain(
-        &mut self,
-        meta: &Meta,
-        bytes: &[u8],
-        plain: Plain<'_>,
-        located: Located<Ipv4Addr>,
-        now: Instant,
-    ) -> Verdict {
-        if self.takes_plain(meta, &plain, &located, now) {
-            return Verdict::Accept;
-        }
-        self.handle_unusual(meta, bytes, plain, located, now)
-    }
-
+    /// Judges a packet of which little was read but its place, if that.
     #[inline(never)]
-    fn handle_unusual(
-        &mut self,
-        meta: &Meta,
-        bytes: &[u8],
-        plain: Plain<'_>,
-        located: Located<Ipv4Addr>,
-        now: Instant,
-    ) -> Verdict {
-        self.handle_any(meta, bytes, Ok(&plain.packet()), &Place::Ipv4(located), now)
-    }
-
-    fn handle_parsed(
-        &mut self,
-        meta: &Meta,
-        bytes: &[u8],
-        parsed: Result<&Packet<'_>, &Malformed>,
-        place: &Place,
-        now: Instant,
-    ) -> Verdict {
+    fn handle_unread(&mut self, meta: &Meta, bytes: &[u8], place: Option<&Place>, now: Instant) -> Verdict {
+        let parsed = wire::parse_where(bytes, meta.wire_len, meta.checksums, self.loopback);
+        let parsed = parsed.as_ref();
+        let place = place.map_or_else(|| Cow::Owned(self.place_of(parsed.ok())), Cow::Borrowed);
         if let Ok(packet) = parsed
-            && self.takes_parsed(meta, packet, place, now)
+            && self.takes_parsed(meta, packet, &place, now)
         {
             return Verdict::Accept;
         }
-        self.handle_any(meta, bytes, parsed, place, now)
+        self.handle_any(meta, bytes, parsed, &place, now)
+    }
+
+    /// As [`Self::handle_unread`], where the short way was tried in vain.
+    #[inline(never)]
+    fn handle_unusual(&mut self, meta: &Meta, bytes: &[u8], place: Option<&Place>, now: Instant) -> Verdict {
+        let parsed = wire::parse_where(bytes, meta.wire_len, meta.checksums, self.loopback);
+        let parsed = parsed.as_ref();
+        let place = place.map_or_else(|| Cow::Owned(self.place_of(parsed.ok())), Cow::Borrowed);
+        self.handle_any(meta, bytes, parsed, &place, now)
     }
 
     /// Judges a packet of whatever kind.

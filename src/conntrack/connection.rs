@@ -229,16 +229,20 @@ impl Connection {
         [self.original.seen.has(Seen::FORGOT), self.reply.seen.has(Seen::FORGOT)]
     }
 
-    /// Whether so many octets more can be counted with nothing beside it.
+    /// Whether one more packet, of so many octets, can be counted with nothing beside it.
     #[must_use]
     pub const fn can_count(&self, direction: Direction, bytes: u32) -> bool {
-        { self.counted(direction).bytes }.checked_add(bytes).is_some()
+        let counted = self.counted(direction);
+        counted.packets != u32::MAX && { counted.bytes }.checked_add(bytes).is_some()
     }
 
     /// Counts a packet that passed, where [`Self::can_count`].
     #[inline]
     pub fn count(&mut self, direction: Direction, bytes: u32, now: Instant) {
-        self.note(direction, bytes, now);
+        self.last_seen = Stamp::of(now);
+        let counted = self.counted_mut(direction);
+        counted.packets = { counted.packets }.wrapping_add(1);
+        counted.bytes = { counted.bytes }.wrapping_add(bytes);
     }
 
     /// As [`Live::count_anew`](super::Live::count_anew), but for what lies beside it.

@@ -4,13 +4,11 @@
 //! fixed order. Which of them opened it is the connection's own knowledge.
 
 use std::{
-    hash::{Hash, Hasher},
+    hash::Hash,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use siphasher::sip::SipHasher13;
-
-use super::{Direction, Flow};
+use super::{Direction, Flow, Secret};
 use crate::wire::Protocol;
 
 /// An address of one family; a table holds connections of one family, so that
@@ -19,21 +17,33 @@ pub trait Address: Copy + Eq + Hash + Send + std::fmt::Debug + Into<IpAddr> + 's
     /// What endpoints are put in order by.
     type Rank: Ord;
 
-    /// The place of an address with a port among others.
+    /// Two of them, in as few words as they have.
+    type Pair: Copy + Eq + Hash + Send + std::fmt::Debug;
+
+    /// The place of an address with a port among others: any order will do, as long as it
+    /// is the same for every packet.
     fn rank(self, port: u16) -> Self::Rank;
 
     /// The address, if it is of this family.
     fn from_ip(address: IpAddr) -> Option<Self>;
 
-    /// Gives the address to a hasher, in as few words as it has.
-    fn feed(self, hasher: &mut SipHasher13);
+    /// Two of them as one.
+    fn pair(low: Self, high: Self) -> Self::Pair;
+
+    /// Which two these are.
+    fn parted(pair: Self::Pair) -> (Self, Self);
+
+    /// The hash of a pair and one more word, of 40 bits.
+    fn hash_of(pair: Self::Pair, rest: u64, secret: &Secret) -> u64;
 }
 
 impl Address for Ipv4Addr {
     type Rank = u64;
+    type Pair = u64;
 
+    #[inline(always)]
     fn rank(self, port: u16) -> u64 {
-        u64::from(self.to_bits()) << 16 | u64::from(port)
+        u64::from(u32::from_ne_bytes(self.octets())) << 16 | u64::from(port)
     }
 
     fn from_ip(address: IpAddr) -> Option<Self> {
@@ -43,13 +53,26 @@ impl Address for Ipv4Addr {
         }
     }
 
-    fn feed(self, hasher: &mut SipHasher13) {
-        hasher.write_u32(self.to_bits());
+    #[inline(always)]
+    fn pair(low: Self, high: Self) -> u64 {
+        u64::from(u32::from_ne_bytes(low.octets())) << 32 | u64::from(u32::from_ne_bytes(high.octets()))
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "each is half of it")]
+    fn parted(pair: u64) -> (Self, Self) {
+        let part = |bits: u64| Self::from((bits as u32).to_ne_bytes());
+        (part(pair >> 32), part(pair))
+    }
+
+    #[inline(always)]
+    fn hash_of(pair: u64, rest: u64, secret: &Secret) -> u64 {
+        secret.of_words([pair, rest])
     }
 }
 
 impl Address for Ipv6Addr {
     type Rank = (u128, u16);
+    type Pair = [Self; 2];
 
     fn rank(self, port: u16) -> (u128, u16) {
         (self.to_bits(), port)
@@ -62,21 +85,27 @@ impl Address for Ipv6Addr {
         }
     }
 
-    fn feed(self, hasher: &mut SipHasher13) {
-        let bits = self.to_bits();
-        hasher.write_u64((bits >> 64) as u64);
-        hasher.write_u64(bits as u64);
+    fn pair(low: Self, high: Self) -> [Self; 2] {
+        [low, high]
+    }
+
+    fn parted([low, high]: [Self; 2]) -> (Self, Self) {
+        (low, high)
+    }
+
+    #[inline(always)]
+    fn hash_of(pair: [Self; 2], rest: u64, secret: &Secret) -> u64 {
+        secret.of_blocks(pair.map(|address| address.octets()), rest)
     }
 }
 
 /// Two endpoints in a fixed order and a protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[repr(Rust, packed)]
-pub struct Key<A> {
-    low: A,
-    high: A,
-    low_port: u16,
-    high_port: u16,
+pub struct Key<A: Address> {
+    addresses: A::Pair,
+    /// The lower endpoint's port in the upper half.
+    ports: u32,
     protocol: Protocol,
 }
 
@@ -110,22 +139,26 @@ impl<A: Address> Key<A> {
 
     /// The key of a packet with these endpoints, and which of them sent it.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn between(src: (A, u16), dst: (A, u16), protocol: Protocol) -> (Self, Sender) {
         let in_order = src.0.rank(src.1) <= dst.0.rank(dst.1);
         let (low, high, sender) = if in_order { (src, dst, Sender::Low) } else { (dst, src, Sender::High) };
-        (Self { low: low.0, high: high.0, low_port: low.1, high_port: high.1, protocol }, sender)
+        let ports = u32::from(low.1) << 16 | u32::from(high.1);
+        (Self { addresses: A::pair(low.0, high.0), ports, protocol }, sender)
     }
 
     /// The flow that `opener` sees as original.
     #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "each is half of it")]
     pub fn flow(&self, opener: Sender) -> Flow {
+        let (low, high) = A::parted(self.addresses);
+        let ports = self.ports;
         let low_first = Flow {
             protocol: self.protocol,
-            src: self.low.into(),
-            src_port: self.low_port,
-            dst: self.high.into(),
-            dst_port: self.high_port,
+            src: low.into(),
+            src_port: (ports >> 16) as u16,
+            dst: high.into(),
+            dst_port: ports as u16,
         };
         match opener {
             Sender::Low => low_first,
@@ -133,16 +166,11 @@ impl<A: Address> Key<A> {
         }
     }
 
-    /// A keyed hash: with a random seed nobody outside can choose collisions.
+    /// Its hash by a secret.
     #[must_use]
-    #[inline]
-    pub fn hash(&self, seed: [u64; 2]) -> u64 {
-        let mut hasher = SipHasher13::new_with_keys(seed[0], seed[1]);
-        self.low.feed(&mut hasher);
-        self.high.feed(&mut hasher);
-        hasher.write_u32(u32::from(self.low_port) << 16 | u32::from(self.high_port));
-        hasher.write_u8(self.protocol.0);
-        hasher.finish()
+    #[inline(always)]
+    pub fn hash(&self, secret: &Secret) -> u64 {
+        A::hash_of(self.addresses, u64::from(self.protocol.0) << 32 | u64::from(self.ports), secret)
     }
 }
 
@@ -175,8 +203,9 @@ mod tests {
             assert_eq!(key, back);
             assert_ne!(sender, other);
             assert_eq!(key.flow(sender), there);
-            assert_eq!(key.hash([1, 2]), back.hash([1, 2]));
-            assert_ne!(key.hash([1, 2]), key.hash([1, 3]));
+            let secret = Secret::new([1, 2]);
+            assert_eq!(key.hash(&secret), back.hash(&secret));
+            assert_ne!(key.hash(&secret), key.hash(&Secret::new([1, 3])));
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::{
 };
 
 use super::{
-    Connection, Instant,
+    Connection, Instant, Secret,
     ahead::{Ahead, Buckets, bucket_of},
     key::{Address, Key},
     line::{Line, Neighbours},
@@ -141,11 +141,23 @@ impl<A: Address> Table<A> {
     pub fn find_mut(&mut self, key: &Key<A>, hash: u64) -> Option<(Slot, &mut Entry<A>)> {
         let first = self.first(hash)?;
         // Nearly always it is the only one there.
-        if self.entries.get(first)?.key == *key {
+        let entry = self.entries.get(first)?;
+        if entry.key == *key {
             return Some((first, self.entries.get_mut(first)?));
         }
-        let slot = self.find_from(first, key)?;
-        Some((slot, self.entries.get_mut(slot)?))
+        let next = entry.next.0;
+        self.find_mut_from(next, *key)
+    }
+
+    #[inline(never)]
+    fn find_mut_from(&mut self, mut slot: Slot, key: Key<A>) -> Option<(Slot, &mut Entry<A>)> {
+        loop {
+            let entry = self.entries.get(slot)?;
+            if entry.key == key {
+                return Some((slot, self.entries.get_mut(slot)?));
+            }
+            slot = entry.next.0;
+        }
     }
 
     /// The first slot of a bucket.
@@ -240,9 +252,9 @@ impl<A: Address> Table<A> {
     }
 
     /// Takes a connection out. It must stand in no line.
-    pub fn remove(&mut self, slot: Slot, seed: [u64; 2]) -> Option<Entry<A>> {
+    pub fn remove(&mut self, slot: Slot, secret: &Secret) -> Option<Entry<A>> {
         self.wheel.remove(&mut self.entries, slot);
-        self.unlink(slot, seed)
+        self.unlink(slot, secret)
     }
 
     /// Makes sure that a connection is looked at no later than `due`.
@@ -276,8 +288,8 @@ impl<A: Address> Table<A> {
     }
 
     /// The connection that was popped has ended.
-    pub fn end(&mut self, slot: Slot, seed: [u64; 2]) -> Option<Entry<A>> {
-        self.unlink(slot, seed)
+    pub fn end(&mut self, slot: Slot, secret: &Secret) -> Option<Entry<A>> {
+        self.unlink(slot, secret)
     }
 
     /// A time before which [`Self::pop_due`] gives nothing.
@@ -287,9 +299,9 @@ impl<A: Address> Table<A> {
     }
 
     /// Takes an entry out of its bucket and its slot.
-    fn unlink(&mut self, slot: Slot, seed: [u64; 2]) -> Option<Entry<A>> {
+    fn unlink(&mut self, slot: Slot, secret: &Secret) -> Option<Entry<A>> {
         let entry = self.entries.get(slot)?;
-        let (hash, next) = (entry.key.hash(seed), entry.next.0);
+        let (hash, next) = (entry.key.hash(secret), entry.next.0);
         let mut at = self.first(hash)?;
         if at == slot {
             self.bucket(hash)?.store(next.wrapping_add(1), Ordering::Relaxed);
@@ -312,9 +324,10 @@ impl<A: Address> Table<A> {
     /// Checks that every entry is found by its key, and that nothing lies beside a slot but
     /// what its connection needs (tests and simulation).
     #[must_use]
-    pub fn is_consistent(&self, seed: [u64; 2]) -> bool {
+    pub fn is_consistent(&self, secret: &Secret) -> bool {
         let entries = || (0..self.entries.bound()).filter_map(|slot| Some((slot, self.entries.get(slot)?)));
-        let found = entries().filter(|(slot, e)| self.find(&e.key, e.key.hash(seed)) == Some(*slot)).count();
+        let found =
+            entries().filter(|(slot, e)| self.find(&e.key, e.key.hash(secret)) == Some(*slot)).count();
         let beside = entries().filter(|(_, entry)| entry.connection.has_rare()).count();
         let is_needed = |(slot, entry): (Slot, &Entry<A>)| {
             let rare = self.rare.of(slot);

@@ -38,7 +38,7 @@ pub struct Stamp(NonZeroU32);
 
 impl Stamp {
     /// Milliseconds of one unit.
-    const UNIT: u64 = 10;
+    pub(super) const UNIT: u64 = 10;
 
     /// The stamp of an instant, rounded down.
     #[must_use]

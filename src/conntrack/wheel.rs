@@ -8,7 +8,7 @@
 
 use super::{
     slab::{Index, MARKS, NONE, Slab},
-    time::Instant,
+    time::{Instant, Stamp},
 };
 
 /// Milliseconds of a slot of the lowest level: how late a timer may fire.
@@ -156,11 +156,14 @@ impl Wheel {
         }
     }
 
-    /// Whether an entry is looked at after `now` only.
+    /// Whether an entry is looked at after `now` only; `false` as well in the tick before.
     #[must_use]
+    #[inline(always)]
     pub const fn is_early(links: &Links, now: Instant) -> bool {
-        let ahead = links.due.wrapping_sub(tick_of(now) as u32);
-        ahead != 0 && ahead <= u32::MAX / 2
+        // Divided as stamps are, which whoever asks needs as well.
+        const { assert!(TICK_MS == Stamp::UNIT << 4) };
+        let ahead = links.due.wrapping_sub(((now.0 / Stamp::UNIT) >> 4) as u32);
+        ahead > 1 && ahead <= u32::MAX / 2
     }
 
     /// Takes out the next entry that is due at `now`, moves one nearer that is not, or moves

@@ -38,9 +38,9 @@ use std::time::Duration;
 
 use crate::wire::{Flags, Segment, SeqNum};
 
-/// How far back an acknowledgement may lie at least: more than an unscaled window,
+/// How far back an acknowledgement may lie at least: more than two unscaled windows,
 /// so that reordering on paths with small windows passes.
-const MIN_ACK_REACH: u32 = 66_000;
+pub const LEAST_ACK_REACH: u32 = 2 * 66_000;
 
 /// How far back it may lie at most: as far as the largest window. With one that
 /// reaches as far ahead all compared numbers are less than 2^31 apart.
@@ -50,14 +50,20 @@ const MAX_REACH: u32 = 1 << 30;
 /// (RFC 7323 §2.3), so that nothing legal fails the test.
 const UNKNOWN_SCALE: u8 = 14;
 
-/// Stands for a shift that is not known, and is taken for the largest.
-const GUESSED_SCALE: u8 = UNKNOWN_SCALE + 1;
+/// The bits of a shift.
+const SHIFT: u8 = 0x0f;
 
 /// Beside a shift: the other end offers none.
 const NOT_IN_FORCE: u8 = 1 << 7;
 
 /// Beside a shift: none of this end's segments has come by.
 const ELSEWHERE: u8 = 1 << 6;
+
+/// Beside the largest shift: it is not known.
+const GUESSED: u8 = 1 << 5;
+
+/// For a shift that is not known.
+const GUESSED_SCALE: u8 = GUESSED | UNKNOWN_SCALE;
 
 /// The largest window that is legal, for one that was not seen.
 const UNKNOWN_WINDOW: u32 = (u16::MAX as u32) << UNKNOWN_SCALE;
@@ -94,9 +100,9 @@ pub struct Half {
     /// highest TSval of this end in a segment that was not ahead of what its peer had
     /// acknowledged.
     pub ts_recent: u32,
-    /// Window scale shift that this end offers, 0 if none; one more than the largest where
-    /// its handshake was not seen, and so neither its window. Beside it [`NOT_IN_FORCE`] and
-    /// [`ELSEWHERE`].
+    /// Window scale shift that this end offers, 0 if none. Beside it [`NOT_IN_FORCE`],
+    /// [`ELSEWHERE`], and [`GUESSED`] where its handshake was not seen, and so neither its
+    /// window.
     pub(super) scale: u8,
     /// What this end has done so far.
     pub seen: Seen,
@@ -300,16 +306,18 @@ impl Half {
     /// By how much its windows are scaled, apart from those of its SYN (RFC 7323 §2.2).
     #[must_use]
     pub const fn shift(&self) -> u8 {
-        match self.scale & !ELSEWHERE {
-            scale if scale & NOT_IN_FORCE != 0 => 0,
-            scale if scale > UNKNOWN_SCALE => UNKNOWN_SCALE,
-            scale => scale,
-        }
+        if self.scale & NOT_IN_FORCE != 0 { 0 } else { self.scale & SHIFT }
     }
 
     /// Whether its window is not known.
     const fn is_guessed(&self) -> bool {
-        self.scale & !ELSEWHERE == GUESSED_SCALE
+        self.scale & (NOT_IN_FORCE | GUESSED) == GUESSED
+    }
+
+    /// Whether of both ends the handshake was seen, and what they acknowledge is.
+    #[must_use]
+    pub const fn are_plain(&self, other: &Self) -> bool {
+        (self.scale | other.scale) & (GUESSED | ELSEWHERE) == 0
     }
 
     /// Whether its window is known, and what it acknowledges is seen.
@@ -399,7 +407,7 @@ pub(super) fn offered_window(sender: &Half, segment: &Segment) -> u32 {
 
 /// How far below what its peer has sent an acknowledgement of this end may lie (4).
 pub fn ack_reach(sender: &Half) -> u32 {
-    sender.max_win.clamp(MIN_ACK_REACH, MAX_REACH / 2).saturating_mul(2)
+    sender.max_win.clamp(LEAST_ACK_REACH / 2, MAX_REACH / 2).saturating_mul(2)
 }
 
 /// The four inequalities.

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// A packet without a connection.
-pub(super) struct Newcomer<'p, A> {
+pub(super) struct Newcomer<'p, A: Family> {
     pub(super) key: Key<A>,
     pub(super) hash: u64,
     pub(super) sender: Sender,
@@ -73,7 +73,7 @@ impl Context<'_> {
 
     /// What decides about a new connection: the rules, but one that a helper in the
     /// kernel announced follows its parent's.
-    fn decide_newcomer<A>(&mut self, new: &Newcomer<'_, A>) -> (Action, RuleId) {
+    fn decide_newcomer<A: Family>(&mut self, new: &Newcomer<'_, A>) -> (Action, RuleId) {
         let Some(id) = new.parent_rule else { return self.decide(&new.arrival) };
         if self.ruling.policy.rule(id).is_some_and(|rule| rule.log) {
             self.event(Event::Logged { flow: new.arrival.flow, rule: id, action: Action::Accept });
@@ -289,7 +289,7 @@ impl Context<'_> {
         };
         if !self.count_half_open::<A>(held, slot, key) {
             self.stand::<A>(held, slot, Some(connection.phase), None);
-            A::table(held.shard).remove(slot, self.engine.seed);
+            A::table(held.shard).remove(slot, &self.engine.secret);
             self.engine.connection_closed();
             return Verdict::Drop(DropReason::Limit);
         }
@@ -316,7 +316,7 @@ impl Context<'_> {
             tcp::expect_one_way(&mut connection, Direction::Original);
         }
         self.stamp_way(&mut connection, &way);
-        self.insert_half_open(held, key, key.hash(self.engine.seed), connection);
+        self.insert_half_open(held, key, key.hash(&self.engine.secret), connection);
     }
 
     fn stamp(&self, connection: &mut Whole, arrival: &Arrival<'_>, rule: RuleId) {
@@ -519,7 +519,7 @@ impl Context<'_> {
     }
 }
 
-fn mark_announced<A>(connection: &mut Connection, new: &Newcomer<'_, A>) {
+fn mark_announced<A: Family>(connection: &mut Connection, new: &Newcomer<'_, A>) {
     if new.parent_rule.is_some() {
         connection.add_tag(ANNOUNCED);
     }

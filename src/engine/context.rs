@@ -209,20 +209,20 @@ impl Context<'_> {
             held.shard.uncounted = held.shard.uncounted.saturating_sub(1);
         }
         self.release_embryo::<A>(held, slot);
-        let seed = self.engine.seed;
+        let secret = &self.engine.secret;
         let phase = A::table(held.shard).get(slot).map(|entry| entry.connection.phase);
         if !connection.fast.is_ended() {
             self.stand::<A>(held, slot, phase, None);
         }
         let table = A::table(held.shard);
-        let entry = if popped { table.end(slot, seed) } else { table.remove(slot, seed) };
+        let entry = if popped { table.end(slot, secret) } else { table.remove(slot, secret) };
         let Some(entry) = entry else { return };
         let connection = entry.connection;
         let flow = entry.key.flow(connection.opener());
         if connection.fast.is_ended() {
             // Everything was said when it was ended; its ends know by now.
             if reason != CloseReason::Replaced {
-                held.shard.remember_ended(entry.key.hash(seed), self.now);
+                held.shard.remember_ended(entry.key.hash(secret), self.now);
                 self.out.transmits.push_back(Transmit::Forget { flow });
             }
             return;
@@ -239,7 +239,7 @@ impl Context<'_> {
             self.tell_ends(&flow, &connection, behind.as_ref(), reason);
         }
         if kernel_must_forget(&connection, reason) {
-            held.shard.remember_ended(entry.key.hash(seed), self.now);
+            held.shard.remember_ended(entry.key.hash(secret), self.now);
             self.transmit_if_room(Transmit::Forget { flow });
         } else if connection.fast.rides() {
             self.transmit_if_room(Transmit::Release { flow });

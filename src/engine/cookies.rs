@@ -414,7 +414,7 @@ impl Context<'_> {
         let opener = A::table(held.shard).get(slot).map(|entry| entry.connection.opener());
         self.end::<A>(held, slot, false, CloseReason::Replaced, true);
         if let Some(opener) = opener {
-            held.shard.remember_ended(key.hash(self.engine.seed), self.now);
+            held.shard.remember_ended(key.hash(&self.engine.secret), self.now);
             self.out.transmits.push_back(Transmit::Forget { flow: key.flow(opener) });
         }
         Verdict::Drop(DropReason::Unexpected)

@@ -404,7 +404,7 @@ impl Context<'_> {
 
     fn take_word<A: Family>(&mut self, flow: &Flow, word: Option<&Word>) {
         let Some((key, sender)) = Key::<A>::of(flow) else { return };
-        let hash = key.hash(self.engine.seed);
+        let hash = key.hash(&self.engine.secret);
         let (number, mutex) = self.engine.shard_of(hash);
         let mut shard = self.stats.locked(mutex);
         let mut held = Held { shard: &mut shard, number };

@@ -20,7 +20,7 @@ impl Worker {
     /// engines that have the same seed.
     #[must_use]
     pub fn foresee(&self, flow: &Flow) -> Option<Foreseen> {
-        Place::of(flow, self.engine.seed).foreseen()
+        Place::of(flow, &self.engine.secret).foreseen()
     }
 
     /// Fetches what judging these packets will read. A table that is so small that it stays in

@@ -179,7 +179,7 @@ impl Context<'_> {
 
     fn rule_of_parent_in<A: Family>(&mut self, parent: &Flow) -> Option<RuleId> {
         let (key, _) = Key::<A>::of(parent)?;
-        let hash = key.hash(self.engine.seed);
+        let hash = key.hash(&self.engine.secret);
         let (number, mutex) = self.engine.shard_of(hash);
         let mut shard = self.stats.locked(mutex);
         let mut held = Held { shard: &mut shard, number };
@@ -354,7 +354,7 @@ impl Context<'_> {
         self.end::<A>(held, slot, false, CloseReason::Replaced, true);
         match (next, self.ruling.pickup_of_answer(arrival.meta, &arrival.flow)) {
             (Some(next), Some(pickup)) => {
-                let hash = key.hash(self.engine.seed);
+                let hash = key.hash(&self.engine.secret);
                 let sender = opposite(next.opener());
                 let new = Newcomer {
                     key: *key,
@@ -446,7 +446,7 @@ impl Context<'_> {
         meta: &Meta,
     ) -> bool {
         let Some((key, sender)) = Key::<A>::of(flow) else { return false };
-        let hash = key.hash(self.engine.seed);
+        let hash = key.hash(&self.engine.secret);
         let (number, mutex) = self.engine.shard_of(hash);
         let mut shard = self.stats.locked(mutex);
         let mut held = Held { shard: &mut shard, number };

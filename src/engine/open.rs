@@ -154,7 +154,7 @@ impl Engine {
             tally.counts = Scoped::new(self.seed, self.capacity);
         }
         self.open.current.store(new, Ordering::Release);
-        for mutex in &self.shards {
+        for mutex in self.shards.iter() {
             recount::<std::net::Ipv4Addr>(self, mutex);
             recount::<std::net::Ipv6Addr>(self, mutex);
         }

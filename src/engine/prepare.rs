@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Foreseen, Worker};
 use crate::{
-    conntrack::{Address, Flow, Key, key::Sender},
+    conntrack::{Address, Flow, Key, Secret, key::Sender},
     wire::{self, Checksums, IcmpMessage, Packet, Plain, Protocol, Transport},
 };
 
@@ -47,26 +47,26 @@ pub(super) struct Located<A: Address> {
 
 impl<A: Address> Located<A> {
     #[inline(always)]
-    fn between(src: (A, u16), dst: (A, u16), protocol: Protocol, seed: [u64; 2]) -> Self {
+    fn between(src: (A, u16), dst: (A, u16), protocol: Protocol, secret: &Secret) -> Self {
         let (key, sender) = Key::between(src, dst, protocol);
-        Self { key, sender, hash: key.hash(seed) }
+        Self { key, sender, hash: key.hash(secret) }
     }
 }
 
 impl Place {
     /// The place of a flow's connection.
-    pub(super) fn of(flow: &Flow, seed: [u64; 2]) -> Self {
-        Self::between((flow.src, flow.src_port), (flow.dst, flow.dst_port), flow.protocol, seed)
+    pub(super) fn of(flow: &Flow, secret: &Secret) -> Self {
+        Self::between((flow.src, flow.src_port), (flow.dst, flow.dst_port), flow.protocol, secret)
     }
 
     #[inline(always)]
-    fn between(src: (IpAddr, u16), dst: (IpAddr, u16), protocol: Protocol, seed: [u64; 2]) -> Self {
+    fn between(src: (IpAddr, u16), dst: (IpAddr, u16), protocol: Protocol, secret: &Secret) -> Self {
         match (src, dst) {
             ((IpAddr::V4(src), src_port), (IpAddr::V4(dst), dst_port)) => {
-                Self::Ipv4(Located::between((src, src_port), (dst, dst_port), protocol, seed))
+                Self::Ipv4(Located::between((src, src_port), (dst, dst_port), protocol, secret))
             }
             ((IpAddr::V6(src), src_port), (IpAddr::V6(dst), dst_port)) => {
-                Self::Ipv6(Located::between((src, src_port), (dst, dst_port), protocol, seed))
+                Self::Ipv6(Located::between((src, src_port), (dst, dst_port), protocol, secret))
             }
             ((IpAddr::V4(_), _), (IpAddr::V6(_), _)) | ((IpAddr::V6(_), _), (IpAddr::V4(_), _)) => {
                 Self::Nowhere
@@ -76,10 +76,10 @@ impl Place {
 
     /// The place of a packet's connection.
     #[inline(always)]
-    fn of_packet(packet: &Packet<'_>, seed: [u64; 2]) -> Self {
+    fn of_packet(packet: &Packet<'_>, secret: &Secret) -> Self {
         match ports_of(&packet.transport) {
             Some((src_port, dst_port)) => {
-                Self::between((packet.src, src_port), (packet.dst, dst_port), packet.protocol, seed)
+                Self::between((packet.src, src_port), (packet.dst, dst_port), packet.protocol, secret)
             }
             None => Self::Nowhere,
         }
@@ -136,11 +136,11 @@ impl Worker {
     #[inline(always)]
     pub(super) fn locate(&self, plain: &Plain<'_>) -> Located<Ipv4Addr> {
         let (src, dst) = plain.ends();
-        Located::between(src, dst, Protocol::TCP, self.engine.seed)
+        Located::between(src, dst, Protocol::TCP, &self.engine.secret)
     }
 
     #[inline(never)]
     pub(super) fn place_of(&self, packet: Option<&Packet<'_>>) -> Place {
-        packet.map_or(Place::Nowhere, |packet| Place::of_packet(packet, self.engine.seed))
+        packet.map_or(Place::Nowhere, |packet| Place::of_packet(packet, &self.engine.secret))
     }
 }

@@ -17,7 +17,7 @@ use crate::{
 pub(super) struct Shrink(pub(super) u32);
 
 impl Shrink {
-    const NONE: Self = Self(1000);
+    pub(super) const NONE: Self = Self(1000);
 
     /// Whether timers have their full length.
     pub(super) const fn is_none(self) -> bool {
@@ -180,9 +180,15 @@ impl Ruling {
         self.policy.rule(rule).map_or(FastOpen::Allow, |rule| rule.fast_open)
     }
 
+    /// Whether timers have their whole length at this table use.
+    #[inline(always)]
+    pub(super) const fn lets_timers_be(&self, connections: u32) -> bool {
+        connections <= self.at_full_length
+    }
+
     /// How much of their length timers have left at this table use.
     pub(super) fn shrink(&self, connections: u32) -> Shrink {
-        if connections <= self.at_full_length {
+        if self.lets_timers_be(connections) {
             return Shrink::NONE;
         }
         let (start, end) = shrinking(&self.policy);

@@ -86,15 +86,16 @@ impl Stats {
     /// Locks what others lock as well, and counts if one of them has it.
     #[inline(always)]
     pub(super) fn locked<'m, T>(&self, mutex: &'m Mutex<T>) -> MutexGuard<'m, T> {
-        self.count_held(mutex);
-        mutex.lock()
+        self.locked_at_once(mutex).unwrap_or_else(|| mutex.lock())
     }
 
     #[inline(always)]
-    fn count_held<T>(&self, mutex: &Mutex<T>) {
-        if mutex.is_locked() {
+    fn locked_at_once<'m, T>(&self, mutex: &'m Mutex<T>) -> Option<MutexGuard<'m, T>> {
+        let guard = mutex.try_lock();
+        if guard.is_none() {
             add(&self.lock_waits, 1);
         }
+        guard
     }
 
     fn count_drop(&self, reason: DropReason) {
@@ -129,7 +130,7 @@ mod tests {
         let waits = || stats.lock_waits.load(Ordering::Relaxed);
         assert_eq!((*stats.locked(&mutex), waits()), (7, 0));
         let held = mutex.lock();
-        stats.count_held(&mutex);
+        assert!(stats.locked_at_once(&mutex).is_none());
         assert_eq!(waits(), 1);
         drop(held);
         assert_eq!((*stats.locked(&mutex), waits()), (7, 1));

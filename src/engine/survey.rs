@@ -175,11 +175,11 @@ impl Engine {
     #[must_use]
     pub fn is_half_open(&self, flow: &Flow) -> bool {
         if let Some((key, _)) = Key::<Ipv4Addr>::of(flow) {
-            let hash = key.hash(self.seed);
+            let hash = key.hash(&self.secret);
             return is_half_open(&self.shard_of(hash).1.lock().ipv4, &key, hash);
         }
         Key::<Ipv6Addr>::of(flow).is_some_and(|(key, _)| {
-            let hash = key.hash(self.seed);
+            let hash = key.hash(&self.secret);
             is_half_open(&self.shard_of(hash).1.lock().ipv6, &key, hash)
         })
     }
@@ -273,7 +273,7 @@ impl Engine {
             .collect();
         let mut by_phase = [0_u64; Phase::ALL.len()];
         let (mut stale, mut uncounted, mut riding) = (0_u64, 0_u64, 0_u64);
-        for shard in &self.shards {
+        for shard in self.shards.iter() {
             let shard = shard.lock();
             stale = stale.saturating_add(u64::from(shard.stale));
             uncounted = uncounted.saturating_add(u64::from(shard.uncounted));

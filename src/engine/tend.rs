@@ -33,7 +33,7 @@ impl Engine {
     /// Makes every wheel agree with shorter timers, piece by piece, in the coming
     /// calls of `handle_timeout`.
     pub(super) fn start_walk(&self) {
-        for shard in &self.shards {
+        for shard in self.shards.iter() {
             shard.lock().walk = Some(Walk::default());
         }
     }
@@ -56,7 +56,7 @@ impl Worker {
                 engine.tended_shrink.store(context.shrink.0, Ordering::Relaxed);
             }
             let mut left = PIECES;
-            let shards = (0_u16..).zip(&engine.shards);
+            let shards = (0_u16..).zip(engine.shards.iter());
             let from = usize::from(turn);
             for (number, mutex) in shards.clone().skip(from).chain(shards.take(from)) {
                 for work in [Context::walk, Context::fire::<Ipv4Addr>, Context::fire::<Ipv6Addr>] {
@@ -174,7 +174,7 @@ impl Context<'_> {
 
     fn kill_in<A: Family>(&mut self, flow: &Flow, silent: bool) -> bool {
         let Some((key, _)) = Key::<A>::of(flow) else { return false };
-        let hash = key.hash(self.engine.seed);
+        let hash = key.hash(&self.engine.secret);
         let (number, mutex) = self.engine.shard_of(hash);
         let mut shard = mutex.lock();
         let mut held = Held { shard: &mut shard, number };

@@ -491,7 +491,10 @@ impl Lab {
                 let bit = self.engine.lines.has(class, at);
                 assert_eq!(bit, shard.in_line(class) > 0, "line {class} of shard {at}");
             }
-            assert!(shard.ipv4.is_consistent(self.engine.seed) && shard.ipv6.is_consistent(self.engine.seed));
+            assert!(
+                shard.ipv4.is_consistent(&self.engine.secret)
+                    && shard.ipv6.is_consistent(&self.engine.secret)
+            );
         }
         assert_eq!(stale as u64, counters.stale, "stale connections and their count");
         let counted = self.engine.embryonic.lock().counts().map(|(scope, count)| (*scope, count)).collect();

@@ -10,20 +10,25 @@ use super::{
     Meta, Verdict, Worker,
     context::{Context, Held},
     cookies::BEHIND,
-    fast::give_candidate_up,
     prepare::{Located, Place},
+    ruling::Shrink,
     shard::Family,
 };
 use crate::{
     conntrack::{
         Instant,
+        fast::Fast,
         tcp::{self, Progress},
     },
-    wire::{Flags, Packet, Plain, Transport},
+    wire::{Packet, Plain, Transport},
 };
 
 impl Worker {
-    /// Accepts and counts a packet that is as nearly all are. `false`: it is for [`Self::handle_any`].
+    /// Accepts and counts a packet that is as nearly all are: one that [`Plain`] says is an
+    /// acknowledgement. `false`: it is for [`Self::handle_any`].
+    ///
+    /// Its addresses need no look: where both ends were heard from, both are ones that packets
+    /// may bear.
     #[inline(always)]
     pub(super) fn takes_plain(
         &mut self,
@@ -32,14 +37,7 @@ impl Worker {
         located: &Located<Ipv4Addr>,
         now: Instant,
     ) -> bool {
-        let progress = Progress {
-            seq: plain.seq(),
-            ack: plain.ack(),
-            window: plain.window(),
-            payload_len: plain.payload_len,
-            timestamp: plain.timestamps().map(|(value, _)| value),
-        };
-        is_acknowledgement(plain.flags()) && self.takes(meta, (plain.len, progress), located, now)
+        self.takes(meta, (plain.len, plain.payload_len), plain, located, now)
     }
 
     /// As [`Self::takes_plain`], where all of the packet was read.
@@ -51,45 +49,55 @@ impl Worker {
         now: Instant,
     ) -> bool {
         let Transport::Tcp(segment) = &packet.transport else { return false };
-        let progress = (packet.len, Progress::of(segment));
-        is_acknowledgement(segment.flags)
+        let lens = (packet.len, segment.payload_len);
+        segment.flags.is_acknowledgement()
             && match place {
-                Place::Ipv4(located) => self.takes(meta, progress, located, now),
-                Place::Ipv6(located) => self.takes(meta, progress, located, now),
+                Place::Ipv4(located) => self.takes(meta, lens, segment, located, now),
+                Place::Ipv6(located) => self.takes(meta, lens, segment, located, now),
                 Place::Nowhere => false,
             }
     }
 
     #[inline(always)]
-    fn takes<A: Family>(
+    fn takes<A: Family, S>(
         &mut self,
         meta: &Meta,
-        (len, progress): (u32, Progress),
+        (len, payload_len): (u32, u32),
+        segment: S,
         located: &Located<A>,
         now: Instant,
-    ) -> bool {
+    ) -> bool
+    where
+        Progress: From<S>,
+    {
         if meta.renumbered.is_some() || meta.parent.is_some() || self.out.opening {
             return false;
         }
         self.forget_last();
         self.refresh_ruling();
-        let shrink = self.ruling.shrink(self.engine.connections_now());
+        // While timers are what they were, none fires before the wheel looks.
+        if !self.ruling.lets_timers_be(self.engine.connections_now()) {
+            return false;
+        }
         let (number, mutex) = self.engine.shard_of(located.hash);
         let mut shard = self.stats.locked(mutex);
-        // While timers are what they were, none fires before the wheel looks.
-        let is_in_time = shrink.is_none() && shard.walk.is_none();
+        if shard.walk.is_some() {
+            return false;
+        }
         let Some((slot, entry)) = A::table(&mut shard).find_mut(&located.key, located.hash) else {
             return false;
         };
-        let is_early = is_in_time && entry.is_early(now);
-        let connection = &mut entry.connection;
-        let is_plain = connection.fast.is_none() && connection.tag() & BEHIND == 0;
-        let direction = located.sender.direction(connection.opener());
-        let is_plain = is_plain && connection.can_count(direction, len);
-        if !is_early || !is_plain || !tcp::take_usual(connection, direction, &progress, now) {
+        if !entry.is_early(now) {
             return false;
         }
-        give_candidate_up(connection, now);
+        let connection = &mut entry.connection;
+        if connection.fast != Fast::default() || connection.tag() & BEHIND != 0 {
+            return false;
+        }
+        let direction = located.sender.direction(connection.opener());
+        if !connection.can_count(direction, len) || !tcp::take_usual(connection, direction, segment, now) {
+            return false;
+        }
         connection.count(direction, len, now);
         if meta.kernel_knows {
             let mut context = Context {
@@ -97,19 +105,13 @@ impl Worker {
                 ruling: &self.ruling,
                 stats: &self.stats,
                 out: &mut self.out,
-                shrink,
+                shrink: Shrink::NONE,
                 now,
             };
-            let load = Some(progress.payload_len);
+            let load = Some(payload_len);
             context.board::<A>(&mut Held { shard: &mut shard, number }, slot, meta, load);
         }
         self.stats.count(Verdict::Accept, meta.wire_len);
         true
     }
-}
-
-/// Whether it is an acknowledgement and nothing else.
-const fn is_acknowledgement(flags: Flags) -> bool {
-    let all = Flags::SYN.with(Flags::FIN).with(Flags::RST).with(Flags::ACK);
-    flags.0 & all.0 == Flags::ACK.0
 }

@@ -121,6 +121,13 @@ impl Flags {
     /// The urgent pointer is significant.
     pub const URG: Self = Self(0x20);
 
+    /// Whether it is an acknowledgement, and neither begins nor ends anything.
+    #[must_use]
+    pub const fn is_acknowledgement(self) -> bool {
+        let all = Self::SYN.with(Self::FIN).with(Self::RST).with(Self::ACK);
+        self.0 & all.0 == Self::ACK.0
+    }
+
     /// Whether all of `other`'s bits are set.
     #[must_use]
     pub const fn contains(self, other: Self) -> bool {

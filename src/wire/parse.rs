@@ -157,8 +157,8 @@ pub fn parse_where(
     checksums: Checksums,
     loopback: Loopback,
 ) -> Result<Packet<'_>, Malformed> {
-    match Plain::of(bytes, wire_len, checksums) {
-        Some(plain) => Ok(plain.packet()),
+    match Plain::of(bytes, wire_len, checksums).and_then(|plain| plain.packet()) {
+        Some(packet) => Ok(packet),
         None => any(bytes, wire_len, checksums, loopback),
     }
 }

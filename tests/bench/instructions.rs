@@ -17,7 +17,7 @@ use std::{hint::black_box, process::ExitCode};
 use connections::{Family, NOW, establish, in_window, judge_batches, meta, open_policy, syn};
 use halfgate::{
     conntrack::Instant,
-    engine::{DropReason, Engine, IfIndex, Verdict, Worker},
+    engine::{DropReason, Engine, IfIndex, Meta, Verdict, Worker},
     policy::{Action, NewFlow, Policy, Settings},
     wire::{Checksums, RawPacket, parse},
 };
@@ -62,7 +62,7 @@ fn main() -> ExitCode {
 }
 
 fn packets_in_window(connections: u32) -> usize {
-    in_window_of(connections, |worker, packets| counted_packets(worker, packets, Verdict::Accept))
+    in_window_of(connections, |worker, packets| counted_packets(worker, &queued(packets), Verdict::Accept))
 }
 
 fn in_window_of(connections: u32, counted: impl FnOnce(&mut Worker, &[RawPacket])) -> usize {
@@ -80,7 +80,7 @@ fn syns(policy: Policy, verdict: Verdict) -> usize {
     engine.set_interfaces(&interfaces.collect::<Vec<_>>());
     let mut worker = engine.worker();
     let packets: Vec<RawPacket> = (0..).take(TIMES).map(|n| syn(Family::Ipv4, n)).collect();
-    counted_packets(&mut worker, &packets, verdict);
+    counted_packets(&mut worker, &queued(&packets), verdict);
     packets.len()
 }
 
@@ -100,10 +100,15 @@ fn counted_parse(packets: &[RawPacket]) {
 }
 
 #[inline(never)]
-fn counted_packets(worker: &mut Worker, packets: &[RawPacket], verdict: Verdict) {
-    for packet in packets {
-        assert_eq!(worker.handle_packet(&meta(packet), &packet.bytes, NOW), verdict);
+fn counted_packets(worker: &mut Worker, packets: &[(Meta, &[u8])], verdict: Verdict) {
+    for (meta, bytes) in packets {
+        assert_eq!(worker.handle_packet(meta, bytes, NOW), verdict);
     }
+}
+
+/// Packets as a queue hands them over.
+fn queued(packets: &[RawPacket]) -> Vec<(Meta, &[u8])> {
+    packets.iter().map(|packet| (meta(packet), packet.bytes.as_slice())).collect()
 }
 
 #[inline(never)]

@@ -1,6 +1,6 @@
 //! A SYN that passed although a connection was there, and may begin the next one.
 
-use super::{ELSEWHERE, Half, NOT_IN_FORCE, REACH, Seen};
+use super::{Half, REACH, SHIFT, Seen};
 use crate::{
     conntrack::Direction,
     wire::{Segment, SeqNum},
@@ -56,7 +56,7 @@ impl StaleSyn {
     /// The SYN of an opener that has sent nothing else.
     #[must_use]
     pub fn of_half(half: &Half) -> Self {
-        let scale = half.seen.has(Seen::SCALE).then_some(half.scale & !(NOT_IN_FORCE | ELSEWHERE));
+        let scale = half.seen.has(Seen::SCALE).then_some(half.scale & SHIFT);
         let window = u16::try_from(half.max_win).unwrap_or(u16::MAX);
         let len = u16::try_from(half.end.since(half.iss.plus(1))).unwrap_or(u16::MAX);
         let (crossed, other) = (false, SeqNum(0));

@@ -115,7 +115,7 @@ fn of_a_kind_the_first_goes_first() {
         let mut all = Vec::new();
         let shard_of = |lab: &Lab| {
             let (key, _) = Key::<std::net::Ipv4Addr>::of(&lab.flow()).unwrap();
-            lab.engine.shard_of(key.hash(lab.engine.seed)).0
+            lab.engine.shard_of(key.hash(&lab.engine.secret)).0
         };
         lab.client.1 = 1;
         let shard = shard_of(&lab);

@@ -80,7 +80,7 @@ pub(super) const fn is_later_fragment(fixed: &[u8; SHORTEST]) -> bool {
 
 /// Whether this is a fragment.
 pub(super) const fn is_fragment(fixed: &[u8; SHORTEST]) -> bool {
-    u16::from_be_bytes([fixed[6], fixed[7]]) & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0
+    u16::from_ne_bytes([fixed[6], fixed[7]]) & (MORE_FRAGMENTS | FRAGMENT_OFFSET).to_be() != 0
 }
 
 /// Source and destination.

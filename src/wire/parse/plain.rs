@@ -1,5 +1,5 @@
-//! What nearly every packet is, looked at in place: TCP in IPv4 without options, whole, of
-//! hosts with addresses like all others, and no checksum to verify.
+//! What nearly every packet is, looked at in place: TCP in IPv4 without options, whole, and
+//! no checksum to verify.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -11,7 +11,9 @@ use super::{
     Checksums, ipv4, transport,
 };
 
-/// Such a packet, whose lengths are right and which [`super::parse`] would take.
+/// Such a packet, whose lengths are right. Nobody has looked at its addresses yet: whoever
+/// finds both among those from which packets were taken has no need to, and
+/// [`Self::packet`] does.
 #[derive(Clone, Copy, Debug)]
 pub struct Plain<'a> {
     ip: &'a [u8; ipv4::SHORTEST],
@@ -42,9 +44,7 @@ impl<'a> Plain<'a> {
         let options_len = header_len.checked_sub(transport::TCP_SHORTEST as u32)?;
         let payload_len = len.checked_sub(header_len.saturating_add(ipv4::SHORTEST as u32))?;
         let options = rest.get(..options_len as usize)?;
-        let (src, dst) = ipv4::addresses(ip);
-        let is_ordinary = src != dst && is_unicast(src) && is_unicast(dst);
-        is_ordinary.then_some(Self { ip, tcp, options, len, payload_len })
+        Some(Self { ip, tcp, options, len, payload_len })
     }
 
     /// Source and destination, with their ports.
@@ -71,6 +71,13 @@ impl<'a> Plain<'a> {
         SeqNum(u32::from_be_bytes([self.tcp[8], self.tcp[9], self.tcp[10], self.tcp[11]]))
     }
 
+    /// Whether it is an acknowledgement and neither begins nor ends anything.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_acknowledgement(&self) -> bool {
+        self.flags().is_acknowledgement()
+    }
+
     /// The control bits.
     #[must_use]
     #[inline(always)]
@@ -95,13 +102,15 @@ impl<'a> Plain<'a> {
         transport::options_of(self.options, self.flags().contains(Flags::SYN)).timestamps
     }
 
-    /// All of it.
+    /// All of it. `None`: it may not bear these addresses, or they are not of hosts like all
+    /// others.
     #[must_use]
     #[inline(always)]
-    pub fn packet(&self) -> Packet<'a> {
+    pub fn packet(&self) -> Option<Packet<'a>> {
         let ((src, src_port), (dst, dst_port)) = self.ends();
         let flags = self.flags();
-        Packet {
+        let is_ordinary = src != dst && is_unicast(src) && is_unicast(dst);
+        is_ordinary.then(|| Packet {
             src: IpAddr::V4(src),
             dst: IpAddr::V4(dst),
             protocol: Protocol::TCP,
@@ -118,7 +127,7 @@ impl<'a> Plain<'a> {
                 payload_len: self.payload_len,
                 options: transport::options_of(self.options, flags.contains(Flags::SYN)),
             }),
-        }
+        })
     }
 }
 
