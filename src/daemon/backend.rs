@@ -15,13 +15,12 @@ use crate::{
     conntrack::{Flow, SourcePrefix},
     engine::{Bookmark, View},
     policy::{Limit, LimitTable, RuleId},
-    sys::clock::Pace,
     wire::Protocol,
 };
 
 /// Connections that are gathered, about, before they are handed over: what is done with them,
 /// too, must not keep the processor for long.
-const BATCH: usize = 64;
+const BATCH: usize = 32;
 
 impl Backend for Daemon {
     fn handle(&self, request: Request, out: &mut dyn Outlet) -> Result<(), Refusal> {
@@ -62,19 +61,19 @@ impl Backend for Daemon {
 struct Look<'a> {
     daemon: &'a Daemon,
     next: Option<Bookmark>,
-    pace: Pace,
+    rest: Box<dyn FnMut() + 'a>,
 }
 
 impl<'a> Look<'a> {
     fn begin(daemon: &'a Daemon) -> Self {
-        Self { daemon, next: Some(Bookmark::default()), pace: Pace::begin() }
+        Self { daemon, next: Some(Bookmark::default()), rest: Box::new(daemon.breaks()) }
     }
 
     /// Looks at some more, until `each` has seen enough. `false`: there are none.
     fn at_some(&mut self, each: &mut dyn FnMut(&View) -> bool) -> bool {
         let (shared, now) = (&self.daemon.shared, self.daemon.now());
         self.next = self.next.and_then(|from| shared.engine.look(from, now, each));
-        shared.rush.note(self.pace.step(), now);
+        (self.rest)();
         self.next.is_some()
     }
 }

@@ -92,7 +92,7 @@ impl Daemon {
         self.look_at_riders();
         let engine = &self.shared.engine;
         let (policy, live, counts, now) =
-            (engine.policy(), engine.live(), engine.timers(self.now()), self.now());
+            (engine.policy(), engine.live(), engine.timers(self.now(), &mut self.breaks()), self.now());
         let only = rule.map(|name| rule_id(&policy, name)).transpose()?;
         let row = |timer: Timer, rule: Option<RuleId>, connections: u64| {
             let (value, origin) = engine.timer_value(rule.unwrap_or(RuleId::DEFAULT), timer);
@@ -163,7 +163,7 @@ impl Daemon {
         let change = LiveTimer { timer, rule: reach.rule, value: new, until: reach.until, from_epoch };
         live.set_timer(change).map_err(|error| error.to_string())?;
         self.look_at_riders();
-        let effect = self.shared.engine.preview(&live, self.now());
+        let effect = self.shared.engine.preview(&live, self.now(), &mut self.breaks());
         if scope.rule.is_none() {
             let own: Vec<&str> = all_rules(&policy)
                 .filter(|rule| {
@@ -206,7 +206,7 @@ impl Daemon {
             return Err(Refusal::Said(format!("{} was not set live", subject(timer.name(), rule))));
         }
         self.look_at_riders();
-        let effect = self.shared.engine.preview(&live, self.now());
+        let effect = self.shared.engine.preview(&live, self.now(), &mut self.breaks());
         state.saved.set_timer(timer, rule, None)?;
         self.taken_back(&mut state, live, &subject(timer.name(), rule), was_saved, effect, out)
     }
@@ -272,7 +272,7 @@ impl Daemon {
         let change = LiveLimit { limit, rule: reach.rule, value: new, until: reach.until };
         live.set_limit(change).map_err(|error| error.to_string())?;
         check_cookies(&policy, &live, limit, scope.rule.as_deref())?;
-        let effect = self.shared.engine.preview(&live, self.now());
+        let effect = self.shared.engine.preview(&live, self.now(), &mut self.breaks());
         out.send(Line::Note("a limit counts new connections: those that exist stay".to_owned()))?;
         if !scope.dry_run {
             if scope.save {
@@ -301,7 +301,7 @@ impl Daemon {
         if !live.unset_limit(limit, rule) && !was_saved {
             return Err(Refusal::Said(format!("{} was not set live", subject(limit.name(), rule))));
         }
-        let effect = self.shared.engine.preview(&live, self.now());
+        let effect = self.shared.engine.preview(&live, self.now(), &mut self.breaks());
         state.saved.set_limit(limit, rule, None)?;
         self.taken_back(&mut state, live, &subject(limit.name(), rule), was_saved, effect, out)
     }

@@ -78,7 +78,7 @@ impl Tally {
 const RUSH: Duration = Duration::from_secs(10);
 
 /// What takes longer is much. Timers that come near together each ten seconds, as the wheel turns, do not.
-const LONG: Duration = Duration::from_millis(100);
+const LONG: Duration = Duration::from_millis(50);
 
 /// Whether much is done beside the packets: all connections are listed or judged again, timers fire by the
 /// thousand.

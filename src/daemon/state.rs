@@ -149,6 +149,13 @@ impl Daemon {
         self.shared.clock.now()
     }
 
+    /// What takes long, and can wait, calls this after each piece of it: a break, if it is time
+    /// for one, and live connections go first if it has taken long.
+    pub fn breaks(&self) -> impl FnMut() {
+        let mut pace = Pace::begin();
+        move || self.shared.rush.note(pace.step(), self.now())
+    }
+
     /// Puts live changes in force, and has the kernel remember as long.
     pub fn set_live(&self, state: &mut State, live: Live) {
         self.shared.engine.set_live(live);
@@ -315,10 +322,10 @@ impl Daemon {
         let before = engine.policy();
         self.with_worker(|worker| engine.install(policy, Existing::Keep, worker, self.now()));
         if existing == Existing::Rejudge {
-            let (mut next, mut pace) = (Some(Bookmark::default()), Pace::begin());
+            let (mut next, mut rest) = (Some(Bookmark::default()), self.breaks());
             while let Some(from) = next {
                 next = self.with_worker(|worker| worker.rejudge(from, self.now()));
-                self.shared.rush.note(pace.step(), self.now());
+                rest();
             }
         }
         if current != spec

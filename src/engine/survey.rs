@@ -83,7 +83,7 @@ fn is_half_open<A: Address>(table: &Table<A>, key: &Key<A>, hash: u64) -> bool {
 impl Engine {
     /// Calls `each` for every connection that has not run out, as [`Engine::look`] does.
     pub fn connections(&self, now: Instant, each: &mut dyn FnMut(&View) -> bool) {
-        self.visit(now, &mut |view, _| each(view));
+        self.visit(now, &mut || {}, &mut |view, _| each(view));
     }
 
     /// Calls `each` for a bounded piece of all connections that have not run out; it runs under
@@ -98,10 +98,17 @@ impl Engine {
         self.visit_piece(from, now, &mut |view, _| each(view))
     }
 
-    pub(super) fn visit(&self, now: Instant, each: &mut dyn FnMut(&View, &Whole) -> bool) {
+    /// Calls `rest` after each piece, when no lock is held.
+    pub(super) fn visit(
+        &self,
+        now: Instant,
+        rest: &mut dyn FnMut(),
+        each: &mut dyn FnMut(&View, &Whole) -> bool,
+    ) {
         let mut next = Some(Bookmark::default());
         while let Some(from) = next {
             next = self.visit_piece(from, now, each);
+            rest();
         }
     }
 
@@ -194,11 +201,12 @@ impl Engine {
         }
     }
 
-    /// How many connections are under each timer, by rule.
+    /// How many connections are under each timer, by rule. Looks at all of them, a piece at a
+    /// time, and calls `rest` between.
     #[must_use]
-    pub fn timers(&self, now: Instant) -> Vec<TimerRow> {
+    pub fn timers(&self, now: Instant, rest: &mut dyn FnMut()) -> Vec<TimerRow> {
         let mut rows: BTreeMap<(RuleId, Timer), u64> = BTreeMap::new();
-        self.connections(now, &mut |view| {
+        self.visit(now, rest, &mut |view, _| {
             let count = rows.entry((view.rule, view.timer)).or_default();
             *count = count.saturating_add(1);
             true
@@ -206,13 +214,14 @@ impl Engine {
         rows.into_iter().map(|((rule, timer), connections)| TimerRow { rule, timer, connections }).collect()
     }
 
-    /// What would happen to existing connections if `live` were in force.
+    /// What would happen to existing connections if `live` were in force. Looks at all of them,
+    /// a piece at a time, and calls `rest` between.
     #[must_use]
-    pub fn preview(&self, live: &Live, now: Instant) -> Change {
+    pub fn preview(&self, live: &Live, now: Instant, rest: &mut dyn FnMut()) -> Change {
         let then = self.ruling().with_live(live.clone());
         let shrink = then.shrink(self.connections_now());
         let mut change = Change::default();
-        self.visit(now, &mut |view, connection| {
+        self.visit(now, rest, &mut |view, connection| {
             let deadline = then.deadline(connection, shrink, now);
             let expires_in = then.expires_in(connection, deadline, now);
             if expires_in != view.expires_in {

@@ -304,7 +304,7 @@ impl Lab {
     fn numbers(&self) -> Option<[Half; 2]> {
         let mut found = None;
         let wanted = self.flow();
-        self.engine.visit(self.now, &mut |view, connection| {
+        self.engine.visit(self.now, &mut || {}, &mut |view, connection| {
             if view.flow == wanted {
                 found = Some([connection.original, connection.reply]);
             }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant as Monotonic, SystemTime};
 use crate::conntrack::Instant;
 
 /// How long work beside the packets goes on without a break.
-const STRETCH: Duration = Duration::from_micros(120);
+const STRETCH: Duration = Duration::from_micros(60);
 
 /// How long a break is, at least: the kernel makes some 50 µs of it (`PR_SET_TIMERSLACK`).
 const BREAK: Duration = Duration::from_micros(1);

@@ -6,7 +6,7 @@ use crate::wire::build;
 /// What comes of all: verdicts, counts, connections.
 fn outcome(lab: &Lab, verdicts: &[Verdict]) -> String {
     let mut connections = Vec::new();
-    lab.engine.visit(lab.now, &mut |view, connection| {
+    lab.engine.visit(lab.now, &mut || {}, &mut |view, connection| {
         connections.push((*view, *connection));
         true
     });

@@ -440,7 +440,7 @@ fn what_changes_meanwhile_acts_at_once() {
     let mut change = lab.engine.live();
     let (value, until, from_epoch) = (Some(Duration::from_secs(60)), None, 0);
     change.set_timer(LiveTimer { timer: Timer::Established, rule: None, value, until, from_epoch }).unwrap();
-    assert_eq!(lab.engine.preview(&change, lab.now), Change { affected: 1, ended: 0 });
+    assert_eq!(lab.engine.preview(&change, lab.now, &mut || {}), Change { affected: 1, ended: 0 });
     lab.engine.set_live(change);
     lab.advance(Duration::from_millis(200));
     assert_eq!(lab.keepalives().len(), 2);

@@ -170,7 +170,7 @@ fn a_live_change_acts_at_once_on_connections_that_exist() {
     lab.seconds(100);
     let mut change = lab.engine.live();
     change.set_timer(live(Timer::HalfClosed, 120, None, 0)).unwrap();
-    assert_eq!(lab.engine.preview(&change, lab.now), Change { affected: 1, ended: 0 });
+    assert_eq!(lab.engine.preview(&change, lab.now, &mut || {}), Change { affected: 1, ended: 0 });
     lab.engine.set_live(change.clone());
     assert_eq!(lab.view().unwrap().expires_in, Duration::from_secs(20));
     lab.seconds(21);
@@ -178,7 +178,7 @@ fn a_live_change_acts_at_once_on_connections_that_exist() {
 
     let mut lab = Lab::in_phase(Phase::HalfClosed);
     lab.seconds(200);
-    assert_eq!(lab.engine.preview(&change, lab.now), Change { affected: 1, ended: 1 });
+    assert_eq!(lab.engine.preview(&change, lab.now, &mut || {}), Change { affected: 1, ended: 1 });
     lab.engine.set_live(change);
     lab.advance(Duration::ZERO);
     assert_eq!(lab.phase(), None, "it was over already under the new value");
