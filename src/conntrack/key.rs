@@ -166,11 +166,19 @@ impl<A: Address> Key<A> {
         }
     }
 
+    /// All of it: the addresses, and the rest in 40 bits.
+    #[must_use]
+    #[inline(always)]
+    pub fn parts(&self) -> (A::Pair, u64) {
+        (self.addresses, u64::from(self.protocol.0) << 32 | u64::from(self.ports))
+    }
+
     /// Its hash by a secret.
     #[must_use]
     #[inline(always)]
     pub fn hash(&self, secret: &Secret) -> u64 {
-        A::hash_of(self.addresses, u64::from(self.protocol.0) << 32 | u64::from(self.ports), secret)
+        let (addresses, rest) = self.parts();
+        A::hash_of(addresses, rest, secret)
     }
 }
 

@@ -146,14 +146,14 @@ impl<A: Address> Table<A> {
             return Some((first, self.entries.get_mut(first)?));
         }
         let next = entry.next.0;
-        self.find_mut_from(next, *key)
+        self.find_mut_from(next, key.parts())
     }
 
     #[inline(never)]
-    fn find_mut_from(&mut self, mut slot: Slot, key: Key<A>) -> Option<(Slot, &mut Entry<A>)> {
+    fn find_mut_from(&mut self, mut slot: Slot, parts: (A::Pair, u64)) -> Option<(Slot, &mut Entry<A>)> {
         loop {
             let entry = self.entries.get(slot)?;
-            if entry.key == key {
+            if entry.key.parts() == parts {
                 return Some((slot, self.entries.get_mut(slot)?));
             }
             slot = entry.next.0;
