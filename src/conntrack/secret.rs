@@ -15,10 +15,8 @@ use aes::{
 use siphasher::sip::SipHasher13;
 
 /// The key of the hash, made ready.
-#[derive(Clone)]
 pub struct Secret(Cipher);
 
-#[derive(Clone)]
 enum Cipher {
     Aes(Aes128Enc),
     Sip([u64; 2]),
