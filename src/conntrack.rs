@@ -26,6 +26,7 @@ pub mod flow;
 pub mod keepalive;
 pub mod key;
 pub mod line;
+mod link;
 pub mod phase;
 pub mod proven;
 pub mod rare;

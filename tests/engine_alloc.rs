@@ -116,8 +116,11 @@ fn a_batch_that_is_looked_ahead_for_allocates_nothing() {
             }
         }
     });
-    // Where each is looked for, and itself.
-    assert_eq!((count, fetched.0.get()), (0, 10_000));
+    assert_eq!(count, 0);
+    // Where each is looked for, who is first there, and for one of five, with two buckets for
+    // each connection, who is second.
+    let seconds = fetched.0.get() - 10_000;
+    assert!((700..1_300).contains(&seconds), "{seconds}");
 }
 
 /// The shorter packet stands in memory that is there.

@@ -8,7 +8,7 @@ mod net;
 use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, FromRawFd},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -482,6 +482,36 @@ fn the_socket_is_found_among_others_and_not_inherited() {
             assert_eq!(unsafe { libc::fcntl(fd, libc::F_GETFD) }, libc::FD_CLOEXEC);
         }
         drop(others);
+    });
+}
+
+#[test]
+fn what_others_say_on_the_queues_socket_is_refused() {
+    let net = Net::new();
+    inside(&net.gateway, || {
+        let mut queue = Queue::open(settings(12)).unwrap();
+        // SAFETY: sockaddr_nl is plain data; all zero is valid.
+        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        let mut length = size_of_val(&address) as u32;
+        let socket = queue.as_fd().as_raw_fd();
+        // SAFETY: the address and its length live through the call.
+        let found = unsafe { libc::getsockname(socket, (&raw mut address).cast(), &raw mut length) };
+        assert_eq!(found, 0);
+        // Root, as whoever else may send to this kind of socket is.
+        // SAFETY: no pointers; it is ours alone.
+        let other = unsafe {
+            let socket = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_NETFILTER);
+            std::os::fd::OwnedFd::from_raw_fd(socket)
+        };
+        let forged = [0_u8; 64];
+        // SAFETY: pointers and lengths are those of the two locals.
+        let sent = unsafe {
+            let (octets, to) = (forged.as_ptr().cast(), (&raw const address).cast());
+            libc::sendto(other.as_raw_fd(), octets, forged.len(), 0, to, length)
+        };
+        let error = std::io::Error::last_os_error();
+        assert_eq!((sent, error.raw_os_error()), (-1, Some(libc::ECONNREFUSED)));
+        assert_eq!(queue.serve(Duration::ZERO, &mut |_, _| unreachable!()).unwrap(), 0);
     });
 }
 

@@ -13,10 +13,11 @@ use std::{
 
 use super::{
     fetch::Fetch,
+    link::Link,
     slab::{Index, Slab},
 };
 
-/// First slot of each bucket plus one. Written under the table's lock only.
+/// Where each bucket begins ([`Link`]). Written under the table's lock only.
 pub(super) type Buckets = Arc<[AtomicU32]>;
 
 /// The bucket of a hash: as far into so many as its lower half is into all numbers.
@@ -81,9 +82,8 @@ impl<T> Ahead<T> {
     /// Asks for the first entry in the bucket, the newest one; reads only the bucket.
     pub fn fetch_first(&self, hash: u64, with: &impl Fetch) {
         let Some(lists) = self.lists.get() else { return };
-        let Some(bucket) = lists.bucket(hash) else { return };
         // That of an empty bucket is in no piece.
-        let slot = bucket.load(Ordering::Relaxed).wrapping_sub(1) as usize;
+        let slot = lists.first(hash).slot() as usize;
         let Some(piece) = lists.pieces.get(slot / Slab::<T>::PIECE) else { return };
         let begin = piece.load(Ordering::Relaxed).cast_const();
         if !begin.is_null() {
@@ -92,9 +92,21 @@ impl<T> Ahead<T> {
             with.fetch_at(begin.wrapping_add(offset), octets);
         }
     }
+
+    /// Whether the first entry in the bucket is not the one with this hash; reads only the
+    /// bucket.
+    #[must_use]
+    pub fn is_first_another(&self, hash: u64) -> bool {
+        self.lists.get().is_some_and(|lists| lists.first(hash).leads_to_another(hash))
+    }
 }
 
 impl Lists {
+    fn first(&self, hash: u64) -> Link {
+        let bucket = self.bucket(hash);
+        bucket.map_or(Link::NOWHERE, |bucket| Link::of_word(bucket.load(Ordering::Relaxed)))
+    }
+
     fn bucket(&self, hash: u64) -> Option<&AtomicU32> {
         self.buckets.get(bucket_of(hash, self.buckets.len()))
     }

@@ -10,10 +10,12 @@ use std::sync::{
 use super::{
     Connection, Instant, Secret,
     ahead::{Ahead, Buckets, bucket_of},
+    fetch::Fetch,
     key::{Address, Key},
     line::{Line, Neighbours},
+    link::Link,
     rare::{Beside, Live, Rare, Whole},
-    slab::{Index, NONE, Slab, Stored},
+    slab::{Index, Slab},
     wheel::{Links, Popped, Timed, Wheel},
 };
 
@@ -32,7 +34,7 @@ pub struct Entry<A: Address> {
     /// What is known of it.
     pub connection: Connection,
     /// The next one in the same bucket.
-    next: Stored,
+    next: Link,
     links: Links,
 }
 
@@ -133,19 +135,19 @@ impl<A: Address> Table<A> {
     /// The slot of a connection.
     #[must_use]
     pub fn find(&self, key: &Key<A>, hash: u64) -> Option<Slot> {
-        self.find_from(self.first(hash)?, key)
+        self.find_from(self.first(hash)?.slot(), key)
     }
 
     /// As [`Self::find`], with the entry itself.
     #[inline(always)]
     pub fn find_mut(&mut self, key: &Key<A>, hash: u64) -> Option<(Slot, &mut Entry<A>)> {
-        let first = self.first(hash)?;
+        let first = self.first(hash)?.slot();
         // Nearly always it is the only one there.
         let entry = self.entries.get(first)?;
         if entry.key == *key {
             return Some((first, self.entries.get_mut(first)?));
         }
-        let next = entry.next.0;
+        let next = entry.next.slot();
         self.find_mut_from(next, key.parts())
     }
 
@@ -156,14 +158,22 @@ impl<A: Address> Table<A> {
             if entry.key.parts() == parts {
                 return Some((slot, self.entries.get_mut(slot)?));
             }
-            slot = entry.next.0;
+            slot = entry.next.slot();
         }
     }
 
-    /// The first slot of a bucket.
+    /// Where a bucket begins.
     #[inline(always)]
-    fn first(&self, hash: u64) -> Option<Slot> {
-        Some(self.bucket(hash)?.load(Ordering::Relaxed).wrapping_sub(1))
+    fn first(&self, hash: u64) -> Option<Link> {
+        Some(Link::of_word(self.bucket(hash)?.load(Ordering::Relaxed)))
+    }
+
+    /// Asks for the second entry in the bucket of a hash; reads the first.
+    pub fn fetch_second(&self, hash: u64, with: &impl Fetch) {
+        let first = self.first(hash).and_then(|first| self.entries.get(first.slot()));
+        if let Some(first) = first {
+            self.entries.fetch(first.next.slot(), with);
+        }
     }
 
     fn find_from(&self, mut slot: Slot, key: &Key<A>) -> Option<Slot> {
@@ -171,7 +181,7 @@ impl<A: Address> Table<A> {
             if entry.key == *key {
                 return Some(slot);
             }
-            slot = entry.next.0;
+            slot = entry.next.slot();
         }
         None
     }
@@ -213,9 +223,13 @@ impl<A: Address> Table<A> {
         let first = self.first(hash)?;
         let (links, mut connection) = (Links::default(), whole.common);
         connection.set_has_rare(false);
-        let slot = self.entries.insert(Entry { key, connection, next: Stored(first), links })?;
+        let slot = self.entries.insert(Entry { key, connection, next: first, links })?;
+        let Some(link) = Link::to(slot, hash) else {
+            self.entries.remove(slot);
+            return None;
+        };
         self.ahead.note(slot, &self.entries);
-        self.bucket(hash)?.store(slot.wrapping_add(1), Ordering::Relaxed);
+        self.bucket(hash)?.store(link.word(), Ordering::Relaxed);
         if let Some(mut live) = self.live(slot) {
             *live.rare_mut() = whole.rare;
         }
@@ -301,17 +315,17 @@ impl<A: Address> Table<A> {
     /// Takes an entry out of its bucket and its slot.
     fn unlink(&mut self, slot: Slot, secret: &Secret) -> Option<Entry<A>> {
         let entry = self.entries.get(slot)?;
-        let (hash, next) = (entry.key.hash(secret), entry.next.0);
-        let mut at = self.first(hash)?;
+        let (hash, next) = (entry.key.hash(secret), entry.next);
+        let mut at = self.first(hash)?.slot();
         if at == slot {
-            self.bucket(hash)?.store(next.wrapping_add(1), Ordering::Relaxed);
+            self.bucket(hash)?.store(next.word(), Ordering::Relaxed);
         } else {
             while let Some(before) = self.entries.get_mut(at) {
-                if before.next.0 == slot {
-                    before.next = Stored(next);
+                if before.next.slot() == slot {
+                    before.next = next;
                     break;
                 }
-                at = before.next.0;
+                at = before.next.slot();
             }
         }
         let entry = self.entries.remove(slot)?;
@@ -337,13 +351,50 @@ impl<A: Address> Table<A> {
     }
 }
 
-const _: () = assert!(NONE == u32::MAX, "an empty bucket and the end of a chain are the same number");
-
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::{
+        cell::RefCell,
+        net::{Ipv4Addr, Ipv6Addr},
+    };
 
     use super::*;
+    use crate::{conntrack::Phase, wire::Protocol};
+
+    /// What is asked for, in order.
+    #[derive(Default)]
+    struct Asked(RefCell<Vec<(*const u8, usize)>>);
+
+    impl Fetch for Asked {
+        fn fetch_at(&self, begin: *const u8, octets: usize) {
+            self.0.borrow_mut().push((begin, octets));
+        }
+    }
+
+    #[test]
+    fn who_is_second_in_a_bucket_is_fetched_where_the_first_is_another() {
+        let address = |last| Ipv4Addr::new(10, 0, 0, last);
+        let mut table = Table::new(1, Instant(0));
+        // Hashes of one bucket.
+        for hash in 1..=3_u64 {
+            let (key, opener) = Key::between((address(1), hash as u16), (address(2), 80), Protocol::TCP);
+            let connection = Connection::new(Phase::Established, opener, Instant(0));
+            table.insert(key, hash, connection.into(), Instant(1000)).unwrap();
+        }
+        let ahead = table.ahead();
+        assert_eq!([1, 2, 3, 4].map(|hash| ahead.is_first_another(hash)), [true, true, false, true]);
+        let asked = Asked::default();
+        ahead.fetch_first(2, &asked);
+        table.fetch_second(2, &asked);
+        let octets = Slab::<Entry<Ipv4Addr>>::octets();
+        let newest = asked.0.borrow()[0].0;
+        // They lie one behind the other, as they came.
+        assert_eq!(*asked.0.borrow(), [(newest, octets), (newest.wrapping_sub(octets), octets)]);
+        // Where nobody is, nothing is asked for.
+        assert!(!ahead.is_first_another(u64::from(u32::MAX)));
+        table.fetch_second(u64::from(u32::MAX), &asked);
+        assert_eq!(asked.0.borrow().len(), 2);
+    }
 
     /// A connection more costs this, and its bucket. Larger entries are paid for by every
     /// connection: what few have belongs beside the table.

@@ -1,5 +1,5 @@
 //! Reading ahead: who knows the next packets can have what they need fetched into
-//! the cache while others are judged. Changes nothing, and takes no lock.
+//! the cache while others are judged. Changes nothing, and waits for no lock.
 
 use super::{Prepared, Worker, prepare::Place};
 use crate::conntrack::{Fetch, Flow};
@@ -37,8 +37,11 @@ impl Worker {
         for place in foreseen.clone() {
             self.fetch_place(&place, with);
         }
-        for place in foreseen {
+        for place in foreseen.clone() {
             self.fetch(&place, with);
+        }
+        for place in foreseen {
+            self.fetch_second(&place, with);
         }
     }
 
@@ -57,6 +60,25 @@ impl Worker {
         match foreseen.is_ipv6 {
             false => ahead.ipv4.fetch_first(foreseen.hash, with),
             true => ahead.ipv6.fetch_first(foreseen.hash, with),
+        }
+    }
+
+    /// Fetches what comes behind in the same bucket, some time after [`Self::fetch`], where that
+    /// was another connection.
+    pub fn fetch_second(&self, foreseen: &Foreseen, with: &impl Fetch) {
+        let Foreseen { is_ipv6, hash } = *foreseen;
+        let is_another = self.engine.ahead_of(hash).is_some_and(|ahead| match is_ipv6 {
+            false => ahead.ipv4.is_first_another(hash),
+            true => ahead.ipv6.is_first_another(hash),
+        });
+        if !is_another {
+            return;
+        }
+        // Who has it now may change the chain.
+        let Some(shard) = self.engine.shard_of(hash).1.try_lock() else { return };
+        match is_ipv6 {
+            false => shard.ipv4.fetch_second(hash, with),
+            true => shard.ipv6.fetch_second(hash, with),
         }
     }
 }

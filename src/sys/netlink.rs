@@ -307,7 +307,7 @@ pub(crate) fn readable(fd: RawFd, timeout: Duration) -> io::Result<bool> {
 pub(crate) fn send(fd: RawFd, bytes: &[u8]) -> io::Result<()> {
     loop {
         // SAFETY: pointer and length are those of one slice. A netlink socket
-        // that is not connected sends to the kernel.
+        // sends to the kernel, unless it is connected to somebody else.
         let sent = unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), 0) };
         if sent >= 0 {
             return Ok(());
@@ -319,18 +319,31 @@ pub(crate) fn send(fd: RawFd, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
+/// From now on only the kernel is heard: whoever else sends something to this socket is
+/// refused by it.
+pub(crate) fn hear_only_the_kernel(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: sockaddr_nl is plain data; all zero is valid, and names the kernel.
+    let mut kernel: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+    kernel.nl_family = libc::AF_NETLINK as u16;
+    // SAFETY: the address lives through the call and its true size is given.
+    check(unsafe { libc::connect(fd.as_raw_fd(), (&raw const kernel).cast(), size_of_val(&kernel) as u32) })
+        .map(drop)
+}
+
 fn receive(fd: RawFd, buffer: &mut [u8], flags: i32) -> io::Result<usize> {
     loop {
-        // SAFETY: pointer and length are those of one exclusive slice.
-        let received = unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), flags) };
-        if let Ok(length) = usize::try_from(received) {
-            return Ok(length);
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
+        match receive_once(fd, buffer, flags) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
         }
     }
+}
+
+/// Receives a datagram and returns its length; a signal ends the wait.
+pub(crate) fn receive_once(fd: RawFd, buffer: &mut [u8], flags: i32) -> io::Result<usize> {
+    // SAFETY: pointer and length are those of one exclusive slice.
+    let received = unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), flags) };
+    usize::try_from(received).map_err(|_| io::Error::last_os_error())
 }
 
 /// Sets an integer socket option.

@@ -19,6 +19,8 @@ use std::{
 
 pub use proc::{QueueLoss, losses};
 
+use arrayvec::ArrayVec;
+
 use self::{
     answers::Answers,
     batch::Batch,
@@ -387,24 +389,20 @@ impl Queue {
         loop {
             // One datagram is one message, so that this is the whole batch. Written where it
             // stays: most batches are far from full, and all of it is longer than a packet.
-            let mut batch: [Option<(Incoming<'_>, Option<J::Seen<'_>>)>; BATCH] = [const { None }; BATCH];
-            let mut count = 0;
-            for (place, message) in batch.iter_mut().zip(&mut messages) {
+            let mut batch: ArrayVec<(Incoming<'_>, Option<J::Seen<'_>>), BATCH> = ArrayVec::new();
+            for message in messages.by_ref().take(BATCH) {
                 let incoming = message::read(&message);
                 let seen = match &incoming {
                     Incoming::Packet(_, queued) => Some(judge.look(queued)),
                     Incoming::Unreadable(_) | Incoming::Refused { .. } | Incoming::Other => None,
                 };
-                *place = Some((incoming, seen));
-                count += 1;
+                batch.push((incoming, seen));
             }
-            let is_full = count == BATCH;
-            let batch = batch.get(..count).unwrap_or_default();
             // What is judged at once is not worth fetching before.
-            if count > 1 {
-                judge.prepare(batch.iter().flatten().filter_map(|(_, seen)| seen.as_ref()));
+            if batch.len() > 1 {
+                judge.prepare(batch.iter().filter_map(|(_, seen)| seen.as_ref()));
             }
-            for (incoming, seen) in batch.iter().flatten() {
+            for (incoming, seen) in &batch {
                 match (incoming, seen) {
                     (Incoming::Packet(id, queued), Some(seen)) => {
                         judged += 1;
@@ -429,7 +427,7 @@ impl Queue {
                     (Incoming::Packet(..) | Incoming::Other, _) => {}
                 }
             }
-            if !is_full {
+            if !batch.is_full() {
                 return Ok(judged);
             }
         }
@@ -514,6 +512,7 @@ fn configure(nfq: &mut nfq::Queue, fd: RawFd, settings: &QueueSettings, copy_ran
     // SAFETY: `nfq` keeps the descriptor open.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     netlink::set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, wanted)?;
+    netlink::hear_only_the_kernel(fd)?;
     Ok(tells_conntrack)
 }
 

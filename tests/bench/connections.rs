@@ -108,3 +108,11 @@ pub(crate) fn in_window(family: Family, connections: u32, packets: usize) -> Vec
     };
     (0..packets).map(|_| next()).collect()
 }
+
+/// Octets of memory that this process has, without what it has of files, as its code.
+pub(crate) fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let mut pages = statm.split(' ').skip(1).map(|pages| pages.parse::<usize>().unwrap_or(0));
+    let (all, of_files) = (pages.next().unwrap_or(0), pages.next().unwrap_or(0));
+    all.saturating_sub(of_files) * 4096
+}

@@ -13,7 +13,7 @@ use std::{
     time::Instant as Clock,
 };
 
-use connections::{BATCH, Family, NOW, establish, in_window, judge_batches, meta, open_policy};
+use connections::{BATCH, Family, NOW, establish, in_window, judge_batches, meta, open_policy, resident};
 use halfgate::{
     conntrack::Instant,
     engine::{Engine, Verdict},
@@ -21,11 +21,6 @@ use halfgate::{
 
 const ROUNDS: usize = 7;
 const PACKETS: usize = 1_000_000;
-
-fn resident() -> usize {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4096
-}
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

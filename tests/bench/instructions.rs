@@ -9,6 +9,7 @@
 
 #![allow(clippy::print_stdout, reason = "its result is a number on standard output")]
 
+#[allow(dead_code, reason = "others use the rest")]
 mod connections;
 mod rule_set;
 

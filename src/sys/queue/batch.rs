@@ -3,14 +3,15 @@
 
 use std::{io, os::fd::RawFd};
 
+use crate::sys::netlink;
+
 /// Buffers for a number of datagrams, and the kernel's lists that point to them.
 pub(super) struct Batch {
     memory: Box<[u8]>,
     room: usize,
     headers: Box<[libc::mmsghdr]>,
-    // Both are only pointed to by `headers`, but must live as long.
+    // Only pointed to by `headers`, but must live as long.
     _vectors: Box<[libc::iovec]>,
-    senders: Box<[libc::sockaddr_nl]>,
 }
 
 // SAFETY: the pointers in `headers` and `_vectors` lead only into the boxes
@@ -22,35 +23,32 @@ impl Batch {
     pub(super) fn new(count: usize, room: usize) -> Self {
         let room = room.next_multiple_of(64);
         let mut memory = vec![0_u8; room * count].into_boxed_slice();
-        // SAFETY: sockaddr_nl and mmsghdr are plain data; all zero is valid.
-        let mut senders: Box<[libc::sockaddr_nl]> = vec![unsafe { std::mem::zeroed() }; count].into();
         let mut vectors: Box<[libc::iovec]> = memory
             .chunks_exact_mut(room)
             .map(|chunk| libc::iovec { iov_base: chunk.as_mut_ptr().cast(), iov_len: room })
             .collect();
         let headers = vectors
             .iter_mut()
-            .zip(&mut senders)
-            .map(|(vector, sender)| {
-                // SAFETY: as above.
+            .map(|vector| {
+                // SAFETY: mmsghdr is plain data; all zero is valid.
                 let mut header: libc::mmsghdr = unsafe { std::mem::zeroed() };
                 header.msg_hdr.msg_iov = vector;
                 header.msg_hdr.msg_iovlen = 1;
-                header.msg_hdr.msg_name = std::ptr::from_mut(sender).cast();
-                header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_nl>() as u32;
                 header
             })
             .collect();
-        Self { memory, room, headers, _vectors: vectors, senders }
+        Self { memory, room, headers, _vectors: vectors }
     }
 
     /// Takes what waits, up to `most`, and if that is nothing and it `may_wait`, waits for the
     /// first, as long as the socket's patience is. Returns how many datagrams.
     pub(super) fn receive(&mut self, fd: RawFd, may_wait: bool, most: usize) -> io::Result<usize> {
+        if most == 1 {
+            return self.receive_one(fd, may_wait).map(|()| 1);
+        }
         let flags = if may_wait { libc::MSG_WAITFORONE } else { libc::MSG_DONTWAIT };
-        // SAFETY: every header points to one iovec and one address of our own,
-        // and each iovec to `room` octets of our own memory; the exclusive
-        // borrow keeps everybody else away from them.
+        // SAFETY: every header points to one iovec of our own and this to `room` octets of our
+        // own memory; the exclusive borrow keeps everybody else away from them.
         let received = unsafe {
             libc::recvmmsg(
                 fd,
@@ -63,16 +61,24 @@ impl Batch {
         usize::try_from(received).map_err(|_| io::Error::last_os_error())
     }
 
+    /// As above, for one: a call without lists.
+    fn receive_one(&mut self, fd: RawFd, may_wait: bool) -> io::Result<()> {
+        let flags = if may_wait { 0 } else { libc::MSG_DONTWAIT };
+        let (Some(header), Some(memory)) = (self.headers.first_mut(), self.memory.get_mut(..self.room))
+        else {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        };
+        header.msg_len = netlink::receive_once(fd, memory, flags)? as u32;
+        Ok(())
+    }
+
     /// The datagrams of the last [`Self::receive`], which returned `count`.
-    /// Those that did not come from the kernel are left out.
     pub(super) fn datagrams(&self, count: usize) -> impl Iterator<Item = &[u8]> {
         self.headers
             .iter()
-            .zip(&self.senders)
             .zip(self.memory.chunks_exact(self.room))
             .take(count)
-            .filter(|((_, sender), _)| sender.nl_pid == 0)
-            .map(|((header, _), memory)| memory.get(..header.msg_len as usize).unwrap_or(memory))
+            .map(|(header, memory)| memory.get(..header.msg_len as usize).unwrap_or(memory))
     }
 }
 

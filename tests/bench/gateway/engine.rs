@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant as Clock},
 };
 
-use connections::{Family, NOW, establish, in_window, judge_batches, meta, open_policy};
+use connections::{Family, NOW, establish, in_window, judge_batches, meta, open_policy, resident};
 use halfgate::{
     conntrack::Instant,
     engine::{Engine, Existing, Verdict},
@@ -221,12 +221,6 @@ pub(crate) struct Together {
     pub(crate) rate: f64,
     /// How often one waited for another's lock, a hundred packets.
     pub(crate) waits: f64,
-}
-
-/// Octets of memory that this process has.
-fn resident() -> usize {
-    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4096
 }
 
 /// A rule set and packets that it is asked about.

@@ -29,6 +29,8 @@ pub(crate) const DISCARD: u16 = 9;
 /// What a test's traffic goes through.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Way {
+    /// No rules at all
+    Plain,
     /// nftables with conntrack, no queue
     Conntrack,
     /// A queue whose consumer accepts everything, one packet a system call
@@ -124,6 +126,7 @@ impl Lab {
             scratch: Scratch::new("bench")?,
         };
         match way {
+            Way::Plain => {}
             Way::Conntrack => lab.tool("nft", &[CONNTRACK])?,
             Way::Floor => lab.start_floor(&programs.floor, "1")?,
             Way::Many => lab.start_floor(&programs.floor, MANY)?,

@@ -22,7 +22,7 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::Command,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::Context as _;
@@ -37,7 +37,7 @@ use table::{Row, Target};
 const MARKS: [&str; 2] = ["<!-- what tests/bench/run.sh --write puts here -->", "<!-- to here -->"];
 
 /// halfgate beside its references, in alternating runs, as a table
-#[derive(Parser, Debug)]
+#[derive(Parser, Clone, Debug)]
 #[command(name = "run.sh")]
 struct Args {
     /// Only these measurements, all of them if left out; see --list
@@ -213,12 +213,12 @@ fn measure(measurement: Measurement, args: &Args, programs: &Programs) -> anyhow
 }
 
 /// The same in two networks, in turns; whoever is second in one round is first in the next.
-fn alternate<T>(
+fn alternate<T, U>(
     args: &Args,
     what: &str,
     mut ours: impl FnMut() -> anyhow::Result<T>,
-    mut theirs: impl FnMut() -> anyhow::Result<T>,
-) -> anyhow::Result<(Vec<T>, Vec<T>)> {
+    mut theirs: impl FnMut() -> anyhow::Result<U>,
+) -> anyhow::Result<(Vec<T>, Vec<U>)> {
     let (mut left, mut right) = (Vec::new(), Vec::new());
     for round in 0..args.runs {
         eprintln!("{what}: round {} of {}", round + 1, args.runs);
@@ -237,6 +237,7 @@ fn streams(traffic: Traffic, way: Way, args: &Args, programs: &Programs) -> anyh
     let (reference, against, how) = match way {
         Way::Full => (Way::Floor, "floor", "full inspection"),
         Way::Fast
+        | Way::Plain
         | Way::Conntrack
         | Way::Floor
         | Way::Chains
@@ -309,6 +310,12 @@ fn connections(reference: Way, args: &Args, programs: &Programs) -> anyhow::Resu
     Ok(vec![Row { what: what.to_owned(), unit: "a second", against, ours, theirs, target }])
 }
 
+/// The bare one, one packet a system call.
+const FLOOR: &str = "floor";
+
+/// In place of halfgate: what is left to whoever keeps conntrack.
+const OF_FLOOR: &str = "the floor behind the same chains";
+
 /// The floor of batch 32 where halfgate's chains and conntrack are.
 const SAME_CHAINS: &str = "floor of batch 32, same chains";
 
@@ -324,49 +331,65 @@ fn verdicts(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
     Ok(vec![Row { what: what.to_owned(), unit, against, ours, theirs, target }])
 }
 
-/// What a queue adds is what an echo takes longer than in a network without one.
+/// What a queue adds is what an echo takes longer than in the same network without one: with
+/// conntrack, or without any rules as the floor's. A machine's speed swings over seconds, so
+/// that all are measured beside each other many times a run.
 fn latency(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
-    let mut rows = latency_beside(args, programs, Way::Floor, "floor")?;
-    rows.extend(latency_beside(args, programs, Way::Chains, SAME_CHAINS)?);
-    Ok(rows)
-}
-
-fn latency_beside(
-    args: &Args,
-    programs: &Programs,
-    floor: Way,
-    against: &'static str,
-) -> anyhow::Result<Vec<Row>> {
-    let labs = (Lab::new(Way::Full, programs)?, Lab::new(floor, programs)?);
-    let bare = Lab::new(Way::Conntrack, programs)?;
+    const TURNS: u32 = 4;
+    let lab = |way| Lab::new(way, programs);
+    let (full, chains, conntrack) = (lab(Way::Full)?, lab(Way::Chains)?, lab(Way::Conntrack)?);
+    let (floor, plain) = (lab(Way::Floor)?, lab(Way::Plain)?);
     let what = "latency that the queue adds to a packet";
-    let added = |lab: &Lab| -> anyhow::Result<(f64, f64)> {
-        let (without, with) = (small::echoes(&bare, args.seconds)?, small::echoes(lab, args.seconds)?);
-        Ok(((with.half - without.half) / 2.0, (with.of_hundred - without.of_hundred) / 2.0))
+    let added = |with: &Lab, without: &Lab| -> anyhow::Result<[f64; 2]> {
+        let time = Duration::from_secs(args.seconds) / TURNS;
+        let (without, with) = (small::echoes(without, time)?, small::echoes(with, time)?);
+        Ok([(with.half - without.half) / 2.0, (with.of_hundred - without.of_hundred) / 2.0])
     };
-    let (ours, theirs) = alternate(args, what, || added(&labs.0), || added(&labs.1))?;
-    let row = |name: &str, of: fn(&(f64, f64)) -> f64| Row {
-        what: format!("{what}, {name}"),
-        unit: "µs",
-        against,
-        ours: ours.iter().map(of).collect(),
-        theirs: theirs.iter().map(of).collect(),
-        target: Target::AtMost(1.2),
+    let turns = Args { runs: args.runs * TURNS, ..args.clone() };
+    let ours = || added(&full, &conntrack);
+    let theirs = || Ok((added(&floor, &plain)?, added(&chains, &conntrack)?));
+    let (ours, theirs) = alternate(&turns, what, ours, theirs)?;
+    let (floor, chains): (Vec<_>, Vec<_>) = theirs.into_iter().unzip();
+    let row = |what: &str, against, ours: &[[f64; 2]], theirs: &[[f64; 2]], target| {
+        [(0, "half of them"), (1, "99 of 100")].map(|(part, name)| Row {
+            what: format!("{what}, {name}"),
+            unit: "µs",
+            against,
+            ours: ours.iter().map(|both| both[part]).collect(),
+            theirs: theirs.iter().map(|both| both[part]).collect(),
+            target,
+        })
     };
-    Ok(vec![row("half of them", |both| both.0), row("99 of 100", |both| both.1)])
+    let (target, of_floor) = (Target::AtMost(1.2), format!("{what}, {OF_FLOOR}"));
+    let rows = [
+        row(what, FLOOR, &ours, &floor, target),
+        row(what, SAME_CHAINS, &ours, &chains, target),
+        row(&of_floor, FLOOR, &chains, &floor, Target::None),
+    ];
+    Ok(rows.into_iter().flatten().collect())
 }
 
 fn flood(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
     let what = "SYNs of a flood from 65,536 sources";
     // Each run in networks of its own: a flood fills the tables of the last one.
     let run = |way| -> anyhow::Result<f64> { small::flood(&Lab::new(way, programs)?, args.seconds) };
-    let mut rows = Vec::new();
-    for (floor, against) in [(Way::Many, "floor of batch 32"), (Way::Chains, SAME_CHAINS)] {
-        let (ours, theirs) = alternate(args, what, || run(Way::Fast), || run(floor))?;
-        let (what, unit, target) = (what.to_owned(), "1,000 taken a second", Target::AtLeast(0.8));
-        rows.push(Row { what, unit, against, ours, theirs, target });
-    }
-    Ok(rows)
+    let (ours, theirs) =
+        alternate(args, what, || run(Way::Fast), || Ok((run(Way::Many)?, run(Way::Chains)?)))?;
+    let (floor, chains): (Vec<_>, Vec<_>) = theirs.into_iter().unzip();
+    let row = |what: &str, against, ours: &[f64], theirs: &[f64], target| Row {
+        what: what.to_owned(),
+        unit: "1,000 taken a second",
+        against,
+        ours: ours.to_vec(),
+        theirs: theirs.to_vec(),
+        target,
+    };
+    let target = Target::AtLeast(0.8);
+    Ok(vec![
+        row(what, "floor of batch 32", &ours, &floor, target),
+        row(what, SAME_CHAINS, &ours, &chains, target),
+        row(&format!("{what}, {OF_FLOOR}"), "floor of batch 32", &chains, &floor, Target::None),
+    ])
 }
 
 /// That the floor of this tree is as fast as another one.
@@ -475,7 +498,7 @@ fn stall(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
         let what =
             format!("latency of 999 of 1,000 echoes, {} connections, {}", args.connections, work.name());
         let ours = || many.fill().and_then(|()| many.echoes(work, args.seconds));
-        let theirs = || Ok(small::echoes(&floor, args.seconds)?.of_thousand);
+        let theirs = || Ok(small::echoes(&floor, Duration::from_secs(args.seconds))?.of_thousand);
         let (ours, theirs) = alternate(args, &what, ours, theirs)?;
         rows.push(Row { what, unit: "µs", against: "floor", ours, theirs, target: Target::AtMost(1.5) });
     }

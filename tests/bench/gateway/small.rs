@@ -101,7 +101,7 @@ pub(crate) struct Times {
 
 /// Datagrams and their answers, one after the other, both through the gateway. Their ends go
 /// before everybody, as if they were not on its processors, where no gateway's are.
-pub(crate) fn echoes(lab: &Lab, seconds: u64) -> anyhow::Result<Times> {
+pub(crate) fn echoes(lab: &Lab, time: Duration) -> anyhow::Result<Times> {
     let to = SocketAddr::new(server(), STREAM);
     let echo = lab.three.server.enter(|| UdpSocket::bind(to))??;
     echo.set_read_timeout(Some(Duration::from_millis(100)))?;
@@ -123,7 +123,7 @@ pub(crate) fn echoes(lab: &Lab, seconds: u64) -> anyhow::Result<Times> {
         let asks = scope.spawn(|| -> anyhow::Result<()> {
             first();
             let start = Instant::now();
-            while start.elapsed() < Duration::from_secs(seconds) {
+            while start.elapsed() < time {
                 let sent = Instant::now();
                 client.send(&[0; 64])?;
                 // One that is lost is later than all others.

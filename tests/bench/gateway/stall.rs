@@ -130,7 +130,7 @@ impl Filled {
                     }
                 }
             });
-            let late = small::echoes(&self.lab, seconds);
+            let late = small::echoes(&self.lab, Duration::from_secs(seconds));
             over.store(true, Ordering::Relaxed);
             worker.join().map_err(|_| anyhow::anyhow!("the work panicked"))??;
             late.map(|times| times.of_thousand)

@@ -13,6 +13,8 @@ pub(crate) enum Target {
     Under(f64),
     /// The median is within what the reference showed in any run
     NoMore,
+    /// Nothing: it is no row of halfgate's
+    None,
 }
 
 /// One line of the table: the same in alternating runs of two ways.
@@ -66,6 +68,7 @@ impl Row {
             Target::AtLeast(least) => ratio >= least,
             Target::AtMost(most) => ratio <= most,
             Target::Under(most) => median(&self.ours) <= most,
+            Target::None => true,
             Target::NoMore => {
                 let most = self.theirs.iter().copied().fold(0.0, f64::max);
                 median(&self.ours) <= most
@@ -76,15 +79,20 @@ impl Row {
     pub(crate) fn line(&self) -> String {
         let ratio = match self.target {
             Target::NoMore | Target::Under(_) => "-".to_owned(),
-            Target::AtLeast(_) | Target::AtMost(_) => spread(&self.ratios()),
+            Target::AtLeast(_) | Target::AtMost(_) | Target::None => spread(&self.ratios()),
         };
         let target = match self.target {
             Target::AtLeast(least) => format!(">= {least}"),
             Target::AtMost(most) => format!("<= {most}"),
             Target::Under(most) => format!("<= {most} {}", self.unit),
             Target::NoMore => "no more".to_owned(),
+            Target::None => "-".to_owned(),
         };
-        let met = if self.is_met() { "yes" } else { "**no**" };
+        let met = match (self.target, self.is_met()) {
+            (Target::None, _) => "-",
+            (_, true) => "yes",
+            (_, false) => "**no**",
+        };
         let (ours, theirs) = (spread(&self.ours), spread(&self.theirs));
         format!(
             "| {} | {} | {ours} | {}: {theirs} | {ratio} | {target} | {met} |",
@@ -139,6 +147,8 @@ mod tests {
         assert!(row(&[0.0, 2.0, 9.0], &[0.0, 3.0, 1.0], Target::NoMore).is_met());
         assert!(!row(&[3.0], &[9.0], Target::Under(2.0)).is_met());
         assert!(row(&[1.0], &[2.0], Target::AtLeast(0.95)).line().ends_with("| **no** |"));
+        let none = row(&[1.0], &[2.0], Target::None);
+        assert!(none.line().ends_with("| 0.50 (0.50 to 0.50) | - | - |"), "{}", none.line());
     }
 
     #[test]
