@@ -61,7 +61,11 @@ fn honest_clients_connect_amid_a_flood_and_the_limit_holds(family: Family) {
             most
         });
         let pairs = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            gateway.eventually("the flood has filled the limit", SOON, || half_open(&gateway) == LIMIT);
+            // On a slow machine as many end by their timer as come, so that the count is full
+            // only for moments.
+            gateway.eventually("the flood has filled the limit", SOON, || {
+                gateway.log().contains("limit embryonic.per_destination passed")
+            });
             let honest = |_| {
                 let client = gateway.connect(family, 80);
                 (client, accept(&listener).0)
