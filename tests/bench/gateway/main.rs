@@ -235,7 +235,7 @@ fn alternate<T, U>(
 
 fn streams(traffic: Traffic, way: Way, args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
     let (reference, against, how) = match way {
-        Way::Full => (Way::Floor, "floor", "full inspection"),
+        Way::Full => (Way::Floor, FLOOR, "full inspection"),
         Way::Fast
         | Way::Plain
         | Way::Conntrack
@@ -313,6 +313,9 @@ fn connections(reference: Way, args: &Args, programs: &Programs) -> anyhow::Resu
 /// The bare one, one packet a system call.
 const FLOOR: &str = "floor";
 
+/// The bare one, many packets a system call.
+const FLOOR_OF_MANY: &str = "floor of batch 32";
+
 /// In place of halfgate: what is left to whoever keeps conntrack.
 const OF_FLOOR: &str = "the floor behind the same chains";
 
@@ -345,7 +348,7 @@ fn latency(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
         let (without, with) = (small::echoes(without, time)?, small::echoes(with, time)?);
         Ok([(with.half - without.half) / 2.0, (with.of_hundred - without.of_hundred) / 2.0])
     };
-    let turns = Args { runs: args.runs * TURNS, ..args.clone() };
+    let turns = Args { runs: args.runs.saturating_mul(TURNS), ..args.clone() };
     let ours = || added(&full, &conntrack);
     let theirs = || Ok((added(&floor, &plain)?, added(&chains, &conntrack)?));
     let (ours, theirs) = alternate(&turns, what, ours, theirs)?;
@@ -386,9 +389,9 @@ fn flood(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
     };
     let target = Target::AtLeast(0.8);
     Ok(vec![
-        row(what, "floor of batch 32", &ours, &floor, target),
+        row(what, FLOOR_OF_MANY, &ours, &floor, target),
         row(what, SAME_CHAINS, &ours, &chains, target),
-        row(&format!("{what}, {OF_FLOOR}"), "floor of batch 32", &chains, &floor, Target::None),
+        row(&format!("{what}, {OF_FLOOR}"), FLOOR_OF_MANY, &chains, &floor, Target::None),
     ])
 }
 
@@ -500,7 +503,7 @@ fn stall(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
         let ours = || many.fill().and_then(|()| many.echoes(work, args.seconds));
         let theirs = || Ok(small::echoes(&floor, Duration::from_secs(args.seconds))?.of_thousand);
         let (ours, theirs) = alternate(args, &what, ours, theirs)?;
-        rows.push(Row { what, unit: "µs", against: "floor", ours, theirs, target: Target::AtMost(1.5) });
+        rows.push(Row { what, unit: "µs", against: FLOOR, ours, theirs, target: Target::AtMost(1.5) });
     }
     Ok(rows)
 }
