@@ -109,7 +109,7 @@ fn the_second_kind_of_iptables_is_used_where_the_first_refuses() {
     with_xtables(|| {
         tools(&[], &[&RESTORE[..2], &RESTORE6[..2]].concat());
         table::install(&spec("f", Fail::Closed), Diversion::Xtables).expect("the legacy kind can");
-        let rules = run("iptables-legacy", "-t mangle -S FORWARD");
+        let rules = run("iptables-legacy", "-t mangle -S halfgate");
         assert_eq!(rules.matches("NFQUEUE").count(), 3, "{rules}");
         let whole = TableState::Live { diversion: Diversion::Xtables, intact: true };
         assert_eq!(table::state().expect("asked"), whole);

@@ -22,8 +22,8 @@ use super::{
     Diversion, TableError, TableSpec,
     errands::{ct_mark_has, ct_mark_lacks, set_ct_mark},
     rules::{
-        Document, and, equals, field, is_not_renumbered, is_of, is_related, known, mark_is, or, set_mark,
-        string, to_queue, with,
+        Document, and, equals, field, is_not_renumbered, is_of, is_related, jump, known, mark_is, or,
+        set_mark, string, to_queue, with,
     },
 };
 use crate::{
@@ -32,39 +32,31 @@ use crate::{
 };
 
 impl Document {
-    /// Before the queue, and before nearly all other rules: what rides goes by. It bears the
-    /// bit of an accept, as everything does that passes, and no other of ours.
-    pub(super) fn pass_riders(&mut self, chain: &str, marks: Marks) {
-        for (protocol, carries_on) in [(Protocol::TCP, Some(carries_on())), (Protocol::UDP, None)] {
-            let notedr = [is_of(protocol), ct_mark_has(marks.fast()), known()];
-            let passes = [set_mark(!marks.mask(), marks.inspected()), Statement::Accept(None)];
-            self.rule(chain, notedr.into_iter().chain(carries_on).chain(passes).collect());
-        }
+    /// What [`Document::divert_known`] does with UDP, for all hooks: in a chain of its own nothing
+    /// is asked of a datagram that only segments can be.
+    pub(super) fn datagrams(&mut self, spec: &TableSpec, diversion: Diversion) -> Result<(), TableError> {
+        self.chain(DATAGRAMS);
+        self.rule(DATAGRAMS, with(rides(spec.marks), pass(spec.marks)));
+        self.rule(DATAGRAMS, with(is_usual(spec.marks), queue_known(spec, diversion)?));
+        Ok(())
     }
 
-    /// Behind that: what nearly every other packet is, of a connection that conntrack knows and
-    /// of which its entry says nothing that the rules below would ask. They would all be asked
-    /// in vain, and give it the same bits.
-    pub(super) fn divert_usual(
+    /// Before the queue, and before nearly all other rules: what rides goes by. Behind that comes
+    /// what nearly every other packet is, of a connection that conntrack knows and of which its
+    /// entry says nothing that the rules below would ask. They would all be asked in vain, and
+    /// give it the same bits.
+    pub(super) fn divert_known(
         &mut self,
         chain: &str,
         spec: &TableSpec,
         diversion: Diversion,
     ) -> Result<(), TableError> {
-        let marks = spec.marks;
-        for (protocol, carries_on) in [(Protocol::TCP, Some(carries_on())), (Protocol::UDP, None)] {
-            let usual = [is_of(protocol), ct_mark_lacks(noted(marks)), known(), is_not_renumbered()];
-            let keep = !marks.mask();
-            let to_queue = match diversion {
-                Diversion::Native => {
-                    [set_mark(keep, marks.known()), to_queue(spec.packet_queues()?, spec.fail)]
-                }
-                Diversion::Xtables => {
-                    [set_mark(keep, marks.known() | marks.divert()), Statement::Return(None)]
-                }
-            };
-            self.rule(chain, usual.into_iter().chain(carries_on).chain(to_queue).collect());
-        }
+        self.rule(chain, vec![is_of(Protocol::UDP), jump(DATAGRAMS)]);
+        let is_segment = || vec![is_of(Protocol::TCP)];
+        let rides = [is_segment(), rides(spec.marks), vec![carries_on()]].concat();
+        self.rule(chain, with(rides, pass(spec.marks)));
+        let usual = [is_segment(), is_usual(spec.marks), vec![is_not_renumbered(), carries_on()]].concat();
+        self.rule(chain, with(usual, queue_known(spec, diversion)?));
         Ok(())
     }
 
@@ -110,9 +102,37 @@ impl Document {
     }
 }
 
+/// The chain that datagrams go through first.
+const DATAGRAMS: &str = "datagrams";
+
 /// All that the rules say of a connection in its conntrack mark.
 const fn noted(marks: Marks) -> u32 {
     marks.fast() | marks.candidate() | marks.latest() | marks.opened_behind()
+}
+
+/// A verdict has let its connection ride.
+fn rides(marks: Marks) -> Vec<Statement<'static>> {
+    vec![ct_mark_has(marks.fast()), known()]
+}
+
+/// It bears the bit of an accept, as everything does that passes, and no other of ours.
+fn pass(marks: Marks) -> [Statement<'static>; 2] {
+    [set_mark(!marks.mask(), marks.inspected()), Statement::Accept(None)]
+}
+
+/// Its connection is known, and nothing is noted of it.
+fn is_usual(marks: Marks) -> Vec<Statement<'static>> {
+    vec![ct_mark_lacks(noted(marks)), known()]
+}
+
+/// To the queue of what conntrack knows.
+fn queue_known(spec: &TableSpec, diversion: Diversion) -> Result<[Statement<'static>; 2], TableError> {
+    let (marks, keep) = (spec.marks, !spec.marks.mask());
+    Ok(match diversion {
+        Diversion::Native => [set_mark(keep, marks.known()), to_queue(spec.packet_queues()?, spec.fail)],
+        // The rule in `mangle` queues it.
+        Diversion::Xtables => [set_mark(keep, marks.known() | marks.divert()), Statement::Accept(None)],
+    })
 }
 
 /// TCP, and neither SYN nor FIN nor RST.

@@ -11,13 +11,13 @@ use std::collections::HashSet;
 use nftables::{
     expr::Expression,
     schema::{NfListObject, Set, SetFlag, SetType, SetTypeValue},
-    stmt::{JumpTarget, Operator, SetOp, Statement},
+    stmt::{Operator, SetOp, Statement},
     types::NfFamily,
 };
 
 use super::{
     NAME,
-    rules::{Document, and, equals, field, mark_has, string, syn},
+    rules::{Document, and, equals, field, jump, mark_has, string, syn},
 };
 use crate::{
     conntrack::proven::{MOST_PROVEN, PROVEN_FOR},
@@ -66,7 +66,7 @@ impl Document {
     pub(super) fn take_proofs(&mut self, hook: Hook, chain: &str, marks: Marks) {
         if hook != Hook::Output {
             let either = mark_has(marks.proof() | marks.discard(), Operator::NEQ);
-            self.rule(chain, vec![either, Statement::Jump(JumpTarget { target: PROOFS.into() })]);
+            self.rule(chain, vec![either, jump(PROOFS)]);
         }
     }
 }

@@ -67,6 +67,7 @@ pub(super) fn live(spec: &TableSpec, diversion: Diversion, notes: &Notes) -> Res
     for (ipv6, length) in spec.blocked.each() {
         table.set_of_blocked(ipv6, length);
     }
+    table.datagrams(spec, diversion)?;
     for (hook, share) in touched(spec) {
         let Some(share) = share else {
             match hook {
@@ -254,8 +255,7 @@ impl Document {
 
     fn jump_to_exempt(&mut self, chain: &str, hook: Hook) {
         if hook != Hook::Forward {
-            let target = format!("exempt_{}", name(hook)).into();
-            self.rule(chain, vec![Statement::Jump(JumpTarget { target })]);
+            self.rule(chain, vec![jump(&format!("exempt_{}", name(hook)))]);
         }
     }
 
@@ -273,8 +273,7 @@ impl Document {
         if hook == Hook::Forward {
             // Nothing is exempt, and what rides is most of what comes.
             self.drop_blocked(&chain, hook, spec);
-            self.pass_riders(&chain, marks);
-            self.divert_usual(&chain, spec, diversion)?;
+            self.divert_known(&chain, spec, diversion)?;
             self.wipe(&chain, hook, marks);
         } else {
             self.wipe(&chain, hook, marks);
@@ -283,8 +282,7 @@ impl Document {
             self.jump_to_exempt(&chain, hook);
             self.rule(&chain, vec![mark_has(marks.inspected(), Operator::NEQ), Statement::Return(None)]);
             self.drop_blocked(&chain, hook, spec);
-            self.pass_riders(&chain, marks);
-            self.divert_usual(&chain, spec, diversion)?;
+            self.divert_known(&chain, spec, diversion)?;
         }
         self.note_latest(&chain, hook, marks);
         self.rule(&chain, vec![known(), set_mark(!0, marks.known())]);
@@ -481,6 +479,10 @@ pub(super) fn known() -> Statement<'static> {
     ct_state("established")
 }
 
+pub(super) fn jump(chain: &str) -> Statement<'static> {
+    Statement::Jump(JumpTarget { target: chain.to_owned().into() })
+}
+
 pub(super) fn ct_state(state: &'static str) -> Statement<'static> {
     Statement::Match(Match { left: ct("state"), right: string(state), op: Operator::IN })
 }
@@ -662,7 +664,9 @@ mod tests {
                 let text = lines(&document(diversion, fail, 2)).replace(r#""prio":-159"#, r#""prio":-140"#);
                 // The rules that end each divert chain, and those of what is usual.
                 let other = |line: &&str| {
-                    !(line.contains(r#""chain":"divert_"#)
+                    let diverts =
+                        line.contains(r#""chain":"divert_"#) || line.contains(r#""chain":"datagrams""#);
+                    !(diverts
                         && (line.contains(r#""queue":"#)
                             || line.contains("16777216")
                             || line.contains("285212672")
@@ -697,7 +701,7 @@ mod tests {
                 if let Some(&last) = drops.last() {
                     assert!(chain[last].contains("counter") && chain[last].contains("drop"), "{text}");
                     assert!(Some(last) < at("established"), "{text}");
-                    assert!(at("jump") < drops.first().copied(), "{text}");
+                    assert!(at(r#""jump":{"target":"exempt"#) < drops.first().copied(), "{text}");
                 }
                 drops.len()
             };

@@ -1,9 +1,10 @@
 //! The xtables rules that divert what our chain marked, for kernels whose
 //! nftables can't queue.
 //!
-//! They stand at the end of `mangle`, so that the operator's rules there (MSS
-//! clamping, say) still see each packet: an accept from the queue leaves the
-//! whole `mangle` chain. Ours are known by their comment.
+//! They are in a chain of their own, where only marked packets come: what rides is
+//! asked one question. The rules that lead there stand at the end of `mangle`, so that
+//! the operator's rules there (MSS clamping, say) still see each packet: an accept from
+//! the queue leaves the whole `mangle` chain.
 
 use std::path::{Path, PathBuf};
 
@@ -94,7 +95,7 @@ impl Tools {
     /// Tries an NFQUEUE rule in a chain that no packet reaches, and removes it.
     /// The inner result is the tool's answer.
     pub(super) fn probe(&self) -> Result<Result<(), ToolError>, TableError> {
-        self.try_rule(|chain| line(chain, 1, (0, 1), Fail::Open))
+        self.try_rule(|chain| line(chain, 1, 1, (0, 1), Fail::Open))
     }
 
     fn try_rule(&self, rule: impl Fn(&str) -> String) -> Result<Result<(), ToolError>, TableError> {
@@ -125,7 +126,7 @@ impl Tools {
         legacy_tables(self.family).lines().any(|table| table == "mangle")
     }
 
-    /// Our rules as they are in the kernel, each `-A CHAIN ...`.
+    /// Our chain, `:CHAIN ...`, and our rules, `-A CHAIN ...`, as they are in the kernel.
     fn ours(&self) -> Result<Vec<String>, ToolError> {
         if !self.has_mangle() {
             return Ok(Vec::new());
@@ -150,22 +151,51 @@ pub(super) fn legacy_tables(family: Family) -> String {
         .unwrap_or_default()
 }
 
+/// Everything in our chain, what leads there, and what bears our comment: the rules for SYN
+/// cookies, and those that diverted before there was a chain.
 fn is_ours(line: &str) -> bool {
-    line.starts_with("-A ")
-        && line.contains(&format!("--comment {NAME} "))
-        && line.split_whitespace().any(|word| ["NFQUEUE", "SYNPROXY"].contains(&word))
+    let words: Vec<&str> = line.split_whitespace().collect();
+    match words[..] {
+        [chain, ..] if chain.starts_with(':') => chain[1..] == *NAME,
+        ["-A", NAME, ..] | ["-A", .., "-j", NAME] => true,
+        ["-A", ..] => {
+            line.contains(&format!("--comment {NAME} "))
+                && words.iter().any(|word| ["NFQUEUE", "SYNPROXY"].contains(word))
+        }
+        _ => false,
+    }
 }
 
-fn chain_of(line: &str) -> &str {
-    line.split_whitespace().nth(1).unwrap_or_default()
+/// The chain that a rule is in; of a chain, nothing.
+fn chain_of(line: &str) -> Option<&str> {
+    line.strip_prefix("-A ")?.split_whitespace().next()
 }
 
 fn deletion(line: &str) -> String {
-    line.replacen("-A", "-D", 1)
+    match chain_of(line) {
+        Some(_) => line.replacen("-A", "-D", 1),
+        None => format!("-X {NAME}"),
+    }
 }
 
-/// Spelled as iptables-save does, so that one can be compared with the other.
-fn line(chain: &str, bit: u32, (first, last): (u16, u16), fail: Fail) -> String {
+/// Takes these away, last first: a chain goes when it is empty and nothing leads there.
+fn deletions<'a>(lines: impl DoubleEndedIterator<Item = &'a String>) -> Vec<String> {
+    lines.rev().map(|line| deletion(line)).collect()
+}
+
+/// Our chain. Spelled as iptables-save does, as all that follows, so that one can be compared
+/// with the other.
+fn own_chain() -> String {
+    format!(":{NAME} - [0:0]")
+}
+
+/// What leads from a chain of the kernel's to ours: one of these bits.
+fn leads(chain: &str, bits: u32) -> String {
+    format!("-A {chain} -m mark ! --mark 0x0/{bits:#x} -j {NAME}")
+}
+
+/// To a queue, if of all these bits it bears one kind's.
+fn line(chain: &str, kind: u32, all: u32, (first, last): (u16, u16), fail: Fail) -> String {
     let queue = if first == last {
         format!("--queue-num {first}")
     } else {
@@ -175,9 +205,7 @@ fn line(chain: &str, bit: u32, (first, last): (u16, u16), fail: Fail) -> String 
         Fail::Open => " --queue-bypass",
         Fail::Closed => "",
     };
-    format!(
-        "-A {chain} -m mark --mark {bit:#x}/{bit:#x} -m comment --comment {NAME} -j NFQUEUE {queue}{bypass}"
-    )
+    format!("-A {chain} -m mark --mark {kind:#x}/{all:#x} -j NFQUEUE {queue}{bypass}")
 }
 
 /// Hands what bears these bits to the kernel's synproxy.
@@ -204,24 +232,21 @@ pub(super) struct Wanted {
 
 impl Wanted {
     pub(super) fn of(spec: &TableSpec) -> Result<Self, TableError> {
-        let (packets, syns, proven) = (spec.packet_queues()?, spec.syn_queues()?, spec.proven_queues()?);
-        let lines = touched(spec)
-            .map(|(hook, _)| hook)
-            .flat_map(|hook| {
-                let chain = match hook {
-                    Hook::Forward => "FORWARD",
-                    Hook::Input => "INPUT",
-                    Hook::Output => "OUTPUT",
-                };
-                [
-                    // It bears the bits of both others.
-                    line(chain, spec.marks.divert_proven(), proven, spec.fail),
-                    line(chain, spec.marks.divert_syn(), syns, spec.fail),
-                    line(chain, spec.marks.divert(), packets, spec.fail),
-                ]
-            })
-            .collect();
-        let bits = spec.marks.synproxy();
+        let marks = spec.marks;
+        let kinds = [
+            (marks.divert(), spec.packet_queues()?),
+            (marks.divert_syn(), spec.syn_queues()?),
+            (marks.divert_proven(), spec.proven_queues()?),
+        ];
+        let all = kinds.iter().fold(0, |all, (kind, _)| all | kind);
+        let queues = kinds.map(|(kind, queues)| line(NAME, kind, all, queues, spec.fail));
+        let hooks = touched(spec).map(|(hook, _)| match hook {
+            Hook::Forward => leads("FORWARD", all),
+            Hook::Input => leads("INPUT", all),
+            Hook::Output => leads("OUTPUT", all),
+        });
+        let lines = [own_chain()].into_iter().chain(queues).chain(hooks).collect();
+        let bits = marks.synproxy();
         let ipv6 = if spec.syncookies { vec![synproxy_line("FORWARD", bits)] } else { Vec::new() };
         Ok(Self { lines, ipv6 })
     }
@@ -292,13 +317,16 @@ impl Change {
         let present = tools.ours()?;
         let missing: Vec<&String> = target.iter().filter(|line| !present.contains(line)).collect();
         let stale: Vec<&String> = present.iter().filter(|line| !target.contains(line)).collect();
-        let (now, later): (Vec<&String>, Vec<&String>) =
-            stale.into_iter().partition(|old| missing.iter().any(|new| chain_of(new) == chain_of(old)));
+        let (now, later): (Vec<&String>, Vec<&String>) = stale.into_iter().partition(|old| {
+            chain_of(old).is_some() && missing.iter().any(|new| chain_of(new) == chain_of(old))
+        });
         if tools.in_nft {
-            notes.before(tools.family.nft(), missing.iter().map(|line| chain_of(line)))?;
+            let chains = missing.iter().filter_map(|line| chain_of(line)).filter(|chain| *chain != NAME);
+            notes.before(tools.family.nft(), chains)?;
         }
         let replace = |from: &[&String], to: &[&String]| -> Vec<String> {
-            from.iter().map(|line| deletion(line)).chain(to.iter().map(|line| (*line).clone())).collect()
+            let away = deletions(from.iter().copied());
+            away.into_iter().chain(to.iter().map(|line| (*line).clone())).collect()
         };
         tools.apply(&replace(&now, &missing))?;
         self.steps.push(Step { undo: replace(&missing, &now), finish: replace(&later, &[]), tools });
@@ -320,11 +348,16 @@ pub(super) fn prepare(wanted: &Wanted, notes: &mut Notes) -> Result<Change, Tabl
     }
 }
 
-/// How many of the diverting rules in the kernel are ours, for each family that it has.
+/// How many of the diverting rules in the kernel are ours: one for each kind of queue, and one
+/// for each hook that leads to them.
 pub(super) fn count(family: Family) -> Result<usize, TableError> {
     let mut count = 0;
     for tools in Tools::installed(family) {
-        count += tools.ours()?.iter().filter(|line| line.contains("-j NFQUEUE ")).count();
+        count += tools
+            .ours()?
+            .iter()
+            .filter(|line| line.starts_with("-A ") && !line.contains("-j SYNPROXY "))
+            .count();
     }
     Ok(count)
 }
@@ -352,7 +385,7 @@ pub(super) fn remove_all() -> Result<bool, TableError> {
         for tools in Tools::installed(family) {
             let present = tools.ours()?;
             found |= !present.is_empty();
-            tools.apply(&present.iter().map(|line| deletion(line)).collect::<Vec<_>>())?;
+            tools.apply(&deletions(present.iter()))?;
         }
     }
     Ok(found)
@@ -395,33 +428,37 @@ mod tests {
     }
 
     #[test]
-    fn three_lines_a_hook_each_kind_to_its_own_queues() {
+    fn each_kind_to_its_own_queues_and_each_hook_leads_there() {
         // The answers to what leaves by `output` come in by `input`.
         let wanted = Wanted::of(&spec(2, Fail::Closed)).expect("in range");
         assert_eq!(
             wanted.lines,
             [
-                "-A FORWARD -m mark --mark 0x300/0x300 -m comment --comment halfgate -j NFQUEUE --queue-balance 8:9",
-                "-A FORWARD -m mark --mark 0x200/0x200 -m comment --comment halfgate -j NFQUEUE --queue-balance 6:7",
-                "-A FORWARD -m mark --mark 0x100/0x100 -m comment --comment halfgate -j NFQUEUE --queue-balance 4:5",
-                "-A INPUT -m mark --mark 0x300/0x300 -m comment --comment halfgate -j NFQUEUE --queue-balance 8:9",
-                "-A INPUT -m mark --mark 0x200/0x200 -m comment --comment halfgate -j NFQUEUE --queue-balance 6:7",
-                "-A INPUT -m mark --mark 0x100/0x100 -m comment --comment halfgate -j NFQUEUE --queue-balance 4:5",
-                "-A OUTPUT -m mark --mark 0x300/0x300 -m comment --comment halfgate -j NFQUEUE --queue-balance 8:9",
-                "-A OUTPUT -m mark --mark 0x200/0x200 -m comment --comment halfgate -j NFQUEUE --queue-balance 6:7",
-                "-A OUTPUT -m mark --mark 0x100/0x100 -m comment --comment halfgate -j NFQUEUE --queue-balance 4:5",
+                ":halfgate - [0:0]",
+                "-A halfgate -m mark --mark 0x100/0x300 -j NFQUEUE --queue-balance 4:5",
+                "-A halfgate -m mark --mark 0x200/0x300 -j NFQUEUE --queue-balance 6:7",
+                "-A halfgate -m mark --mark 0x300/0x300 -j NFQUEUE --queue-balance 8:9",
+                "-A FORWARD -m mark ! --mark 0x0/0x300 -j halfgate",
+                "-A INPUT -m mark ! --mark 0x0/0x300 -j halfgate",
+                "-A OUTPUT -m mark ! --mark 0x0/0x300 -j halfgate",
             ]
         );
+        let away = deletions(wanted.lines.iter());
+        assert_eq!(away[0], "-D OUTPUT -m mark ! --mark 0x0/0x300 -j halfgate");
+        assert_eq!(away[6], "-X halfgate");
     }
 
     #[test]
     fn one_queue_is_a_number_and_open_is_bypass() {
         let wanted = Wanted::of(&spec(1, Fail::Open)).expect("in range");
-        assert!(wanted.lines[0].ends_with("-j NFQUEUE --queue-num 6 --queue-bypass"), "{}", wanted.lines[0]);
+        assert!(wanted.lines[2].ends_with("-j NFQUEUE --queue-num 5 --queue-bypass"), "{}", wanted.lines[2]);
     }
 
     #[test]
     fn only_our_own_rules_are_ours() {
+        let before_the_chain =
+            "-A FORWARD -m mark --mark 0x1/0x1 -m comment --comment halfgate -j NFQUEUE --queue-num 3";
+        assert!(is_ours(before_the_chain), "of an older halfgate");
         for line in Wanted::of(&spec(2, Fail::Open)).expect("in range").lines {
             assert!(is_ours(&line), "{line}");
         }
@@ -430,7 +467,10 @@ mod tests {
             "-A FORWARD -m comment --comment halfgate2 -j NFQUEUE --queue-num 1",
             "-A FORWARD -m comment --comment \"not halfgate at all\" -j NFQUEUE --queue-num 1",
             "-A FORWARD -j NFQUEUE --queue-num 1",
-            ":halfgate - [0:0]",
+            "-A FORWARD -j halfgate2",
+            "-A halfgate2 -j NFQUEUE --queue-num 1",
+            ":halfgate2 - [0:0]",
+            ":FORWARD ACCEPT [0:0]",
         ] {
             assert!(!is_ours(other), "{other}");
         }

@@ -27,6 +27,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
+use halfgate::sys::cpus;
 
 use lab::{Lab, Programs, Way};
 use peers::Scratch;
@@ -336,8 +337,19 @@ fn verdicts(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
 
 /// What a queue adds is what an echo takes longer than in the same network without one: with
 /// conntrack, or without any rules as the floor's. A machine's speed swings over seconds, so
-/// that all are measured beside each other many times a run.
+/// that all are measured beside each other many times a run; and all on one processor, because
+/// to wake another takes several times what is measured, the same for all, and swings with it.
 fn latency(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
+    let on_one = || {
+        let cpu = cpus::allowed()?.first().copied().context("no processor")?;
+        cpus::pin(cpu)?;
+        latency_here(args, programs)
+    };
+    // What a thread starts inherits where it may run.
+    std::thread::scope(|scope| scope.spawn(on_one).join().map_err(|_| anyhow::anyhow!("it panicked"))?)
+}
+
+fn latency_here(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
     const TURNS: u32 = 4;
     let lab = |way| Lab::new(way, programs);
     let (full, chains, conntrack) = (lab(Way::Full)?, lab(Way::Chains)?, lab(Way::Conntrack)?);
