@@ -286,6 +286,37 @@ fn rules_in_the_other_kind_of_iptables_are_found() {
     });
 }
 
+/// They had no chain of their own, and are known by their comment.
+#[test]
+fn the_rules_of_an_older_halfgate_are_replaced() {
+    Host::new().run(|| {
+        if !with_iptables() {
+            return;
+        }
+        let before = everything();
+        for tool in ["iptables", "ip6tables"] {
+            for (bit, queues) in [("0x3000000", "4:5"), ("0x2000000", "2:3"), ("0x1000000", "0:1")] {
+                let line =
+                    format!("-t mangle -A FORWARD -m mark --mark {bit}/{bit} -m comment --comment halfgate");
+                run(tool, &format!("{line} -j NFQUEUE --queue-balance {queues}"));
+            }
+        }
+        table::install(&spec("f", Fail::Closed), Diversion::Xtables).expect("it replaces");
+        for tool in ["iptables", "ip6tables"] {
+            let rules = run(tool, "-t mangle -S FORWARD");
+            assert_eq!(
+                rules, "-P FORWARD ACCEPT\n-A FORWARD -m mark ! --mark 0x0/0x3000000 -j halfgate\n",
+                "{tool}"
+            );
+        }
+        let whole = TableState::Live { diversion: Diversion::Xtables, intact: true };
+        assert_eq!(table::state().expect("asked"), whole);
+        assert!(table::unload().expect("it unloads"));
+        let after = everything();
+        assert!(!after.contains("halfgate") && !after.contains("queue"), "{before}\n{after}");
+    });
+}
+
 #[test]
 fn a_refused_change_leaves_what_was_there() {
     Host::new().run(|| {
