@@ -10,42 +10,27 @@ use crate::{
     sys::{
         control::namespace_file,
         sysctl::{self, Needs, SysctlError},
+        table::Lane,
     },
 };
 
 /// More workers than this would only wait for each other.
 const MOST_WORKERS: u16 = 64;
 
-/// Kinds of queues; so many numbers each, in this order.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
-    /// For known connections.
-    Known,
-    /// For SYNs.
-    Syns,
-    /// For SYNs of proven sources.
-    Proven,
-}
+/// How many lanes there are.
+pub const LANES: u32 = Lane::ALL.len() as u32;
 
-impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Known, Self::Syns, Self::Proven];
-
-    /// How much nicer than usual is who serves such a queue while those of SYNs are long: a flood of strangers
-    /// must not keep live connections from the processor. At other times all are alike, because
-    /// who runs as soon as one packet comes never takes many at once.
-    #[must_use]
-    pub const fn niceness(self) -> i8 {
-        match self {
-            Self::Known => -6,
-            Self::Proven => -3,
-            Self::Syns => 0,
-        }
+/// How much nicer than usual is who serves a lane while those of SYNs are long: a flood of strangers
+/// must not keep live connections from the processor. At other times all are alike, because
+/// who runs as soon as one packet comes never takes many at once.
+#[must_use]
+pub const fn niceness(lane: Lane) -> i8 {
+    match lane {
+        Lane::Known => -6,
+        Lane::Proven => -3,
+        Lane::Syns => 0,
     }
 }
-
-/// How many kinds of queues there are.
-pub const KINDS: u32 = Kind::ALL.len() as u32;
 
 /// Where the settings' old values are kept while a daemon runs.
 ///
@@ -153,7 +138,7 @@ pub fn cpu_of(queues: &Queues, worker: usize) -> Option<u16> {
 /// in the kernel.
 #[must_use]
 pub fn free_range(base: u16, count: u16, taken: &[u16], avoid: Option<(u16, u16)>) -> Option<u16> {
-    let width = u32::from(count) * KINDS;
+    let width = u32::from(count) * LANES;
     let mut first = u32::from(base);
     while first + width <= 1 << 16 {
         let end = first + width;
@@ -171,7 +156,7 @@ pub fn free_range(base: u16, count: u16, taken: &[u16], avoid: Option<(u16, u16)
 /// What a daemon writes into its lock: `pid first last`.
 #[must_use]
 pub fn note(pid: u32, base: u16, count: u16) -> String {
-    format!("{pid} {base} {}", u32::from(base) + u32::from(count) * KINDS - 1)
+    format!("{pid} {base} {}", u32::from(base) + u32::from(count) * LANES - 1)
 }
 
 /// The range of the daemon that had the lock last and did not clean up.

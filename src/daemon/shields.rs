@@ -30,8 +30,7 @@ use parking_lot::{Condvar, Mutex};
 
 use self::under_way::Handshakes;
 use super::{
-    kernel::Kind,
-    log, protocol,
+    kernel, log, protocol,
     shared::{Pulse, Shared},
     start::SYN_WAITING_LONG,
     text,
@@ -47,7 +46,7 @@ use crate::{
         queue::{self, QueueLoss},
         synproxy::{self, Counts},
         sysctl,
-        table::{self, Diversion, MOST_SHIELDED, ShieldChange, Shielded, TableError},
+        table::{self, Diversion, Lane, MOST_SHIELDED, ShieldChange, Shielded, TableError},
     },
 };
 
@@ -559,7 +558,7 @@ pub fn run(
     let mut thread = Thread { shared, syn_queues, complained: false, turned_on: Vec::new() };
     // What ends a flood must not wait for it, nor must the tools that this thread starts. Who may
     // not go first has been said of the workers.
-    let _ = cpus::be_nice(cpus::niceness() + Kind::Known.niceness());
+    let _ = cpus::be_nice(cpus::niceness() + kernel::niceness(Lane::Known));
     let mut look_at = shared.clock.now();
     while !shared.stopping() {
         pulse.beat();

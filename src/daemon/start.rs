@@ -45,7 +45,7 @@ use crate::{
         interfaces,
         queue::{self, Queue, QueueSettings},
         random, sysctl,
-        table::{self, TableSpec},
+        table::{self, Lane, TableSpec},
     },
 };
 
@@ -121,7 +121,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         log::warning(format_args!("a kernel setting could not be put back: {error}"));
     }
     // Proven sources can flood as well.
-    let syn_queues = (spec.syn_queues()?.0, spec.proven_queues()?.1);
+    let syn_queues = (spec.queues(Lane::Syns)?.0, spec.queues(Lane::Proven)?.1);
     let started = crew.start(&shared, queues, syn_queues, watch, kernels).and_then(|started| {
         table::install(&spec, diversion)?;
         shared.blocks.installed(spec.blocked, shared.clock.now())?;
@@ -281,7 +281,7 @@ fn open_queues(policy: &Policy, lock: &mut Lock) -> Result<(TableSpec, Vec<Queue
             anyhow!(
                 "there are no {} free queue numbers from {} up: stop other users of NFQUEUE, or set \
                  `queues: {{ base: N, count: M }}` in the rule file",
-                u32::from(count) * kernel::KINDS,
+                u32::from(count) * kernel::LANES,
                 wanted.base
             )
         })?;
@@ -384,9 +384,9 @@ impl Crew {
             threads::watch_interfaces(shared, &watch, pulse)
         })?;
         let policy = shared.engine.policy();
-        let workers = (queues.len() / kernel::KINDS as usize).max(1);
-        let kinds = kernel::Kind::ALL.into_iter().flat_map(|kind| std::iter::repeat_n(kind, workers));
-        for (index, (queue, kind)) in queues.into_iter().zip(kinds).enumerate() {
+        let workers = (queues.len() / kernel::LANES as usize).max(1);
+        let lanes = Lane::ALL.into_iter().flat_map(|lane| std::iter::repeat_n(lane, workers));
+        for (index, (queue, lane)) in queues.into_iter().zip(lanes).enumerate() {
             let outbox = outbox.clone();
             let name = format!("queue-{}", queue.number());
             let cpu = kernel::cpu_of(&policy.settings.queues, index % workers);
@@ -396,7 +396,8 @@ impl Crew {
                     cpus::pin(cpu).map_err(|error| format!("can't run on processor {cpu}: {error}"))?;
                 }
                 let usual = cpus::niceness();
-                let may = || cpus::be_nice(usual + kind.niceness()).and_then(|()| cpus::be_nice(usual));
+                let may =
+                    || cpus::be_nice(usual + kernel::niceness(lane)).and_then(|()| cpus::be_nice(usual));
                 if index == 0
                     && let Err(error) = may()
                 {
@@ -404,7 +405,7 @@ impl Crew {
                         "live connections can't go before floods where they compete for a processor: {error}"
                     ));
                 }
-                threads::serve(shared, queue, kind, &outbox, pulse)
+                threads::serve(shared, queue, lane, &outbox, pulse)
             })?;
         }
         let own = outbox.clone();
@@ -463,7 +464,7 @@ fn guard(
         .context("can't start the control side")?;
     let reports = crew.reports.take().context("the crew's reports are heard already")?;
     let spec = daemon.state().spec;
-    let queues = (spec.queue_base..=spec.proven_queues()?.1).collect();
+    let queues = (spec.queue_base..=spec.queues(Lane::Proven)?.1).collect();
     let pulses = crew.pulses.clone();
     let ears = Ears { listener: socket.listener()?, orders, deaths: reports, pulses, queues };
     let ending = runtime.block_on(control::run(daemon, ears, || ready(daemon, socket, warnings)));
@@ -476,7 +477,7 @@ fn ready(daemon: &Daemon, socket: &ControlSocket, warnings: usize) {
     let state = daemon.state();
     let policy = daemon.shared.engine.policy();
     let (base, count) = (state.spec.queue_base, state.spec.queue_count);
-    let last = u32::from(base) + u32::from(count) * kernel::KINDS - 1;
+    let last = u32::from(base) + u32::from(count) * kernel::LANES - 1;
     log::info(format_args!(
         "ready: rules {} ({} rules, {warnings} warnings), hooks {}, queues {base}-{last} ({count} for known \
          connections, {count} for SYNs, {count} for those of proven sources), diversion {}, fail {}, socket {}",

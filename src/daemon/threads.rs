@@ -7,7 +7,7 @@ use std::{net::IpAddr, thread::JoinHandle, time::Duration};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::{
-    kernel::Kind,
+    kernel,
     shared::{Outbox, Pulse, Shared},
     start::SYN_WAITING_LONG,
 };
@@ -16,13 +16,14 @@ use crate::{
     engine::{Candidacy, DropReason, IfIndex, Meta, Prepared, Ride, Shift, Verdict, Worker},
     policy::{Hook, Marks},
     sys::{
-        clock::Pace,
+        clock::{Moderation, Pace},
         cpus,
         ctnetlink::Ctnetlink,
         interfaces,
         prefetch::IntoCache,
         queue::{Answer, LookAhead, Queue, Queued, UNTIL_RUNG},
         route::Routes,
+        table::Lane,
     },
 };
 
@@ -84,7 +85,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 pub fn serve(
     shared: &Shared,
     mut queue: Queue,
-    kind: Kind,
+    lane: Lane,
     outbox: &Outbox,
     pulse: &Pulse,
 ) -> Result<(), String> {
@@ -97,18 +98,26 @@ pub fn serve(
     };
     let usual = cpus::niceness();
     let mut niceness = usual;
+    let mut moderation = Moderation::begin();
     while !shared.stopping() {
         pulse.beat();
-        let wanted = if shared.do_live_connections_go_first() { usual + kind.niceness() } else { usual };
+        let wanted =
+            if shared.do_live_connections_go_first() { usual + kernel::niceness(lane) } else { usual };
         if wanted != niceness {
             niceness = wanted;
             // Where it may not, that was said at the start.
             let _ = cpus::be_nice(niceness);
         }
-        queue.serve_ahead(UNTIL_RUNG, &mut serving).map_err(|error| error.to_string())?;
-        let taken = queue.without_pause();
-        if kind != Kind::Known && taken > 0 && taken.is_multiple_of(SYN_WAITING_LONG) {
-            shared.shields.look_at_queues();
+        let taken = queue.serve_ahead(UNTIL_RUNG, &mut serving).map_err(|error| error.to_string())?;
+        if lane == Lane::Known {
+            continue;
+        }
+        match queue.without_pause() {
+            // Who has proven himself need not wait.
+            0 if lane == Lane::Syns => moderation.after(taken),
+            0 => {}
+            many if many.is_multiple_of(SYN_WAITING_LONG) => shared.shields.look_at_queues(),
+            _ => {}
         }
     }
     Ok(())

@@ -39,6 +39,48 @@ impl Pace {
     }
 }
 
+/// More than one packet in this time comes fast.
+const FAST: Duration = Duration::from_micros(50);
+
+/// So many times one behind the other is no accident.
+const FAST_IN_A_ROW: u32 = 8;
+
+/// How long more of them are let come together, at least; the kernel makes some 100 µs of it.
+const GATHER: Duration = Duration::from_micros(50);
+
+/// Keeps packets that come fast from waking somebody one by one, as a network card moderates its
+/// interrupts: each wake-up costs whoever brings the packet, and each batch has a cost of its own.
+#[derive(Debug)]
+pub struct Moderation {
+    last: Monotonic,
+    in_a_row: u32,
+}
+
+impl Moderation {
+    /// Nothing has come.
+    #[must_use]
+    pub fn begin() -> Self {
+        Self { last: Monotonic::now(), in_a_row: 0 }
+    }
+
+    /// So many have been taken, and no more waited: lets some come, if they have come fast for a
+    /// while.
+    pub fn after(&mut self, taken: usize) {
+        let now = Monotonic::now();
+        let since = now.duration_since(self.last);
+        self.last = now;
+        if self.is_due(taken, since) {
+            std::thread::sleep(GATHER);
+        }
+    }
+
+    fn is_due(&mut self, taken: usize, since: Duration) -> bool {
+        let is_fast = since < FAST.saturating_mul(u32::try_from(taken).unwrap_or(u32::MAX));
+        self.in_a_row = if is_fast { self.in_a_row.saturating_add(1) } else { 0 };
+        self.in_a_row >= FAST_IN_A_ROW
+    }
+}
+
 /// The engine's clock: monotonic, starting at zero, with the wall clock beside it.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -63,5 +105,28 @@ impl Clock {
     pub fn wall(ago: Duration) -> SystemTime {
         let now = SystemTime::now();
         now.checked_sub(ago).unwrap_or(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_wait_for_more_and_few_do_not() {
+        let mut moderation = Moderation::begin();
+        let mut due = |taken, micros| moderation.is_due(taken, Duration::from_micros(micros));
+        for _ in 1..FAST_IN_A_ROW {
+            assert!(!due(1, 10));
+        }
+        assert!(due(1, 10));
+        // Behind a break: ten in its time are many, and one is not.
+        assert!(due(10, 110));
+        assert!(!due(1, 110));
+        for _ in 1..FAST_IN_A_ROW {
+            assert!(!due(1, 10));
+        }
+        assert!(due(1, 10));
+        assert!(!due(0, 0));
     }
 }

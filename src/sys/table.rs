@@ -41,6 +41,7 @@ mod errands;
 mod exempt;
 mod fast;
 mod foreign;
+mod lane;
 mod probe;
 mod proven;
 mod rules;
@@ -53,6 +54,7 @@ pub use blocked::{Blocked, Lengths, MOST as MOST_BLOCKED, block, unblock};
 pub use cookies::{MOST as MOST_SHIELDED, MOST_UNDER_WAY, ShieldChange, Shielded, probe_cookies, shield};
 pub use exempt::{Covered, Exempt, Looks, Share};
 pub use foreign::foreign_drops;
+pub use lane::Lane;
 pub use probe::probe;
 pub use run::ToolError;
 pub use state::{Counts, Damage, TableState, inspect, state};
@@ -92,10 +94,9 @@ pub struct TableSpec {
     pub fail: Fail,
     /// Our mark bits.
     pub marks: Marks,
-    /// First queue for packets of known connections; `count` of them, then as many
-    /// for SYNs, then as many for SYNs of proven sources.
+    /// First queue of the first lane; `count` of them, then as many for each other.
     pub queue_base: u16,
-    /// Queues of each kind.
+    /// Queues of each lane.
     pub queue_count: u16,
     /// Whether some limit may challenge.
     pub challenge: bool,
@@ -106,31 +107,12 @@ pub struct TableSpec {
 }
 
 impl TableSpec {
-    /// First and last queue for packets that are not SYNs.
+    /// First and last queue of a lane.
     ///
     /// # Errors
     /// If the numbers leave the range of queue numbers, or there are none.
-    pub fn packet_queues(&self) -> Result<(u16, u16), TableError> {
-        self.queues(0)
-    }
-
-    /// First and last queue for SYNs.
-    ///
-    /// # Errors
-    /// If the numbers leave the range of queue numbers, or there are none.
-    pub fn syn_queues(&self) -> Result<(u16, u16), TableError> {
-        self.queues(self.queue_count)
-    }
-
-    /// First and last queue for SYNs of sources that have proven that they are there.
-    ///
-    /// # Errors
-    /// If the numbers leave the range of queue numbers, or there are none.
-    pub fn proven_queues(&self) -> Result<(u16, u16), TableError> {
-        self.queues(self.queue_count.saturating_mul(2))
-    }
-
-    fn queues(&self, skip: u16) -> Result<(u16, u16), TableError> {
+    pub fn queues(&self, lane: Lane) -> Result<(u16, u16), TableError> {
+        let skip = self.queue_count.saturating_mul(lane as u16);
         let wrong = TableError::Queues { base: self.queue_base, count: self.queue_count };
         let first = self.queue_base.checked_add(skip);
         let last =
@@ -298,17 +280,20 @@ mod tests {
     #[test]
     fn syn_queues_follow_the_others() {
         let spec = spec(10, 4);
-        assert_eq!(spec.packet_queues().expect("in range"), (10, 13));
-        assert_eq!(spec.syn_queues().expect("in range"), (14, 17));
-        assert_eq!(spec.proven_queues().expect("in range"), (18, 21));
+        assert_eq!(spec.queues(Lane::Known).expect("in range"), (10, 13));
+        assert_eq!(spec.queues(Lane::Syns).expect("in range"), (14, 17));
+        assert_eq!(spec.queues(Lane::Proven).expect("in range"), (18, 21));
     }
 
     #[test]
     fn the_last_queue_number_is_usable_and_no_more() {
-        assert_eq!(spec(65533, 1).proven_queues().expect("in range"), (65535, 65535));
-        assert!(matches!(spec(65534, 1).proven_queues(), Err(TableError::Queues { .. })));
-        assert!(matches!(spec(65535, 1).syn_queues(), Err(TableError::Queues { base: 65535, count: 1 })));
-        assert!(matches!(spec(0, 0).packet_queues(), Err(TableError::Queues { .. })));
-        assert!(matches!(spec(0, u16::MAX).syn_queues(), Err(TableError::Queues { .. })));
+        assert_eq!(spec(65533, 1).queues(Lane::Proven).expect("in range"), (65535, 65535));
+        assert!(matches!(spec(65534, 1).queues(Lane::Proven), Err(TableError::Queues { .. })));
+        assert!(matches!(
+            spec(65535, 1).queues(Lane::Syns),
+            Err(TableError::Queues { base: 65535, count: 1 })
+        ));
+        assert!(matches!(spec(0, 0).queues(Lane::Known), Err(TableError::Queues { .. })));
+        assert!(matches!(spec(0, u16::MAX).queues(Lane::Syns), Err(TableError::Queues { .. })));
     }
 }

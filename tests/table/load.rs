@@ -126,8 +126,8 @@ fn a_hook_has_the_same_chains_whatever_the_others_are() {
         for fail in [Fail::Closed, Fail::Open] {
             table::install(&spec("fio", fail), diversion).expect("it loads");
             let all = our_chains();
-            // Two for each hook, two of exemptions, and those of datagrams and of proofs.
-            assert_eq!(all.len(), 10);
+            // Two for each hook, two of exemptions, and those of datagrams, of SYNs and of proofs.
+            assert_eq!(all.len(), 11);
             for hooks in COMBINATIONS {
                 table::install(&spec(hooks, fail), diversion).expect("it loads");
                 let expected: Vec<_> = all

@@ -49,9 +49,10 @@ use super::{
     Diversion, NAME, TableError, TableSpec,
     errands::{ct_mark_has, set_ct_mark},
     exempt::Share,
+    lane::Lane,
     rules::{
         DIVERT_PRIORITY, Document, and, counter, ct_state, equals, field, inspected_priority, mark_has, name,
-        or, set_mark, string, syn, to_queue,
+        or, set_mark, string, syn,
     },
     run,
 };
@@ -187,11 +188,7 @@ impl Document {
         }
         let is_behind = || ct_mark_has(spec.marks.opened_behind());
         self.rule(chain, vec![is_behind(), set_mark(!0, spec.marks.behind())]);
-        let queue = match diversion {
-            Diversion::Native => vec![to_queue(spec.packet_queues()?, spec.fail)],
-            Diversion::Xtables => vec![set_mark(!0, spec.marks.divert()), Statement::Return(None)],
-        };
-        self.rule(chain, [vec![is_behind()], queue].concat());
+        self.rule(chain, [vec![is_behind()], Lane::Known.queue(spec, diversion)?].concat());
         Ok(())
     }
 
@@ -208,17 +205,8 @@ impl Document {
         let chain = format!("divert_{}", name(hook));
         let marks = spec.marks;
         for &ipv6 in families(diversion) {
-            let keep = !marks.mask();
             let note = [set_ct_mark(!0, marks.opened_behind())];
-            let queue = match diversion {
-                Diversion::Native => {
-                    vec![set_mark(keep, marks.behind()), to_queue(spec.proven_queues()?, spec.fail)]
-                }
-                Diversion::Xtables => {
-                    let bits = marks.behind() | marks.divert_proven();
-                    vec![set_mark(keep, bits), Statement::Return(None)]
-                }
-            };
+            let queue = Lane::Proven.saying((!marks.mask(), marks.behind()), spec, diversion)?;
             self.rule(&chain, opening(ipv6).into_iter().chain(note).chain(queue).collect());
         }
         Ok(())

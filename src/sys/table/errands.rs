@@ -21,9 +21,10 @@ use super::{
     Diversion, TableError, TableSpec,
     cookies::needs_output,
     exempt::Share,
+    lane::Lane,
     rules::{
         DIVERT_PRIORITY, Document, and, ct, ct_state, equals, field, inspected_priority, is_related,
-        mark_has, name, on, or, set_mark, string, syn, to_queue,
+        mark_has, name, on, or, set_mark, string, syn,
     },
 };
 use crate::policy::{Hook, Marks};
@@ -54,23 +55,21 @@ impl Document {
             return Ok(());
         }
         let chain = format!("divert_{}", name(hook));
-        let stray = vec![ct_state("invalid"), is_rst(), set_mark(!0, spec.marks.challenge())];
-        let queue = match diversion {
-            Diversion::Native => vec![to_queue(spec.packet_queues()?, spec.fail)],
-            Diversion::Xtables => vec![set_mark(!0, spec.marks.divert()), Statement::Return(None)],
-        };
-        self.rule(&chain, stray.into_iter().chain(queue).collect());
+        let stray = vec![ct_state("invalid"), is_rst()];
+        self.rule(
+            &chain,
+            [stray, Lane::Known.saying((!0, spec.marks.challenge()), spec, diversion)?].concat(),
+        );
         Ok(())
     }
 
     /// Tells SYNs with a translated destination from others.
-    pub(super) fn note_translated(&mut self, hook: Hook, spec: &TableSpec) {
+    pub(super) fn note_translated(&mut self, chain: &str, hook: Hook, spec: &TableSpec) {
         if spec.challenge && hook != Hook::Output {
             let marks = spec.marks;
-            let chain = format!("divert_{}", name(hook));
             // The entry may be an old one.
             let clean = set_ct_mark(!marks.challenge(), 0);
-            self.rule(&chain, vec![syn(), is_translated(), clean, set_mark(!0, marks.translated())]);
+            self.rule(chain, vec![syn(), is_translated(), clean, set_mark(!0, marks.translated())]);
         }
     }
 

@@ -21,9 +21,11 @@ use nftables::{expr::Expression, stmt::Statement};
 use super::{
     Diversion, TableError, TableSpec,
     errands::{ct_mark_has, ct_mark_lacks, set_ct_mark},
+    lane::Lane,
+    proven::of_proven,
     rules::{
-        Document, and, equals, field, is_not_renumbered, is_of, is_related, jump, known, mark_is, or,
-        set_mark, string, to_queue, with,
+        Document, and, ct_state, equals, field, is_not_renumbered, is_of, is_related, jump, known, mark_is,
+        or, set_mark, string, syn, with,
     },
 };
 use crate::{
@@ -37,7 +39,21 @@ impl Document {
     pub(super) fn datagrams(&mut self, spec: &TableSpec, diversion: Diversion) -> Result<(), TableError> {
         self.chain(DATAGRAMS);
         self.rule(DATAGRAMS, with(rides(spec.marks), pass(spec.marks)));
-        self.rule(DATAGRAMS, with(is_usual(spec.marks), queue_known(spec, diversion)?));
+        self.rule(DATAGRAMS, [is_usual(spec.marks), queue_known(spec, diversion)?].concat());
+        Ok(())
+    }
+
+    /// What [`Document::divert_new`] does, for both hooks: all that is asked below of what opens a
+    /// connection.
+    pub(super) fn syns(&mut self, spec: &TableSpec, diversion: Diversion) -> Result<(), TableError> {
+        let hook = Hook::Forward;
+        self.chain(SYNS);
+        self.wipe(SYNS, hook, spec.marks);
+        self.note_translated(SYNS, hook, spec);
+        for of_one in of_proven(hook) {
+            self.rule(SYNS, [vec![of_one], Lane::Proven.queue(spec, diversion)?].concat());
+        }
+        self.rule(SYNS, Lane::Syns.queue(spec, diversion)?);
         Ok(())
     }
 
@@ -52,12 +68,18 @@ impl Document {
         diversion: Diversion,
     ) -> Result<(), TableError> {
         self.rule(chain, vec![is_of(Protocol::UDP), jump(DATAGRAMS)]);
-        let is_segment = || vec![is_of(Protocol::TCP)];
-        let rides = [is_segment(), rides(spec.marks), vec![carries_on()]].concat();
-        self.rule(chain, with(rides, pass(spec.marks)));
-        let usual = [is_segment(), is_usual(spec.marks), vec![is_not_renumbered(), carries_on()]].concat();
-        self.rule(chain, with(usual, queue_known(spec, diversion)?));
+        self.rule(chain, [rides(spec.marks), vec![carries_on()], pass(spec.marks).into()].concat());
+        let usual = [is_usual(spec.marks), vec![is_not_renumbered(), carries_on()]].concat();
+        self.rule(chain, [usual, queue_known(spec, diversion)?].concat());
         Ok(())
+    }
+
+    /// Behind that: a SYN of which conntrack has seen nothing before, most of what comes in a
+    /// flood.
+    pub(super) fn divert_new(&mut self, chain: &str, hook: Hook, marks: Marks) {
+        if hook != Hook::Output {
+            self.rule(chain, vec![ct_state("new"), ct_mark_lacks(noted(marks)), syn(), jump(SYNS)]);
+        }
     }
 
     /// Behind that: what does not ride is the latest packet if it comes behind a candidate's.
@@ -105,6 +127,9 @@ impl Document {
 /// The chain that datagrams go through first.
 const DATAGRAMS: &str = "datagrams";
 
+/// The chain of SYNs that open a connection.
+const SYNS: &str = "syns";
+
 /// All that the rules say of a connection in its conntrack mark.
 const fn noted(marks: Marks) -> u32 {
     marks.fast() | marks.candidate() | marks.latest() | marks.opened_behind()
@@ -122,17 +147,12 @@ fn pass(marks: Marks) -> [Statement<'static>; 2] {
 
 /// Its connection is known, and nothing is noted of it.
 fn is_usual(marks: Marks) -> Vec<Statement<'static>> {
-    vec![ct_mark_lacks(noted(marks)), known()]
+    vec![known(), ct_mark_lacks(noted(marks))]
 }
 
 /// To the queue of what conntrack knows.
-fn queue_known(spec: &TableSpec, diversion: Diversion) -> Result<[Statement<'static>; 2], TableError> {
-    let (marks, keep) = (spec.marks, !spec.marks.mask());
-    Ok(match diversion {
-        Diversion::Native => [set_mark(keep, marks.known()), to_queue(spec.packet_queues()?, spec.fail)],
-        // The rule in `mangle` queues it.
-        Diversion::Xtables => [set_mark(keep, marks.known() | marks.divert()), Statement::Accept(None)],
-    })
+fn queue_known(spec: &TableSpec, diversion: Diversion) -> Result<Vec<Statement<'static>>, TableError> {
+    Lane::Known.saying((!spec.marks.mask(), spec.marks.known()), spec, diversion)
 }
 
 /// TCP, and neither SYN nor FIN nor RST.

@@ -17,7 +17,7 @@ use nftables::{
 
 use super::{
     NAME,
-    rules::{Document, and, equals, field, jump, mark_has, string, syn},
+    rules::{Document, and, equals, field, jump, mark_has, string},
 };
 use crate::{
     conntrack::proven::{MOST_PROVEN, PROVEN_FOR},
@@ -71,13 +71,12 @@ impl Document {
     }
 }
 
-/// SYNs of proven sources, as matches.
-pub(super) fn proven_syns(hook: Hook) -> Vec<Vec<Statement<'static>>> {
+/// Of a proven source, as a match for each family. What the gateway sends is of none.
+pub(super) fn of_proven(hook: Hook) -> Vec<Statement<'static>> {
     if hook == Hook::Output {
         return Vec::new();
     }
-    let of_set =
-        |(source, set): (_, &str)| vec![syn(), equals(source, Expression::String(format!("@{set}").into()))];
+    let of_set = |(source, set): (_, &str)| equals(source, Expression::String(format!("@{set}").into()));
     sources().into_iter().map(of_set).collect()
 }
 

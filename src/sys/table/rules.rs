@@ -7,12 +7,9 @@ use std::collections::HashSet;
 
 use nftables::{
     batch::Batch,
-    expr::{
-        BinaryOperation, CT, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Range,
-        SetItem,
-    },
+    expr::{BinaryOperation, CT, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, SetItem},
     schema::{Chain, NfListObject, Rule, Set, SetFlag, SetType, SetTypeValue, Table},
-    stmt::{Counter, JumpTarget, Mangle, Match, Operator, Queue, QueueFlag, Reject, RejectType, Statement},
+    stmt::{Counter, JumpTarget, Mangle, Match, Operator, Reject, RejectType, Statement},
     types::{NfChainPolicy, NfChainType, NfFamily, NfHook, RejectCode},
 };
 use serde_json::Value;
@@ -21,7 +18,8 @@ use super::{
     Diversion, NAME, TableError, TableSpec, blocked,
     errands::touched,
     exempt::{DHCP_V4, DHCP_V6, Exempt, LISTENER_DISCOVERY, NEIGHBOUR_DISCOVERY, Share},
-    proven::proven_syns,
+    lane::{Lane, to_queue},
+    proven::of_proven,
     state::Notes,
 };
 use crate::{
@@ -68,6 +66,7 @@ pub(super) fn live(spec: &TableSpec, diversion: Diversion, notes: &Notes) -> Res
         table.set_of_blocked(ipv6, length);
     }
     table.datagrams(spec, diversion)?;
+    table.syns(spec, diversion)?;
     for (hook, share) in touched(spec) {
         let Some(share) = share else {
             match hook {
@@ -266,7 +265,6 @@ impl Document {
         spec: &TableSpec,
         diversion: Diversion,
     ) -> Result<(), TableError> {
-        let (packets, syns) = (spec.packet_queues()?, spec.syn_queues()?);
         let marks = spec.marks;
         let chain = format!("divert_{}", name(hook));
         self.base(&chain, hook, NfChainType::Filter, DIVERT_PRIORITY, NfChainPolicy::Accept);
@@ -274,6 +272,7 @@ impl Document {
             // Nothing is exempt, and what rides is most of what comes.
             self.drop_blocked(&chain, hook, spec);
             self.divert_known(&chain, spec, diversion)?;
+            self.divert_new(&chain, hook, marks);
             self.wipe(&chain, hook, marks);
         } else {
             self.wipe(&chain, hook, marks);
@@ -283,36 +282,22 @@ impl Document {
             self.rule(&chain, vec![mark_has(marks.inspected(), Operator::NEQ), Statement::Return(None)]);
             self.drop_blocked(&chain, hook, spec);
             self.divert_known(&chain, spec, diversion)?;
+            self.divert_new(&chain, hook, marks);
         }
         self.note_latest(&chain, hook, marks);
         self.rule(&chain, vec![known(), set_mark(!0, marks.known())]);
         self.cookies(hook, &chain, spec, diversion)?;
         self.rule(&chain, vec![ct_state("invalid"), set_mark(!0, marks.invalid())]);
-        self.note_translated(hook, spec);
-        match diversion {
-            Diversion::Native => {
-                let [related, udp] = is_announced_udp();
-                self.rule(&chain, vec![related, udp, to_queue(syns, spec.fail)]);
-                self.rule(&chain, vec![is_renumbered(), to_queue(syns, spec.fail)]);
-                for syns_of_one in proven_syns(hook) {
-                    self.rule(&chain, with(syns_of_one, [to_queue(spec.proven_queues()?, spec.fail)]));
-                }
-                self.rule(&chain, vec![syn(), to_queue(syns, spec.fail)]);
-                self.rule(&chain, vec![to_queue(packets, spec.fail)]);
-            }
-            Diversion::Xtables => {
-                let [related, udp] = is_announced_udp();
-                let to_syns = || set_mark(!0, marks.divert_syn());
-                self.rule(&chain, vec![related, udp, to_syns(), Statement::Return(None)]);
-                self.rule(&chain, vec![is_renumbered(), to_syns(), Statement::Return(None)]);
-                for syns_of_one in proven_syns(hook) {
-                    let to_proven = set_mark(!0, marks.divert_proven());
-                    self.rule(&chain, with(syns_of_one, [to_proven, Statement::Return(None)]));
-                }
-                self.rule(&chain, vec![syn(), set_mark(!0, marks.divert_syn()), Statement::Return(None)]);
-                self.rule(&chain, vec![set_mark(!0, marks.divert())]);
-            }
+        self.note_translated(&chain, hook, spec);
+        let of_syns = [is_announced_udp(), vec![is_renumbered()]];
+        for packets in of_syns {
+            self.rule(&chain, [packets, Lane::Syns.queue(spec, diversion)?].concat());
         }
+        for of_one in of_proven(hook) {
+            self.rule(&chain, [vec![syn(), of_one], Lane::Proven.queue(spec, diversion)?].concat());
+        }
+        self.rule(&chain, [vec![syn()], Lane::Syns.queue(spec, diversion)?].concat());
+        self.rule(&chain, Lane::Known.queue(spec, diversion)?);
         Ok(())
     }
 
@@ -501,8 +486,8 @@ pub(super) fn is_related() -> Statement<'static> {
 
 /// UDP that a helper has announced: only the queues of SYNs come with what conntrack
 /// knows, its parent.
-fn is_announced_udp() -> [Statement<'static>; 2] {
-    [is_related(), equals(meta(MetaKey::L4proto), number(Protocol::UDP))]
+fn is_announced_udp() -> Vec<Statement<'static>> {
+    vec![is_related(), is_of(Protocol::UDP)]
 }
 
 /// A helper has changed the length of what was said: conntrack knows by how much.
@@ -551,22 +536,6 @@ pub(super) fn syn() -> Statement<'static> {
 
 pub(super) fn counter() -> Statement<'static> {
     Statement::Counter(Counter::Anonymous(None))
-}
-
-/// Hashed by addresses; without `fanout`, so that both directions of a connection
-/// meet in one queue.
-pub(super) fn to_queue((first, last): (u16, u16), fail: Fail) -> Statement<'static> {
-    let number = |number: u16| Expression::Number(number.into());
-    let num = if first == last {
-        number(first)
-    } else {
-        Expression::Range(Box::new(Range { range: [number(first), number(last)] }))
-    };
-    let flags = match fail {
-        Fail::Open => Some(HashSet::from([QueueFlag::Bypass])),
-        Fail::Closed => None,
-    };
-    Statement::Queue(Queue { num, flags })
 }
 
 #[cfg(test)]
@@ -657,25 +626,31 @@ mod tests {
         insta::assert_snapshot!("cookies_xtables_all_hooks", of(all, Diversion::Xtables));
     }
 
+    /// Rule by rule: where one queues, the other sets a bit and accepts, for the same packets.
     #[test]
     fn the_ways_of_diversion_differ_in_nothing_else() {
+        let queues = |line: &str| line.contains(r#"{"queue":"#);
         for fail in [Fail::Closed, Fail::Open] {
-            let [native, xtables] = [Diversion::Native, Diversion::Xtables].map(|diversion| {
-                let text = lines(&document(diversion, fail, 2)).replace(r#""prio":-159"#, r#""prio":-140"#);
-                // The rules that end each divert chain, and those of what is usual.
-                let other = |line: &&str| {
-                    let diverts =
-                        line.contains(r#""chain":"divert_"#) || line.contains(r#""chain":"datagrams""#);
-                    !(diverts
-                        && (line.contains(r#""queue":"#)
-                            || line.contains("16777216")
-                            || line.contains("285212672")
-                            || line.contains("33554432")
-                            || line.contains("50331648")))
-                };
-                text.lines().filter(other).map(str::to_owned).collect::<Vec<_>>()
-            });
-            assert_eq!(native, xtables);
+            let [native, xtables] =
+                [Diversion::Native, Diversion::Xtables].map(|diversion| lines(&document(diversion, fail, 2)));
+            let native = native.replace(r#""prio":-159"#, r#""prio":-140"#);
+            assert_eq!(native.lines().count(), xtables.lines().count());
+            let mut queued = 0;
+            for (native, xtables) in native.lines().zip(xtables.lines()) {
+                if queues(native) {
+                    let [of_native, of_xtables] = [native, xtables].map(|line| {
+                        let ends = [r#"{"mangle":{"key":{"meta":{"key":"mark""#, r#"{"queue":"#];
+                        ends.iter().filter_map(|end| line.find(end)).min().map(|end| &line[..end])
+                    });
+                    assert_eq!(of_native, of_xtables);
+                    assert!(xtables.ends_with(r#"{"accept":null}]}}}"#), "{xtables}");
+                    queued += 1;
+                } else {
+                    assert_eq!(native, xtables);
+                }
+            }
+            assert!(queued > 10, "{queued}");
+            assert!(!queues(&xtables), "{xtables}");
         }
     }
 

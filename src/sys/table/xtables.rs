@@ -12,6 +12,7 @@ use super::{
     NAME, TableError, TableSpec,
     cookies::XTABLES6,
     errands::touched,
+    lane::Lane,
     run::{self, ToolError},
     state::Notes,
 };
@@ -233,19 +234,16 @@ pub(super) struct Wanted {
 impl Wanted {
     pub(super) fn of(spec: &TableSpec) -> Result<Self, TableError> {
         let marks = spec.marks;
-        let kinds = [
-            (marks.divert(), spec.packet_queues()?),
-            (marks.divert_syn(), spec.syn_queues()?),
-            (marks.divert_proven(), spec.proven_queues()?),
-        ];
-        let all = kinds.iter().fold(0, |all, (kind, _)| all | kind);
-        let queues = kinds.map(|(kind, queues)| line(NAME, kind, all, queues, spec.fail));
-        let hooks = touched(spec).map(|(hook, _)| match hook {
+        let all = Lane::ALL.iter().fold(0, |all, lane| all | lane.bits(marks));
+        let mut lines = vec![own_chain()];
+        for lane in Lane::ALL {
+            lines.push(line(NAME, lane.bits(marks), all, spec.queues(lane)?, spec.fail));
+        }
+        lines.extend(touched(spec).map(|(hook, _)| match hook {
             Hook::Forward => leads("FORWARD", all),
             Hook::Input => leads("INPUT", all),
             Hook::Output => leads("OUTPUT", all),
-        });
-        let lines = [own_chain()].into_iter().chain(queues).chain(hooks).collect();
+        }));
         let bits = marks.synproxy();
         let ipv6 = if spec.syncookies { vec![synproxy_line("FORWARD", bits)] } else { Vec::new() };
         Ok(Self { lines, ipv6 })

@@ -49,6 +49,8 @@ pub(crate) enum Way {
     Chains,
     /// The floor, many packets a system call, on one queue
     Many,
+    /// nftables with conntrack, and the floor, many packets a system call, on one queue
+    Tracked,
     /// Suricata without signatures
     Suricata,
 }
@@ -130,6 +132,10 @@ impl Lab {
             Way::Conntrack => lab.tool("nft", &[CONNTRACK])?,
             Way::Floor => lab.start_floor(&programs.floor, "1")?,
             Way::Many => lab.start_floor(&programs.floor, MANY)?,
+            Way::Tracked => {
+                lab.tool("nft", &[CONNTRACK])?;
+                lab.start_floor(&programs.floor, MANY)?;
+            }
             Way::Chains => lab.start_floor_behind(programs)?,
             Way::Suricata => lab.start_suricata()?,
             Way::Fast => lab.start_halfgate(&programs.halfgate, &rules("lifecycle", ""))?,

@@ -243,6 +243,7 @@ fn streams(traffic: Traffic, way: Way, args: &Args, programs: &Programs) -> anyh
         | Way::Floor
         | Way::Chains
         | Way::Many
+        | Way::Tracked
         | Way::Suricata
         | Way::OneWorker
         | Way::TwoWorkers
@@ -317,7 +318,10 @@ const FLOOR: &str = "floor";
 /// The bare one, many packets a system call.
 const FLOOR_OF_MANY: &str = "floor of batch 32";
 
-/// In place of halfgate: what is left to whoever keeps conntrack.
+/// The same beside rules of nftables' that ask conntrack.
+const TRACKED: &str = "floor of batch 32, nftables' conntrack";
+
+/// In place of halfgate: what its rules and its many queues leave.
 const OF_FLOOR: &str = "the floor behind the same chains";
 
 /// The floor of batch 32 where halfgate's chains and conntrack are.
@@ -388,9 +392,11 @@ fn flood(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
     let what = "SYNs of a flood from 65,536 sources";
     // Each run in networks of its own: a flood fills the tables of the last one.
     let run = |way| -> anyhow::Result<f64> { small::flood(&Lab::new(way, programs)?, args.seconds) };
-    let (ours, theirs) =
-        alternate(args, what, || run(Way::Fast), || Ok((run(Way::Many)?, run(Way::Chains)?)))?;
-    let (floor, chains): (Vec<_>, Vec<_>) = theirs.into_iter().unzip();
+    let references = || Ok((run(Way::Many)?, run(Way::Tracked)?, run(Way::Chains)?));
+    let (ours, theirs) = alternate(args, what, || run(Way::Fast), references)?;
+    let floor: Vec<_> = theirs.iter().map(|(floor, ..)| *floor).collect();
+    let tracked: Vec<_> = theirs.iter().map(|(_, tracked, _)| *tracked).collect();
+    let chains: Vec<_> = theirs.iter().map(|(.., chains)| *chains).collect();
     let row = |what: &str, against, ours: &[f64], theirs: &[f64], target| Row {
         what: what.to_owned(),
         unit: "1,000 taken a second",
@@ -402,6 +408,7 @@ fn flood(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
     let target = Target::AtLeast(0.8);
     Ok(vec![
         row(what, FLOOR_OF_MANY, &ours, &floor, target),
+        row(what, TRACKED, &ours, &tracked, Target::None),
         row(what, SAME_CHAINS, &ours, &chains, target),
         row(&format!("{what}, {OF_FLOOR}"), FLOOR_OF_MANY, &chains, &floor, Target::None),
     ])
