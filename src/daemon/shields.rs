@@ -109,7 +109,7 @@ pub fn wanted(policy: &Policy, diversion: Diversion) -> Result<bool, TableError>
         }
         Err(error) if policy.syncookies() => Err(error),
         Err(error) => {
-            log::notice(format_args!("challenges can't be raised when a queue of SYNs fills up: {error}"));
+            log::notice(format_args!("challenges can't be raised when SYNs flood a queue: {error}"));
             Ok(false)
         }
     }
@@ -135,6 +135,8 @@ struct Waiting {
     asked: Vec<Shield>,
     /// A queue of SYNs may be long.
     is_busy: bool,
+    /// It would be, if its SYNs were not taken so fast.
+    is_flooded: bool,
 }
 
 /// A destination, and the interface by which its SYNs come.
@@ -197,9 +199,14 @@ impl Shields {
         }
     }
 
-    /// Has the thread look at once how long the queues of SYNs are.
-    pub fn look_at_queues(&self) {
-        self.waiting.lock().is_busy = true;
+    /// Has the thread look at once how long the queues of SYNs are. `flooded`: so many have come
+    /// fast to one that it counts as long, though they are taken as fast.
+    pub fn look_at_queues(&self, flooded: bool) {
+        {
+            let mut waiting = self.waiting.lock();
+            waiting.is_busy = true;
+            waiting.is_flooded |= flooded;
+        }
         self.bell.notify_one();
     }
 
@@ -271,12 +278,12 @@ impl Shields {
     }
 
     /// The notes that wait, or come within a turn.
-    fn take(&self) -> Vec<Shield> {
+    fn take(&self) -> Waiting {
         let mut waiting = self.waiting.lock();
         if waiting.asked.is_empty() && !waiting.is_busy {
             self.bell.wait_for(&mut waiting, TURN);
         }
-        std::mem::take(&mut *waiting).asked
+        std::mem::take(&mut *waiting)
     }
 
     /// Turns on what is asked for; what that was.
@@ -516,7 +523,7 @@ impl Entry {
             let why = match self.shield.raised {
                 None => format!("{limit}{whose} is passed"),
                 Some(Raise::QueuesFill) => {
-                    format!("a queue of SYNs fills up, and {limit}{whose} is close or passed")
+                    format!("SYNs flood a queue, and {limit}{whose} is close or passed")
                 }
                 Some(Raise::AllProven) => {
                     format!("{limit}{whose} is passed, by sources that answer challenges")
@@ -562,7 +569,7 @@ pub fn run(
     let mut look_at = shared.clock.now();
     while !shared.stopping() {
         pulse.beat();
-        let asked = shared.shields.take();
+        let Waiting { asked, is_flooded, .. } = shared.shields.take();
         if !asked.is_empty() {
             thread.turn_on(asked);
         }
@@ -572,7 +579,7 @@ pub fn run(
             look_at = now.after(LOOK);
             thread.look(now);
         }
-        thread.watch_queues(now);
+        thread.watch_queues(is_flooded, now);
     }
     Ok(())
 }
@@ -638,10 +645,10 @@ impl Thread<'_> {
         }
     }
 
-    fn watch_queues(&self, now: Instant) {
+    fn watch_queues(&self, is_flooded: bool, now: Instant) {
         let losses = queue::losses().unwrap_or_default();
         let of_syns = losses.iter().filter(|loss| self.syn_queues.contains(&loss.number));
-        let load = of_syns.fold(Load::default(), Load::with);
+        let load = of_syns.fold(Load { lost: 0, is_long: is_flooded }, Load::with);
         let (raised, has_changed) = self.shared.shields.watch(load, now);
         if has_changed {
             self.shared.engine.raise_challenges(raised);
@@ -649,7 +656,7 @@ impl Thread<'_> {
             if self.shared.engine.policy().challenges() {
                 let to = OnExcess::Syncookies;
                 self.say(if raised {
-                    format!("a queue of SYNs fills up: {} is raised to {to}", OnExcess::Challenge)
+                    format!("SYNs flood a queue: {} is raised to {to}", OnExcess::Challenge)
                 } else {
                     format!(
                         "the queues of SYNs have lost none, and had room, for {}: {} is itself again",
@@ -764,6 +771,11 @@ mod tests {
         let shields = Shields::default();
         shields.book.lock().possible = true;
         assert_eq!(shields.watch(load, Instant(0)), (true, true));
+        shields.look_at_queues(true);
+        shields.look_at_queues(false);
+        assert!(shields.take().is_flooded, "or that would be, were it not served so fast");
+        shields.look_at_queues(false);
+        assert!(!shields.take().is_flooded);
     }
 
     #[test]

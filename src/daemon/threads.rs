@@ -112,12 +112,14 @@ pub fn serve(
         if lane == Lane::Known {
             continue;
         }
-        match queue.without_pause() {
-            // Who has proven himself need not wait.
-            0 if lane == Lane::Syns => moderation.after(taken),
-            0 => {}
-            many if many.is_multiple_of(SYN_WAITING_LONG) => shared.shields.look_at_queues(),
-            _ => {}
+        let waited = queue.without_pause();
+        // Who has proven himself need not wait.
+        let flooded = lane == Lane::Syns && moderation.after(taken, waited > 0) >= SYN_WAITING_LONG;
+        if flooded {
+            moderation = Moderation::begin();
+        }
+        if flooded || waited > 0 && waited.is_multiple_of(SYN_WAITING_LONG) {
+            shared.shields.look_at_queues(flooded);
         }
     }
     Ok(())

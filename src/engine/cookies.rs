@@ -79,7 +79,7 @@ pub struct Shield {
 /// Why challenges are not enough.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Raise {
-    /// The queues of SYNs overflow, or one is long; an eighth of the limit is enough.
+    /// The queues of SYNs overflow, or one is long or would be, were it not served so fast; an eighth of the limit is enough.
     QueuesFill,
     /// Those who pass the limit have proven themselves, as have most of those who would make room.
     AllProven,

@@ -54,29 +54,35 @@ const GATHER: Duration = Duration::from_micros(50);
 pub struct Moderation {
     last: Monotonic,
     in_a_row: u32,
+    gathered: usize,
 }
 
 impl Moderation {
     /// Nothing has come.
     #[must_use]
     pub fn begin() -> Self {
-        Self { last: Monotonic::now(), in_a_row: 0 }
+        Self { last: Monotonic::now(), in_a_row: 0, gathered: 0 }
     }
 
-    /// So many have been taken, and no more waited: lets some come, if they have come fast for a
-    /// while.
-    pub fn after(&mut self, taken: usize) {
+    /// So many have been taken. If no more wait, lets some come where they have come fast for a
+    /// while. How many have come fast so far.
+    pub fn after(&mut self, taken: usize, more_wait: bool) -> usize {
         let now = Monotonic::now();
         let since = now.duration_since(self.last);
         self.last = now;
-        if self.is_due(taken, since) {
+        if self.is_due(taken, since) && !more_wait {
             std::thread::sleep(GATHER);
         }
+        self.gathered
     }
 
     fn is_due(&mut self, taken: usize, since: Duration) -> bool {
         let is_fast = since < FAST.saturating_mul(u32::try_from(taken).unwrap_or(u32::MAX));
-        self.in_a_row = if is_fast { self.in_a_row.saturating_add(1) } else { 0 };
+        (self.in_a_row, self.gathered) = if is_fast {
+            (self.in_a_row.saturating_add(1), self.gathered.saturating_add(taken))
+        } else {
+            (0, 0)
+        };
         self.in_a_row >= FAST_IN_A_ROW
     }
 }
@@ -122,11 +128,14 @@ mod tests {
         assert!(due(1, 10));
         // Behind a break: ten in its time are many, and one is not.
         assert!(due(10, 110));
+        assert_eq!(moderation.gathered, FAST_IN_A_ROW as usize + 10);
+        let mut due = |taken, micros| moderation.is_due(taken, Duration::from_micros(micros));
         assert!(!due(1, 110));
         for _ in 1..FAST_IN_A_ROW {
             assert!(!due(1, 10));
         }
         assert!(due(1, 10));
         assert!(!due(0, 0));
+        assert_eq!(moderation.gathered, 0);
     }
 }

@@ -101,7 +101,7 @@ pub struct Syncookies {
     pub on: Vec<ShieldedRow>,
     /// How many it were since the start.
     pub ever: u64,
-    /// Whether a queue of SYNs fills up, so that `challenge` is raised to `syncookies`.
+    /// Whether SYNs flood a queue, so that `challenge` is raised to `syncookies`.
     pub raised: bool,
     /// SYNs that the kernel answered since it was first on.
     pub syns: u64,
