@@ -145,5 +145,6 @@ fn workers_of_live_connections_go_first_while_syns_wait() {
     gateway.eventually("live connections go first", SOON, || {
         niceness(daemon) == [(usual - 6, 2), (usual - 3, 2), (usual, 2)]
     });
-    gateway.eventually("all are alike, ten seconds later", 2 * SOON, || niceness(daemon) == [(usual, 6)]);
+    // Or somewhat later, where timers of all those connections fire meanwhile on a busy machine.
+    gateway.eventually("all are alike, ten seconds later", 3 * SOON, || niceness(daemon) == [(usual, 6)]);
 }
