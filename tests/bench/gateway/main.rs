@@ -201,7 +201,7 @@ fn measure(measurement: Measurement, args: &Args, programs: &Programs) -> anyhow
         Measurement::Connections => connections(Way::Conntrack, args, programs),
         Measurement::ConnectionsSuricata => connections(Way::Suricata, args, programs),
         Measurement::Verdicts => verdicts(args, programs),
-        Measurement::Latency => latency(args, programs),
+        Measurement::Latency => on_one_processor(|| latency(args, programs)),
         Measurement::Flood => flood(args, programs),
         Measurement::Workers => workers(args, programs),
         Measurement::Stall => stall(args, programs),
@@ -284,10 +284,18 @@ fn streams(traffic: Traffic, way: Way, args: &Args, programs: &Programs) -> anyh
     Ok(rows)
 }
 
+/// On all processors, and on one: there what is out of order is the gateway's doing, because the
+/// two ends' own packets don't overtake each other from processor to processor.
 fn entries(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
+    let mut rows = entries_here("", args, programs)?;
+    rows.extend(on_one_processor(|| entries_here(" on one processor", args, programs))?);
+    Ok(rows)
+}
+
+fn entries_here(place: &str, args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
     let (ours, theirs) = (Lab::new(Way::Fast, programs)?, Lab::new(Way::Conntrack, programs)?);
     let count = usize::try_from(args.seconds)? * 40;
-    let what = format!("{count} transfers of 4 MiB");
+    let what = format!("{count} transfers of 4 MiB{place}");
     let (ours, theirs) = alternate(args, &what, || entry::run(&ours, count), || entry::run(&theirs, count))?;
     let row = |name: &str, of: fn(&entry::Run) -> f64| Row {
         what: format!("{what}: {name}"),
@@ -343,17 +351,18 @@ fn verdicts(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
 /// conntrack, or without any rules as the floor's. A machine's speed swings over seconds, so
 /// that all are measured beside each other many times a run; and all on one processor, because
 /// to wake another takes several times what is measured, the same for all, and swings with it.
-fn latency(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
-    let on_one = || {
+/// Everything that `measure` starts runs on one processor.
+fn on_one_processor<T: Send>(measure: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
+    let pinned = || {
         let cpu = cpus::allowed()?.first().copied().context("no processor")?;
         cpus::pin(cpu)?;
-        latency_here(args, programs)
+        measure()
     };
     // What a thread starts inherits where it may run.
-    std::thread::scope(|scope| scope.spawn(on_one).join().map_err(|_| anyhow::anyhow!("it panicked"))?)
+    std::thread::scope(|scope| scope.spawn(pinned).join().map_err(|_| anyhow::anyhow!("it panicked"))?)
 }
 
-fn latency_here(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
+fn latency(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
     const TURNS: u32 = 4;
     let lab = |way| Lab::new(way, programs);
     let (full, chains, conntrack) = (lab(Way::Full)?, lab(Way::Chains)?, lab(Way::Conntrack)?);
