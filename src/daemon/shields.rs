@@ -202,12 +202,13 @@ impl Shields {
     /// Has the thread look at once how long the queues of SYNs are. `flooded`: so many have come
     /// fast to one that it counts as long, though they are taken as fast.
     pub fn look_at_queues(&self, flooded: bool) {
-        {
-            let mut waiting = self.waiting.lock();
+        let mut waiting = self.waiting.lock();
+        waiting.is_flooded |= flooded;
+        // While they are long, the next turn is soon enough.
+        if !self.are_queues_long() {
             waiting.is_busy = true;
-            waiting.is_flooded |= flooded;
+            self.bell.notify_one();
         }
-        self.bell.notify_one();
     }
 
     /// The kernel's table was installed, its sets empty; `possible`: it has them. Puts into
@@ -659,7 +660,7 @@ impl Thread<'_> {
                     format!("SYNs flood a queue: {} is raised to {to}", OnExcess::Challenge)
                 } else {
                     format!(
-                        "the queues of SYNs have lost none, and had room, for {}: {} is itself again",
+                        "the queues of SYNs have lost none, had room, and filled slower, for {}: {} is itself again",
                         text::duration(RAISED),
                         OnExcess::Challenge
                     )
@@ -771,6 +772,10 @@ mod tests {
         let shields = Shields::default();
         shields.book.lock().possible = true;
         assert_eq!(shields.watch(load, Instant(0)), (true, true));
+        shields.look_at_queues(true);
+        let waiting = std::mem::take(&mut *shields.waiting.lock());
+        assert!(waiting.is_flooded && !waiting.is_busy, "it is known");
+        let shields = Shields::default();
         shields.look_at_queues(true);
         shields.look_at_queues(false);
         assert!(shields.take().is_flooded, "or that would be, were it not served so fast");

@@ -112,14 +112,11 @@ pub fn serve(
         if lane == Lane::Known {
             continue;
         }
-        let waited = queue.without_pause();
         // Who has proven himself need not wait.
-        let flooded = lane == Lane::Syns && moderation.after(taken, waited > 0) >= SYN_WAITING_LONG;
-        if flooded {
+        let hurries = lane == Lane::Proven;
+        if moderation.after(taken, queue.may_hold_more(), hurries) >= SYN_WAITING_LONG {
             moderation = Moderation::begin();
-        }
-        if flooded || waited > 0 && waited.is_multiple_of(SYN_WAITING_LONG) {
-            shared.shields.look_at_queues(flooded);
+            shared.shields.look_at_queues(lane == Lane::Syns);
         }
     }
     Ok(())

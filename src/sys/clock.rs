@@ -64,26 +64,27 @@ impl Moderation {
         Self { last: Monotonic::now(), in_a_row: 0, gathered: 0 }
     }
 
-    /// So many have been taken. If no more wait, lets some come where they have come fast for a
-    /// while. How many have come fast so far.
-    pub fn after(&mut self, taken: usize, more_wait: bool) -> usize {
+    /// So many have been taken. If no more wait, and nobody `hurries`, lets some come where they
+    /// have come fast for a while. How many have come fast so far.
+    pub fn after(&mut self, taken: usize, more_wait: bool, hurries: bool) -> usize {
         let now = Monotonic::now();
         let since = now.duration_since(self.last);
         self.last = now;
-        if self.is_due(taken, since) && !more_wait {
+        if self.is_due(taken, more_wait, since) && !hurries {
             std::thread::sleep(GATHER);
         }
         self.gathered
     }
 
-    fn is_due(&mut self, taken: usize, since: Duration) -> bool {
-        let is_fast = since < FAST.saturating_mul(u32::try_from(taken).unwrap_or(u32::MAX));
+    fn is_due(&mut self, taken: usize, more_wait: bool, since: Duration) -> bool {
+        // What waits has come faster than it is taken.
+        let is_fast = more_wait || since < FAST.saturating_mul(u32::try_from(taken).unwrap_or(u32::MAX));
         (self.in_a_row, self.gathered) = if is_fast {
             (self.in_a_row.saturating_add(1), self.gathered.saturating_add(taken))
         } else {
             (0, 0)
         };
-        self.in_a_row >= FAST_IN_A_ROW
+        self.in_a_row >= FAST_IN_A_ROW && !more_wait
     }
 }
 
@@ -121,7 +122,7 @@ mod tests {
     #[test]
     fn many_wait_for_more_and_few_do_not() {
         let mut moderation = Moderation::begin();
-        let mut due = |taken, micros| moderation.is_due(taken, Duration::from_micros(micros));
+        let mut due = |taken, micros| moderation.is_due(taken, false, Duration::from_micros(micros));
         for _ in 1..FAST_IN_A_ROW {
             assert!(!due(1, 10));
         }
@@ -129,7 +130,7 @@ mod tests {
         // Behind a break: ten in its time are many, and one is not.
         assert!(due(10, 110));
         assert_eq!(moderation.gathered, FAST_IN_A_ROW as usize + 10);
-        let mut due = |taken, micros| moderation.is_due(taken, Duration::from_micros(micros));
+        let mut due = |taken, micros| moderation.is_due(taken, false, Duration::from_micros(micros));
         assert!(!due(1, 110));
         for _ in 1..FAST_IN_A_ROW {
             assert!(!due(1, 10));
@@ -137,5 +138,10 @@ mod tests {
         assert!(due(1, 10));
         assert!(!due(0, 0));
         assert_eq!(moderation.gathered, 0);
+        for batch in 1..=2 * FAST_IN_A_ROW {
+            assert!(!moderation.is_due(32, true, Duration::from_secs(1)), "nobody rests while more wait");
+            assert_eq!(moderation.gathered, 32 * batch as usize);
+        }
+        assert!(moderation.is_due(31, false, Duration::from_millis(1)));
     }
 }

@@ -187,8 +187,8 @@ pub struct Queue {
     patience: Duration,
     /// So many are still taken one at a time.
     alone: u8,
-    /// Batches that were full, since the last that was not.
-    full: u32,
+    /// Whether the last batch was full.
+    is_full: bool,
     tells_conntrack: bool,
     troubles: QueueTroubles,
 }
@@ -288,7 +288,7 @@ impl Queue {
             rewritten: Vec::with_capacity(REWRITTEN),
             patience: Duration::ZERO,
             alone: 0,
-            full: 0,
+            is_full: false,
             tells_conntrack,
             troubles: QueueTroubles::default(),
         })
@@ -323,10 +323,10 @@ impl Queue {
         Ok(judged)
     }
 
-    /// Packets taken since there were last fewer than can be taken at once.
+    /// Whether as many were taken last as can be at once, so that more may wait.
     #[must_use]
-    pub fn without_pause(&self) -> usize {
-        (self.full as usize).saturating_mul(BATCH)
+    pub fn may_hold_more(&self) -> bool {
+        self.is_full
     }
 
     /// What went wrong with single packets so far.
@@ -369,7 +369,7 @@ impl Queue {
                     (1, _) => ALONE,
                     _ => 0,
                 };
-                self.full = if count == BATCH { self.full.saturating_add(1) } else { 0 };
+                self.is_full = count == BATCH;
                 Ok(count)
             }
             // ENOBUFS: the kernel could not tell us something (an error reply);

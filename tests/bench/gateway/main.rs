@@ -347,11 +347,7 @@ fn verdicts(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
     Ok(vec![Row { what: what.to_owned(), unit, against, ours, theirs, target }])
 }
 
-/// What a queue adds is what an echo takes longer than in the same network without one: with
-/// conntrack, or without any rules as the floor's. A machine's speed swings over seconds, so
-/// that all are measured beside each other many times a run; and all on one processor, because
-/// to wake another takes several times what is measured, the same for all, and swings with it.
-/// Everything that `measure` starts runs on one processor.
+/// What comes of it where everything that `measure` starts runs on one processor.
 fn on_one_processor<T: Send>(measure: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
     let pinned = || {
         let cpu = cpus::allowed()?.first().copied().context("no processor")?;
@@ -362,6 +358,10 @@ fn on_one_processor<T: Send>(measure: impl FnOnce() -> anyhow::Result<T> + Send)
     std::thread::scope(|scope| scope.spawn(pinned).join().map_err(|_| anyhow::anyhow!("it panicked"))?)
 }
 
+/// What a queue adds is what an echo takes longer than in the same network without one: with
+/// conntrack, or without any rules as the floor's. A machine's speed swings over seconds, so
+/// that all are measured beside each other many times a run; and all on one processor, because
+/// to wake another takes several times what is measured, the same for all, and swings with it.
 fn latency(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
     const TURNS: u32 = 4;
     let lab = |way| Lab::new(way, programs);
