@@ -71,23 +71,28 @@ fi
 release=$(ls "$cache/kernel/lib/modules")
 
 # Not every machine can have it installed: its packages and those of another release's
-# qemu-utils, say, exclude each other. So what it needs is unpacked.
+# qemu-utils, say, exclude each other. So it is unpacked with all that it needs, as if
+# nothing were installed, its C library and that one's loader among it.
 if ! qemu=$(PATH=$PATH:/usr/sbin:/sbin command -v qemu-system-x86_64); then
     qemu=$cache/qemu/run
     if [ ! -e "$qemu" ]; then
         rm -rf "$cache/qemu"
         mkdir -p "$cache/qemu/root"
-        packages=$(apt-get -s --no-install-recommends install qemu-system-x86 | sed -n 's/^Inst \([^ ]*\) (\([^ ]*\) .*/\1=\2/p')
+        packages=$(apt-get -s -o Dir::State::status=/dev/null --no-install-recommends install qemu-system-x86 |
+            sed -n 's/^Inst \([^ ]*\) (\([^ ]*\) .*/\1=\2/p')
         [ -n "$packages" ] || die "apt can't tell what qemu-system-x86 needs: run apt-get update"
         # shellcheck disable=SC2086
         (cd "$cache/qemu" && apt-get -qq -o APT::Sandbox::User=root download $packages &&
             for package in ./*.deb; do dpkg-deb -x "$package" root && rm "$package" || exit 1; done) ||
             die "qemu-system-x86 could not be fetched"
         root=$cache/qemu/root
+        libraries=lib/x86_64-linux-gnu
+        loader=$(find "$root" -type f -name ld-linux-x86-64.so.2)
         {
             echo '#!/bin/sh'
-            echo "LD_LIBRARY_PATH='$root/usr/lib/$(uname -m)-linux-gnu:$root/lib/$(uname -m)-linux-gnu' \\"
-            echo "    exec '$root/usr/bin/qemu-system-x86_64' -L '$root/usr/share/qemu' -L '$root/usr/share/seabios' \"\$@\""
+            echo "QEMU_MODULE_DIR='$root/usr/$libraries/qemu' exec '$loader' \\"
+            echo "    --library-path '$root/usr/$libraries:$root/$libraries' '$root/usr/bin/qemu-system-x86_64' \\"
+            echo "    -L '$root/usr/share/qemu' -L '$root/usr/share/seabios' \"\$@\""
         } >"$cache/qemu/new"
         chmod +x "$cache/qemu/new"
         mv "$cache/qemu/new" "$qemu"
