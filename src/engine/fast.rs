@@ -133,6 +133,20 @@ fn is_impatient(connection: &Connection, is_udp: bool, now: Instant) -> bool {
     is_full_stream || connection.age(now) >= IMPATIENT
 }
 
+impl Connection {
+    /// Whether this packet is the one that may begin a ride; if so, another may be made one.
+    /// One that has come behind it says nothing of that: by then the verdict of the first may
+    /// have made another the one, and with two of them under way a ride would begin in the
+    /// name of the wrong one, and overtake what waits between them.
+    pub(super) fn meet_candidate(&mut self, candidacy: Option<Candidacy>) -> bool {
+        let stands = candidacy == Some(Candidacy::Stands);
+        if stands {
+            self.candidate_has_come();
+        }
+        stands
+    }
+}
+
 /// Gives a candidate's packet up that must have been lost on its way.
 #[inline]
 pub(super) fn give_candidate_up(connection: &mut Connection, now: Instant) {
@@ -194,9 +208,7 @@ impl Context<'_> {
             self.out.ride = Some(Ride::BeginsAtOnce);
             return;
         }
-        if meta.candidacy.is_some() {
-            connection.candidate_has_come();
-        }
+        let stands = connection.meet_candidate(meta.candidacy);
         // Numbers that the kernel translates are told apart here.
         if connection.tag() & BEHIND != 0 || !connection.fast.is_none() || self.out.ride.is_some() {
             return;
@@ -206,7 +218,6 @@ impl Context<'_> {
         // The packet that completes the handshake is the best to begin with.
         let may_soon =
             connection.phase == Phase::SynReceived && self.ruling.lets_ride(&connection, Timer::Established);
-        let stands = meta.candidacy == Some(Candidacy::Stands);
         let is_udp = connection.phase == Phase::UdpStream;
         let is_impatient = is_impatient(&connection, is_udp, self.now);
         // Nothing that was sent before this packet can be overtaken any more, because its

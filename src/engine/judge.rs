@@ -232,10 +232,8 @@ impl Context<'_> {
         let now = self.now;
         let Met { slot, key, arrival, .. } = *met;
         let Some(mut connection) = A::table(held.shard).live(slot) else { return Err(Replaced(None)) };
-        if arrival.meta.candidacy.is_some() {
-            // Whatever becomes of it.
-            connection.candidate_has_come();
-        }
+        // Whatever becomes of it.
+        connection.meet_candidate(arrival.meta.candidacy);
         if (connection.tag() & BEHIND != 0 || self.out.opening) && !self.out.is_read {
             drop(connection);
             return self.judge_behind(held, met);
@@ -451,8 +449,10 @@ impl Context<'_> {
         let mut shard = self.stats.locked(mutex);
         let mut held = Held { shard: &mut shard, number };
         let Some(slot) = self.find_live::<A>(&mut held, &key, hash) else { return false };
-        let Some(entry) = A::table(held.shard).get(slot) else { return false };
-        let connection = &entry.connection;
+        let Some(entry) = A::table(held.shard).get_mut(slot) else { return false };
+        let connection = &mut entry.connection;
+        // For conntrack the error is a packet of its connection.
+        connection.meet_candidate(meta.candidacy);
         match embedded.seq {
             Some(seq) if embedded.protocol == Protocol::TCP => {
                 let direction = sender.direction(connection.opener());

@@ -4,6 +4,7 @@
 //! the test moves. Sequence numbers are relative, as in packetdrill: the client's
 //! SYN is 0 of its numbers, the server's SYN-ACK 0 of its own.
 
+mod boarding;
 mod cells;
 mod challenge;
 mod clauses;
