@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use halfgate::sys::cpus;
 
 use crate::lab::{Lab, counter, server};
 
@@ -26,23 +27,34 @@ pub(crate) struct Run {
     pub(crate) early: u64,
 }
 
-/// Sends `count` times something from client to server.
-pub(crate) fn run(lab: &Lab, count: usize) -> anyhow::Result<Run> {
+/// Sends `count` times something from client to server, each on the processor given.
+pub(crate) fn run(lab: &Lab, count: usize, parted: Option<[u16; 2]>) -> anyhow::Result<Run> {
     let to = SocketAddr::new(server(), PORT);
     let listener = lab.three.server.enter(|| TcpListener::bind(to))??;
     let before = look(lab)?;
     std::thread::scope(|scope| -> anyhow::Result<()> {
-        let sink = scope.spawn(|| (0..count).try_for_each(|_| swallow(&listener)));
-        for _ in 0..count {
-            // What ends here would leave the other waiting for the next connection.
-            let stream =
-                lab.three.client.enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(10)))?;
-            send(&stream.context("connect")?)?;
-        }
+        let sink = scope.spawn(|| {
+            stay(parted.map(|[_, server]| server))?;
+            (0..count).try_for_each(|_| swallow(&listener))
+        });
+        let source = scope.spawn(|| {
+            stay(parted.map(|[client, _]| client))?;
+            (0..count).try_for_each(|_| {
+                // What ends here would leave the other waiting for the next connection.
+                let connect = || TcpStream::connect_timeout(&to, Duration::from_secs(10));
+                send(&lab.three.client.enter(connect)?.context("connect")?)
+            })
+        });
+        source.join().map_err(|_| anyhow::anyhow!("the client panicked"))??;
         sink.join().map_err(|_| anyhow::anyhow!("the server panicked"))?.context("receive")
     })?;
     let after = look(lab)?;
     Ok(Run { again: after.again - before.again, early: after.early - before.early })
+}
+
+/// Keeps this thread, and those that it starts, on one processor.
+fn stay(cpu: Option<u16>) -> io::Result<()> {
+    cpu.map_or(Ok(()), cpus::pin)
 }
 
 fn send(mut stream: &TcpStream) -> anyhow::Result<()> {

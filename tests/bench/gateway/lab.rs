@@ -268,6 +268,21 @@ impl Lab {
         Ok(Duration::from_millis(ticks * 10))
     }
 
+    /// Has each of the hosts handle what comes in on a processor of its own, whichever sent it, as
+    /// if they were machines of their own. What they send is their programs' business.
+    pub(crate) fn part_hosts(&self, [client, server]: [u16; 2]) -> anyhow::Result<()> {
+        for (host, cpu) in [(&self.three.client, client), (&self.three.server, server)] {
+            // `ip netns exec` shows the namespace's own /sys.
+            let mask = 1_u32.checked_shl(cpu.into()).context("a processor's number is above 31")?;
+            let steer = format!("echo {mask:x} >/sys/class/net/eth0/queues/rx-0/rps_cpus");
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", host.name(), "sh", "-c", &steer]);
+            let status = command.status().with_context(|| format!("run {command:?}"))?;
+            ensure!(status.success(), "{command:?}: {status}");
+        }
+        Ok(())
+    }
+
     /// A folder for what belongs to this network.
     pub(crate) fn folder(&self) -> &Path {
         &self.scratch.0

@@ -284,19 +284,35 @@ fn streams(traffic: Traffic, way: Way, args: &Args, programs: &Programs) -> anyh
     Ok(rows)
 }
 
-/// On all processors, and on one: there what is out of order is the gateway's doing, because the
-/// two ends' own packets don't overtake each other from processor to processor.
+/// As it comes; with hosts that keep to a processor each, as machines of their own would; and all
+/// on one. There what is out of order is the gateway's doing, because the two ends' own packets
+/// don't overtake each other from processor to processor; and on one they come between any two
+/// steps of the gateway's.
 fn entries(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
-    let mut rows = entries_here("", args, programs)?;
-    rows.extend(on_one_processor(|| entries_here(" on one processor", args, programs))?);
+    let mut rows = entries_by("", None, args, programs)?;
+    let allowed = cpus::allowed()?;
+    let (client, server) = (allowed.first(), allowed.get(1).or(allowed.first()));
+    let parted = client.zip(server).map(|(client, server)| [*client, *server]);
+    rows.extend(entries_by(", hosts on one processor each", parted, args, programs)?);
+    rows.extend(on_one_processor(|| entries_by(", all on one processor", None, args, programs))?);
     Ok(rows)
 }
 
-fn entries_here(place: &str, args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
+fn entries_by(
+    hosts: &str,
+    parted: Option<[u16; 2]>,
+    args: &Args,
+    programs: &Programs,
+) -> anyhow::Result<Vec<Row>> {
     let (ours, theirs) = (Lab::new(Way::Fast, programs)?, Lab::new(Way::Conntrack, programs)?);
+    if let Some(cpus) = parted {
+        ours.part_hosts(cpus)?;
+        theirs.part_hosts(cpus)?;
+    }
     let count = usize::try_from(args.seconds)? * 40;
-    let what = format!("{count} transfers of 4 MiB{place}");
-    let (ours, theirs) = alternate(args, &what, || entry::run(&ours, count), || entry::run(&theirs, count))?;
+    let what = format!("{count} transfers of 4 MiB{hosts}");
+    let run = |lab: &Lab| entry::run(lab, count, parted);
+    let (ours, theirs) = alternate(args, &what, || run(&ours), || run(&theirs))?;
     let row = |name: &str, of: fn(&entry::Run) -> f64| Row {
         what: format!("{what}: {name}"),
         unit: "segments a run",
