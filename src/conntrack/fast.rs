@@ -41,6 +41,8 @@ impl Fast {
     /// Its next packet may begin a ride: until that has come, no other is made the one. Of
     /// those that do not ride.
     const CANDIDATE: u8 = 1 << 7;
+    /// That is long ago. Of candidates alone: what rides may be questioned.
+    const OVERDUE: u8 = Self::QUESTIONED;
 
     const fn heard(direction: Direction) -> u8 {
         match direction {
@@ -52,7 +54,8 @@ impl Fast {
     /// Whether it has nothing to do with the fast path now, but for what may come.
     #[must_use]
     pub const fn is_none(self) -> bool {
-        self.0 & !Self::CANDIDATE == 0
+        const LATE: u8 = Fast::CANDIDATE | Fast::OVERDUE;
+        matches!(self.0, 0 | Fast::CANDIDATE | LATE)
     }
 
     /// Whether its next packet may begin a ride.
@@ -94,14 +97,26 @@ pub enum KernelState {
 impl Connection {
     /// Its next packet may begin a ride. `false`: another is to come already.
     pub const fn become_candidate(&mut self) -> bool {
-        let is_new = self.fast.0 & Fast::CANDIDATE == 0;
+        let is_new = !self.fast.is_candidate();
         self.fast.0 |= Fast::CANDIDATE;
         is_new
     }
 
     /// The packet that might begin a ride has come, or is lost.
     pub const fn candidate_has_come(&mut self) {
-        self.fast.0 &= !Fast::CANDIDATE;
+        if self.fast.is_candidate() {
+            self.fast.0 &= !(Fast::CANDIDATE | Fast::OVERDUE);
+        }
+    }
+
+    /// A time has passed in which the packet that might begin a ride ought to have come. Said
+    /// twice, it is lost.
+    pub const fn miss_candidate(&mut self) {
+        if self.fast.0 & Fast::OVERDUE != 0 {
+            self.candidate_has_come();
+        } else if self.fast.is_candidate() {
+            self.fast.0 |= Fast::OVERDUE;
+        }
     }
 
     /// From now on packets may pass unseen.

@@ -44,9 +44,9 @@ pub(super) const IMPATIENT_STREAM: u32 = 1000;
 /// If nothing has come for so long, neither has the packet that might have begun a ride.
 const CANDIDATE_FOR: Duration = Duration::from_secs(1);
 
-/// Nor has it if, on a connection that is never silent, so many packets have come behind it:
-/// more than wait in a queue.
-const CANDIDATE_PACKETS: u32 = 1 << 16;
+/// Nor has it if, on a connection that is never silent, at least so many packets have come behind
+/// it, and at most twice as many: more than wait in a queue.
+const CANDIDATE_PACKETS: u32 = 1 << 12;
 
 /// How long the kernel's word may take before it is asked again.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -150,11 +150,10 @@ impl Connection {
 /// Gives a candidate's packet up that must have been lost on its way.
 #[inline]
 pub(super) fn give_candidate_up(connection: &mut Connection, now: Instant) {
-    if connection.fast.is_candidate()
-        && (connection.last_seen.elapsed(now) >= CANDIDATE_FOR
-            || connection.packets().is_multiple_of(CANDIDATE_PACKETS))
-    {
+    if connection.last_seen.elapsed(now) >= CANDIDATE_FOR {
         connection.candidate_has_come();
+    } else if connection.packets().is_multiple_of(CANDIDATE_PACKETS) {
+        connection.miss_candidate();
     }
 }
 

@@ -113,8 +113,8 @@ impl Document {
         let (fast, candidate, latest) = (marks.fast(), marks.candidate(), marks.latest());
         let all = marks.inspected() | marks.ride_begins();
         let says = |bits| mark_is(all, marks.inspected() | bits);
-        let may_begin = says(marks.ride_may_begin());
-        self.rule(chain, vec![may_begin, ct_mark_lacks(latest), set_ct_mark(!0, candidate)]);
+        // If one is the latest, it is this one: the next is the candidate's, and not behind it.
+        self.rule(chain, vec![says(marks.ride_may_begin()), set_ct_mark(!latest, candidate)]);
         let begins = says(marks.ride_begins());
         self.rule(chain, vec![begins, ct_mark_has(latest), set_ct_mark(!latest, fast)]);
         let at_once = marks.inspected() | marks.ride_begins_at_once();
