@@ -61,6 +61,7 @@ pub use view::{Change, Counters, Counts, Existing, TimerRow, UnderWay, View};
 use std::{
     borrow::Cow,
     collections::HashMap,
+    net::{Ipv4Addr, Ipv6Addr},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -76,10 +77,10 @@ use self::{
     cookies::Cookieing,
     open::Open,
     passed::PassCounts,
-    prepare::{Place, Read},
+    prepare::{Located, Place, Read},
     pressure::Lines,
     ruling::{Ruling, Shrink},
-    shard::{Aheads, Shard},
+    shard::{Aheads, Family, Shard},
     stats::{Stats, add},
 };
 use crate::{
@@ -334,28 +335,50 @@ impl Worker {
 
     /// Judges one packet. `bytes` starts at the IP header.
     pub fn handle_packet(&mut self, meta: &Meta, bytes: &[u8], now: Instant) -> Verdict {
-        let plain = Plain::of(bytes, meta.wire_len, meta.checksums);
-        let Some(plain) = plain.filter(Plain::is_acknowledgement) else {
-            return self.handle_unread(meta, bytes, None, now);
-        };
-        if self.takes_plain(meta, &plain, &self.locate(&plain), now) {
-            return Verdict::Accept;
+        if let Some(plain) = Plain::<Ipv4Addr>::of(bytes, meta.wire_len, meta.checksums) {
+            let located = self.locate(&plain);
+            self.handle_plain(meta, bytes, &plain, &located, now)
+        } else if let Some(plain) = Plain::<Ipv6Addr>::of(bytes, meta.wire_len, meta.checksums) {
+            let located = self.locate(&plain);
+            self.handle_plain(meta, bytes, &plain, &located, now)
+        } else {
+            self.handle_unread(meta, bytes, None, now)
         }
-        self.handle_unusual(meta, bytes, None, now)
     }
 
     /// Judges a packet that was looked at before ([`Self::prepare`]), with the same length and
     /// checksums, by any worker of the same engine.
     pub fn handle_prepared(&mut self, meta: &Meta, prepared: &Prepared<'_>, now: Instant) -> Verdict {
         match &prepared.read {
-            Read::Plain(plain, located) => {
-                if plain.is_acknowledgement() && self.takes_plain(meta, plain, located, now) {
-                    return Verdict::Accept;
+            Read::Plain(plain, located) => self.handle_plain(meta, prepared.bytes, plain, located, now),
+            Read::Any(place) => {
+                if let Place::Ipv6(located) = place
+                    && let Some(plain) = Plain::of(prepared.bytes, meta.wire_len, meta.checksums)
+                {
+                    return self.handle_plain(meta, prepared.bytes, &plain, located, now);
                 }
-                self.handle_unusual(meta, prepared.bytes, Some(&Place::Ipv4(*located)), now)
+                self.handle_unread(meta, prepared.bytes, Some(place), now)
             }
-            Read::Any(place) => self.handle_unread(meta, prepared.bytes, Some(place), now),
         }
+    }
+
+    /// Judges a packet that is as nearly all are, but for what it says.
+    #[inline(always)]
+    fn handle_plain<A: Family>(
+        &mut self,
+        meta: &Meta,
+        bytes: &[u8],
+        plain: &Plain<'_, A>,
+        located: &Located<A>,
+        now: Instant,
+    ) -> Verdict
+    where
+        Place: From<Located<A>>,
+    {
+        if self.takes_plain(meta, plain, located, now) {
+            return Verdict::Accept;
+        }
+        self.handle_unusual(meta, bytes, &(*located).into(), now)
     }
 
     /// Judges a packet of which little was read but its place, if that.
@@ -374,11 +397,9 @@ impl Worker {
 
     /// As [`Self::handle_unread`], where the short way was tried in vain.
     #[inline(never)]
-    fn handle_unusual(&mut self, meta: &Meta, bytes: &[u8], place: Option<&Place>, now: Instant) -> Verdict {
+    fn handle_unusual(&mut self, meta: &Meta, bytes: &[u8], place: &Place, now: Instant) -> Verdict {
         let parsed = wire::parse_where(bytes, meta.wire_len, meta.checksums, self.loopback);
-        let parsed = parsed.as_ref();
-        let place = place.map_or_else(|| Cow::Owned(self.place_of(parsed.ok())), Cow::Borrowed);
-        self.handle_any(meta, bytes, parsed, &place, now)
+        self.handle_any(meta, bytes, parsed.as_ref(), place, now)
     }
 
     /// Judges a packet of whatever kind.

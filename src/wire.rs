@@ -29,5 +29,5 @@ pub use bare::without_fast_open;
 pub use build::{Echo, FourTuple, RawPacket, SegmentBuilder, opening};
 pub use malformed::Malformed;
 pub use packet::{Datagram, Embedded, Flags, IcmpMessage, Packet, Protocol, Segment, TcpOptions, Transport};
-pub use parse::{Checksums, Loopback, Plain, parse, parse_where};
+pub use parse::{Checksums, InHeader, Loopback, Plain, parse, parse_where};
 pub use seq::SeqNum;

@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Foreseen, Worker};
+use super::{Foreseen, Worker, shard::Family};
 use crate::{
     conntrack::{Address, Flow, Key, Secret, key::Sender},
     wire::{self, Checksums, IcmpMessage, Packet, Plain, Protocol, Transport},
@@ -21,7 +21,7 @@ pub struct Prepared<'p> {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Read<'p> {
     /// What nearly every packet is.
-    Plain(Plain<'p>, Located<Ipv4Addr>),
+    Plain(Plain<'p, Ipv4Addr>, Located<Ipv4Addr>),
     /// Any other is read again when it is judged: to carry all that it may be along would
     /// cost more.
     Any(Place),
@@ -50,6 +50,18 @@ impl<A: Address> Located<A> {
     fn between(src: (A, u16), dst: (A, u16), protocol: Protocol, secret: &Secret) -> Self {
         let (key, sender) = Key::between(src, dst, protocol);
         Self { key, sender, hash: key.hash(secret) }
+    }
+}
+
+impl From<Located<Ipv4Addr>> for Place {
+    fn from(located: Located<Ipv4Addr>) -> Self {
+        Self::Ipv4(located)
+    }
+}
+
+impl From<Located<Ipv6Addr>> for Place {
+    fn from(located: Located<Ipv6Addr>) -> Self {
+        Self::Ipv6(located)
     }
 }
 
@@ -123,18 +135,19 @@ impl Worker {
     #[must_use]
     #[inline(always)]
     pub fn prepare<'p>(&self, bytes: &'p [u8], wire_len: u32, checksums: Checksums) -> Prepared<'p> {
-        let read = match Plain::of(bytes, wire_len, checksums) {
-            Some(plain) => Read::Plain(plain, self.locate(&plain)),
-            None => {
-                let parsed = wire::parse_where(bytes, wire_len, checksums, self.loopback);
-                Read::Any(self.place_of(parsed.as_ref().ok()))
-            }
+        let read = if let Some(plain) = Plain::of(bytes, wire_len, checksums) {
+            Read::Plain(plain, self.locate(&plain))
+        } else if let Some(plain) = Plain::<Ipv6Addr>::of(bytes, wire_len, checksums) {
+            Read::Any(self.locate(&plain).into())
+        } else {
+            let parsed = wire::parse_where(bytes, wire_len, checksums, self.loopback);
+            Read::Any(self.place_of(parsed.as_ref().ok()))
         };
         Prepared { bytes, read }
     }
 
     #[inline(always)]
-    pub(super) fn locate(&self, plain: &Plain<'_>) -> Located<Ipv4Addr> {
+    pub(super) fn locate<A: Family>(&self, plain: &Plain<'_, A>) -> Located<A> {
         let (src, dst) = plain.ends();
         Located::between(src, dst, Protocol::TCP, &self.engine.secret)
     }

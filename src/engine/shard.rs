@@ -10,7 +10,10 @@ use std::{
 use parking_lot::Mutex;
 
 use super::cookies::Behind;
-use crate::conntrack::{Address, Ahead, Entry, Instant, Phase, Slot, Table, scoped::Scoped};
+use crate::{
+    conntrack::{Address, Ahead, Entry, Instant, Phase, Slot, Table, scoped::Scoped},
+    wire::InHeader,
+};
 
 /// The connections whose hash falls here.
 #[derive(Debug)]
@@ -193,7 +196,7 @@ const fn place_of(hash: u64) -> usize {
 }
 
 /// An address family with its table in a shard.
-pub(super) trait Family: Address {
+pub(super) trait Family: Address + InHeader {
     const IPV6: bool;
     fn table(shard: &mut Shard) -> &mut Table<Self>;
 }

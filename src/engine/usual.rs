@@ -4,8 +4,6 @@
 //! Whatever it takes, [`Context::judge`] would take in the same way; whatever it leaves it
 //! leaves as it was.
 
-use std::net::Ipv4Addr;
-
 use super::{
     Meta, Verdict, Worker,
     context::{Context, Held},
@@ -24,20 +22,20 @@ use crate::{
 };
 
 impl Worker {
-    /// Accepts and counts a packet that is as nearly all are: one that [`Plain`] says is an
-    /// acknowledgement. `false`: it is for [`Self::handle_any`].
+    /// Accepts and counts a packet that is as nearly all are. `false`: it is for
+    /// [`Self::handle_any`].
     ///
     /// Its addresses need no look: where both ends were heard from, both are ones that packets
     /// may bear.
     #[inline(always)]
-    pub(super) fn takes_plain(
+    pub(super) fn takes_plain<A: Family>(
         &mut self,
         meta: &Meta,
-        plain: &Plain<'_>,
-        located: &Located<Ipv4Addr>,
+        plain: &Plain<'_, A>,
+        located: &Located<A>,
         now: Instant,
     ) -> bool {
-        self.takes(meta, (plain.len, plain.payload_len), plain, located, now)
+        plain.is_acknowledgement() && self.takes(meta, (plain.len, plain.payload_len), plain, located, now)
     }
 
     /// As [`Self::takes_plain`], where all of the packet was read.

@@ -16,7 +16,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use super::malformed::Malformed;
 use super::packet::{IcmpMessage, Packet, Protocol, Transport};
-pub use plain::Plain;
+pub use plain::{InHeader, Plain};
 pub(super) use transport::is_fast_open;
 
 /// Which checksums of a packet are to be verified.

@@ -30,15 +30,16 @@ const NETWORKS: usize = 2000;
 
 type Case = (&'static str, fn() -> usize);
 
-const CASES: [Case; 9] = [
+const CASES: [Case; 10] = [
     ("parse", || {
         let packets = in_window(Family::Ipv4, 1000, TIMES);
         counted_parse(&packets);
         packets.len()
     }),
-    ("in_window_1000", || packets_in_window(1000)),
-    ("in_window_50000", || packets_in_window(50_000)),
-    ("in_window_50000_batches", || in_window_of(50_000, counted_batches)),
+    ("in_window_1000", || packets_in_window(Family::Ipv4, 1000)),
+    ("in_window_1000_ipv6", || packets_in_window(Family::Ipv6, 1000)),
+    ("in_window_50000", || packets_in_window(Family::Ipv4, 50_000)),
+    ("in_window_50000_batches", || in_window_of(Family::Ipv4, 50_000, counted_batches)),
     ("syn_accepted", || syns(open_policy(10_000), Verdict::Accept)),
     ("syn_dropped", || {
         let settings = Settings { default: Action::Drop, ..Settings::default() };
@@ -62,15 +63,18 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn packets_in_window(connections: u32) -> usize {
-    in_window_of(connections, |worker, packets| counted_packets(worker, &queued(packets), Verdict::Accept))
+fn packets_in_window(family: Family, connections: u32) -> usize {
+    let counted = |worker: &mut Worker, packets: &[RawPacket]| {
+        counted_packets(worker, &queued(packets), Verdict::Accept);
+    };
+    in_window_of(family, connections, counted)
 }
 
-fn in_window_of(connections: u32, counted: impl FnOnce(&mut Worker, &[RawPacket])) -> usize {
+fn in_window_of(family: Family, connections: u32, counted: impl FnOnce(&mut Worker, &[RawPacket])) -> usize {
     let engine = Engine::new(open_policy(connections), [11, 13], Instant(1000));
     let mut worker = engine.worker();
-    establish(&mut worker, Family::Ipv4, connections);
-    let packets = in_window(Family::Ipv4, connections, TIMES);
+    establish(&mut worker, family, connections);
+    let packets = in_window(family, connections, TIMES);
     counted(&mut worker, &packets);
     packets.len()
 }

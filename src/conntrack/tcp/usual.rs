@@ -12,7 +12,7 @@ use super::{
     },
     Segment,
 };
-use crate::wire::{Plain, SeqNum};
+use crate::wire::{InHeader, Plain, SeqNum};
 
 /// While an end has done one of these, a segment from it or to it may mean more.
 const IN_DOUBT: Seen = Seen::FIN
@@ -57,9 +57,9 @@ impl From<&Segment> for Progress {
     }
 }
 
-impl From<&Plain<'_>> for Progress {
+impl<A: InHeader> From<&Plain<'_, A>> for Progress {
     #[inline(always)]
-    fn from(plain: &Plain<'_>) -> Self {
+    fn from(plain: &Plain<'_, A>) -> Self {
         // First what may take a call.
         let timestamp = plain.timestamps().map(|(value, _)| value);
         Self {

@@ -135,7 +135,7 @@ impl<'a> Quote<'a> {
             return Err(Malformed::EmbeddedFragment);
         }
         let (src, dst) = ipv6::addresses(fixed);
-        self.transport(src, dst, chain.protocol, chain.offset, Family::V6)
+        self.transport(src.into(), dst.into(), chain.protocol, chain.offset, Family::V6)
     }
 
     /// Reads the ports of the quoted transport header at `offset`.

@@ -62,8 +62,8 @@ pub(super) fn header(bytes: &[u8], wire_len: u32) -> Result<Header, Malformed> {
     }
     let (src, dst) = addresses(fixed);
     Ok(Header {
-        src,
-        dst,
+        src: IpAddr::V6(src),
+        dst: IpAddr::V6(dst),
         protocol: chain.protocol,
         hop_limit: fixed[7],
         len,
@@ -74,9 +74,8 @@ pub(super) fn header(bytes: &[u8], wire_len: u32) -> Result<Header, Malformed> {
 }
 
 /// Source and destination.
-pub(super) fn addresses(fixed: &[u8; FIXED]) -> (IpAddr, IpAddr) {
-    let address =
-        |octets: &[u8]| IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(octets).unwrap_or_default()));
+pub(super) fn addresses(fixed: &[u8; FIXED]) -> (Ipv6Addr, Ipv6Addr) {
+    let address = |octets: &[u8]| Ipv6Addr::from(<[u8; 16]>::try_from(octets).unwrap_or_default());
     (address(&fixed[8..24]), address(&fixed[24..40]))
 }
 

@@ -1,22 +1,89 @@
-//! What nearly every packet is, looked at in place: TCP in IPv4 without options, whole, and
-//! no checksum to verify.
+//! What nearly every packet is, looked at in place: TCP right behind the IP header, which has
+//! no options, whole, and no checksum to verify.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    fmt::Debug,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use super::{
     super::{
         packet::{Flags, Packet, Protocol, Segment, Transport},
         seq::SeqNum,
     },
-    Checksums, ipv4, transport,
+    Checksums, ipv4, ipv6, transport,
 };
+
+/// An address as it stands in its family's plain header.
+pub trait InHeader: Copy + Debug + 'static {
+    /// The header without options, or without extension headers.
+    type Header: Copy + Debug + 'static;
+
+    /// Octets of the header.
+    const HEADER_LEN: u32;
+
+    /// A plain header in front of TCP that is no fragment, and what follows it. `None`: it is not.
+    fn split(bytes: &[u8]) -> Option<(&Self::Header, &[u8])>;
+
+    /// Octets of the packet as the header says: less than there are where it is zero.
+    fn packet_len(header: &Self::Header) -> u32;
+
+    /// Source and destination.
+    fn ends(header: &Self::Header) -> (Self, Self);
+}
+
+impl InHeader for Ipv4Addr {
+    type Header = [u8; ipv4::SHORTEST];
+
+    const HEADER_LEN: u32 = ipv4::SHORTEST as u32;
+
+    #[inline(always)]
+    fn split(bytes: &[u8]) -> Option<(&Self::Header, &[u8])> {
+        let (ip, body) = bytes.split_first_chunk()?;
+        let is_plain =
+            ip[0] == ipv4::WITHOUT_OPTIONS && Protocol(ip[9]) == Protocol::TCP && !ipv4::is_fragment(ip);
+        is_plain.then_some((ip, body))
+    }
+
+    #[inline(always)]
+    fn packet_len(ip: &Self::Header) -> u32 {
+        u16::from_be_bytes([ip[2], ip[3]]).into()
+    }
+
+    #[inline(always)]
+    fn ends(ip: &Self::Header) -> (Self, Self) {
+        ipv4::addresses(ip)
+    }
+}
+
+impl InHeader for Ipv6Addr {
+    type Header = [u8; ipv6::FIXED];
+
+    const HEADER_LEN: u32 = ipv6::FIXED as u32;
+
+    #[inline(always)]
+    fn split(bytes: &[u8]) -> Option<(&Self::Header, &[u8])> {
+        let (ip, body) = bytes.split_first_chunk()?;
+        (ip[0] >> 4 == 6 && Protocol(ip[6]) == Protocol::TCP).then_some((ip, body))
+    }
+
+    #[inline(always)]
+    fn packet_len(ip: &Self::Header) -> u32 {
+        u32::from(u16::from_be_bytes([ip[4], ip[5]])).saturating_add(Self::HEADER_LEN)
+    }
+
+    #[inline(always)]
+    fn ends(ip: &Self::Header) -> (Self, Self) {
+        ipv6::addresses(ip)
+    }
+}
 
 /// Such a packet, whose lengths are right. Nobody has looked at its addresses yet: whoever
 /// finds both among those from which packets were taken has no need to, and
 /// [`Self::packet`] does.
 #[derive(Clone, Copy, Debug)]
-pub struct Plain<'a> {
-    ip: &'a [u8; ipv4::SHORTEST],
+pub struct Plain<'a, A: InHeader> {
+    ip: &'a A::Header,
     tcp: &'a [u8; transport::TCP_SHORTEST],
     options: &'a [u8],
     /// Octets of the IP packet.
@@ -25,24 +92,20 @@ pub struct Plain<'a> {
     pub payload_len: u32,
 }
 
-impl<'a> Plain<'a> {
+impl<'a, A: InHeader> Plain<'a, A> {
     /// Looks at a packet. `None`: it may be anything else, or something is wrong with it.
     #[must_use]
     #[inline(always)]
     pub fn of(bytes: &'a [u8], wire_len: u32, checksums: Checksums) -> Option<Self> {
-        let (ip, body) = bytes.split_first_chunk::<{ ipv4::SHORTEST }>()?;
+        let (ip, body) = A::split(bytes)?;
         let (tcp, rest) = body.split_first_chunk::<{ transport::TCP_SHORTEST }>()?;
-        let is_plain = checksums == Checksums::Trust
-            && ip[0] == ipv4::WITHOUT_OPTIONS
-            && Protocol(ip[9]) == Protocol::TCP
-            && !ipv4::is_fragment(ip);
-        let len = u32::from(u16::from_be_bytes([ip[2], ip[3]]));
-        if !is_plain || len > wire_len {
+        let len = A::packet_len(ip);
+        if checksums != Checksums::Trust || len > wire_len {
             return None;
         }
         let header_len = u32::from(tcp[12] >> 4) << 2;
         let options_len = header_len.checked_sub(transport::TCP_SHORTEST as u32)?;
-        let payload_len = len.checked_sub(header_len.saturating_add(ipv4::SHORTEST as u32))?;
+        let payload_len = len.checked_sub(header_len.saturating_add(A::HEADER_LEN))?;
         let options = rest.get(..options_len as usize)?;
         Some(Self { ip, tcp, options, len, payload_len })
     }
@@ -50,8 +113,8 @@ impl<'a> Plain<'a> {
     /// Source and destination, with their ports.
     #[must_use]
     #[inline(always)]
-    pub const fn ends(&self) -> ((Ipv4Addr, u16), (Ipv4Addr, u16)) {
-        let (src, dst) = ipv4::addresses(self.ip);
+    pub fn ends(&self) -> ((A, u16), (A, u16)) {
+        let (src, dst) = A::ends(self.ip);
         let src_port = u16::from_be_bytes([self.tcp[0], self.tcp[1]]);
         let dst_port = u16::from_be_bytes([self.tcp[2], self.tcp[3]]);
         ((src, src_port), (dst, dst_port))
@@ -101,7 +164,9 @@ impl<'a> Plain<'a> {
         }
         transport::options_of(self.options, self.flags().contains(Flags::SYN)).timestamps
     }
+}
 
+impl<'a> Plain<'a, Ipv4Addr> {
     /// All of it. `None`: it may not bear these addresses, or they are not of hosts like all
     /// others.
     #[must_use]

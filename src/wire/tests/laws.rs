@@ -1,11 +1,11 @@
 //! What holds for all bytes, and for all packets.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::{prelude::*, sample::Index};
 
 use super::*;
-use crate::wire::{IcmpMessage, TcpOptions, Transport};
+use crate::wire::{IcmpMessage, InHeader, Plain, TcpOptions, Transport};
 
 /// What must hold of whatever is read.
 fn check(bytes: &[u8], wire_len: u32, packet: &Packet<'_>) {
@@ -34,6 +34,43 @@ fn check(bytes: &[u8], wire_len: u32, packet: &Packet<'_>) {
     }
 }
 
+/// Whether a packet is refused because of who it is from, or to.
+fn is_of_addresses(reason: Malformed) -> bool {
+    matches!(
+        reason,
+        Malformed::TcpMulticast
+            | Malformed::Land
+            | Malformed::SourceMulticast
+            | Malformed::SourceBroadcast
+            | Malformed::SourceUnspecified
+            | Malformed::SourceLoopback
+            | Malformed::MappedAddress
+            | Malformed::DestinationUnspecified
+    )
+}
+
+/// What is seen of a plain packet in place is what is read of it, but for its addresses, at which
+/// nobody has looked.
+fn check_plain<A: InHeader + Into<IpAddr>>(
+    bytes: &[u8],
+    wire_len: u32,
+    checksums: Checksums,
+    read: Result<&Packet<'_>, &Malformed>,
+) {
+    let Some(plain) = Plain::<A>::of(bytes, wire_len, checksums) else { return };
+    let packet = match read {
+        Ok(packet) => packet,
+        Err(reason) => return assert!(is_of_addresses(*reason), "{reason:?}"),
+    };
+    let Transport::Tcp(segment) = packet.transport else { panic!("{packet:?}") };
+    let ((src, src_port), (dst, dst_port)) = plain.ends();
+    assert_eq!((src.into(), dst.into()), (packet.src, packet.dst));
+    assert_eq!((src_port, dst_port), (segment.src_port, segment.dst_port));
+    assert_eq!((plain.len, plain.payload_len), (packet.len, segment.payload_len));
+    assert_eq!((plain.seq(), plain.ack(), plain.window()), (segment.seq, segment.ack, segment.window));
+    assert_eq!((plain.flags(), plain.timestamps()), (segment.flags, segment.options.timestamps));
+}
+
 /// Reads in every way; panics only if the parser does, or if it lies.
 fn read_all_ways(bytes: &[u8], wire_len: u32) {
     for checksums in [Checksums::Verify, Checksums::VerifyTransport, Checksums::Trust] {
@@ -44,6 +81,8 @@ fn read_all_ways(bytes: &[u8], wire_len: u32) {
         // The short way to the usual packet says what the long one does.
         let copied = bytes.get(..wire_len as usize).unwrap_or(bytes);
         assert_eq!(read, crate::wire::parse::any(copied, wire_len, checksums, crate::wire::Loopback::Refuse));
+        check_plain::<Ipv4Addr>(bytes, wire_len, checksums, read.as_ref());
+        check_plain::<Ipv6Addr>(bytes, wire_len, checksums, read.as_ref());
     }
     // Whoever trusts refuses nothing that a verifier lets pass.
     if let Ok(verified) = parse(bytes, wire_len, Checksums::Verify) {
