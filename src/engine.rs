@@ -48,7 +48,7 @@ pub mod view;
 
 pub use cookies::{Raise, Shield, Shift};
 pub use event::{CloseReason, Closed, Event, Peer};
-pub use fast::{Ride, Word};
+pub use fast::{MOST_WAITING, Ride, Word};
 pub use foresee::Foreseen;
 pub use memory::{MemoryBound, Uses};
 pub use meta::{Candidacy, DropReason, IfIndex, Meta, Renumbering, Transmit, Verdict};

@@ -21,8 +21,8 @@ const MOST_WORKERS: u16 = 64;
 pub const LANES: u32 = Lane::ALL.len() as u32;
 
 /// How much nicer than usual is who serves a lane while those of SYNs are long: a flood of strangers
-/// must not keep live connections from the processor. At other times all are alike, because
-/// who runs as soon as one packet comes never takes many at once.
+/// must not keep live connections from the processor. At other times all are alike, and
+/// patient.
 #[must_use]
 pub const fn niceness(lane: Lane) -> i8 {
     match lane {

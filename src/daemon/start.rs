@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     config::Compiled,
-    engine::{Engine, Event, Transmit},
+    engine::{Engine, Event, MOST_WAITING, Transmit},
     policy::{Live, Policy, Queues},
     sys::{
         clock::Clock,
@@ -52,9 +52,6 @@ use crate::{
 /// Octets of a packet that are copied to us: every header that is read, and
 /// what an ICMP error quotes. A small copy makes bulk transfer fast.
 const COPY_RANGE: u32 = 256;
-
-/// Packets of known connections that may wait in a queue.
-const KNOWN_WAITING: u32 = 4096;
 
 /// SYNs that may wait in a queue; they are small.
 pub(super) const SYN_WAITING: u32 = 8192;
@@ -306,7 +303,7 @@ fn open_queues(policy: &Policy, lock: &mut Lock) -> Result<(TableSpec, Vec<Queue
 fn open_range(base: u16, count: u16) -> Result<Vec<Queue>, queue::QueueError> {
     (0..count.saturating_mul(3))
         .map(|offset| {
-            let max_len = if offset < count { KNOWN_WAITING } else { SYN_WAITING };
+            let max_len = if offset < count { MOST_WAITING } else { SYN_WAITING };
             let (number, conntrack) = (base + offset, offset >= count);
             Queue::open(QueueSettings { number, copy_range: COPY_RANGE, max_len, gso: true, conntrack })
         })

@@ -97,16 +97,20 @@ pub fn serve(
         ways: Ways::default(),
     };
     let usual = cpus::niceness();
-    let mut niceness = usual;
+    let mut goes_first = None;
     let mut moderation = Moderation::begin();
     while !shared.stopping() {
         pulse.beat();
-        let wanted =
-            if shared.do_live_connections_go_first() { usual + kernel::niceness(lane) } else { usual };
-        if wanted != niceness {
-            niceness = wanted;
+        let wanted = shared.do_live_connections_go_first();
+        if goes_first != Some(wanted) {
+            goes_first = Some(wanted);
             // Where it may not, that was said at the start.
-            let _ = cpus::be_nice(niceness);
+            let _ = if wanted {
+                cpus::be_nice(usual + kernel::niceness(lane))
+            } else {
+                // Who runs as soon as one packet has come never takes many at once.
+                cpus::be_patient(usual)
+            };
         }
         let taken = queue.serve_ahead(UNTIL_RUNG, &mut serving).map_err(|error| error.to_string())?;
         if lane == Lane::Known {

@@ -44,9 +44,9 @@ pub(super) const IMPATIENT_STREAM: u32 = 1000;
 /// If nothing has come for so long, neither has the packet that might have begun a ride.
 const CANDIDATE_FOR: Duration = Duration::from_secs(1);
 
-/// Nor has it if, on a connection that is never silent, at least so many packets have come behind
-/// it, and at most twice as many: more than wait in a queue.
-const CANDIDATE_PACKETS: u32 = 1 << 12;
+/// The most packets of known connections that may wait in a queue. If on a connection that is
+/// never silent so many have come behind such a packet, and at most twice as many, it is lost.
+pub const MOST_WAITING: u32 = 1 << 12;
 
 /// How long the kernel's word may take before it is asked again.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -152,7 +152,7 @@ impl Connection {
 pub(super) fn give_candidate_up(connection: &mut Connection, now: Instant) {
     if connection.last_seen.elapsed(now) >= CANDIDATE_FOR {
         connection.candidate_has_come();
-    } else if connection.packets().is_multiple_of(CANDIDATE_PACKETS) {
+    } else if connection.packets().is_multiple_of(MOST_WAITING) {
         connection.miss_candidate();
     }
 }

@@ -61,12 +61,32 @@ pub fn niceness() -> i8 {
 /// The kernel's word; for less than before, that neither `CAP_SYS_NICE` nor `RLIMIT_NICE`
 /// allows it.
 pub fn be_nice(niceness: i8) -> io::Result<()> {
+    compete(libc::SCHED_OTHER, niceness, if niceness < 0 { SHORT } else { 0 })
+}
+
+/// The same, but when it wakes it takes the processor from nobody, and runs once whoever is
+/// there pauses, or the kernel's next tick finds that his time is up (`SCHED_BATCH`). On an
+/// idle processor it runs at once.
+///
+/// # Errors
+/// As [`be_nice`].
+pub fn be_patient(niceness: i8) -> io::Result<()> {
+    compete(libc::SCHED_BATCH, niceness, 0)
+}
+
+/// Whom the operator has put under real time stays there.
+fn compete(policy: libc::c_int, niceness: i8, slice: u64) -> io::Result<()> {
+    // SAFETY: no memory is passed; 0 is this thread.
+    let current = unsafe { libc::sched_getscheduler(0) } & !libc::SCHED_RESET_ON_FORK;
+    if matches!(current, libc::SCHED_FIFO | libc::SCHED_RR | libc::SCHED_DEADLINE) {
+        return Ok(());
+    }
     // SAFETY: numbers, for which zero means nothing special.
     let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
     attributes.size = size_of::<libc::sched_attr>() as u32;
-    attributes.sched_policy = libc::SCHED_OTHER as u32;
+    attributes.sched_policy = policy as u32;
     attributes.sched_nice = niceness.into();
-    attributes.sched_runtime = if niceness < 0 { SHORT } else { 0 };
+    attributes.sched_runtime = slice;
     // SAFETY: the attributes outlive the call, and say their size; 0 is this thread.
     let done = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -101,5 +121,28 @@ mod tests {
         });
         assert_eq!(own.join().unwrap(), (usual.saturating_add(3).min(19), 19));
         assert_eq!(niceness(), usual);
+    }
+
+    #[test]
+    fn a_thread_is_patient_until_it_is_only_nice_again_and_stays_under_real_time() {
+        // SAFETY: no memory is passed; 0 is this thread.
+        let policy = || unsafe { libc::sched_getscheduler(0) };
+        let usual = niceness();
+        let own = std::thread::spawn(move || {
+            be_patient(usual.saturating_add(3)).unwrap();
+            let patient = (policy(), niceness());
+            be_nice(usual.saturating_add(3)).unwrap();
+            let nice = (policy(), niceness());
+            let lowest = libc::sched_param { sched_priority: 1 };
+            // SAFETY: the parameter outlives the call; 0 is this thread.
+            let done = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const lowest) };
+            be_nice(i8::MAX).unwrap();
+            be_patient(i8::MAX).unwrap();
+            (patient, nice, done, policy())
+        });
+        let expected = usual.saturating_add(3).min(19);
+        let (patient, nice, done, last) = own.join().unwrap();
+        assert_eq!((patient, nice), ((libc::SCHED_BATCH, expected), (libc::SCHED_OTHER, expected)));
+        assert_eq!((done, last), (0, libc::SCHED_FIFO), "as root, as all of this suite");
     }
 }

@@ -113,9 +113,9 @@ fn workers_run_on_the_processors_that_the_rule_file_names() {
     assert_eq!(gateway.kernel_rules(), "");
 }
 
-/// How many workers have which niceness (proc_pid_stat(5): the 19th field; the second is a name in
-/// brackets).
-fn niceness(daemon: u32) -> Vec<(i32, usize)> {
+/// How many workers have which niceness and policy (proc_pid_stat(5): the 19th field and the 41st;
+/// the second is a name in brackets).
+fn turns(daemon: u32) -> Vec<((i32, i32), usize)> {
     let tasks = format!("/proc/{daemon}/task");
     let mut all = std::collections::BTreeMap::new();
     for task in std::fs::read_dir(tasks).unwrap() {
@@ -123,7 +123,8 @@ fn niceness(daemon: u32) -> Vec<(i32, usize)> {
         let Ok(stat) = std::fs::read_to_string(task.unwrap().path().join("stat")) else { continue };
         let (name, fields) = stat.rsplit_once(')').unwrap();
         if name.contains("(queue-") {
-            *all.entry(fields.split_whitespace().nth(16).unwrap().parse().unwrap()).or_insert(0) += 1;
+            let field = |at| fields.split_whitespace().nth(at).unwrap().parse().unwrap();
+            *all.entry((field(16), field(38))).or_insert(0) += 1;
         }
     }
     all.into_iter().collect()
@@ -134,7 +135,8 @@ fn workers_of_live_connections_go_first_while_syns_wait() {
     let mut gateway = Gateway::start(&open("queues: { count: 2 }\n"));
     let daemon = gateway.firewall().id();
     let usual = i32::from(cpus::niceness());
-    assert_eq!(niceness(daemon), [(usual, 6)]);
+    let all_are_patient = || turns(daemon) == [((usual, libc::SCHED_BATCH), 6)];
+    gateway.eventually("all are alike, and patient", SOON, all_are_patient);
     let forger = gateway.forger();
     gateway.firewall().signal(SIGSTOP).unwrap();
     for number in 0..20_000 {
@@ -143,8 +145,9 @@ fn workers_of_live_connections_go_first_while_syns_wait() {
     gateway.firewall().signal(SIGCONT).unwrap();
     // Whoever serves a queue looks when a packet comes, or once a second.
     gateway.eventually("live connections go first", SOON, || {
-        niceness(daemon) == [(usual - 6, 2), (usual - 3, 2), (usual, 2)]
+        let of_lanes = [usual - 6, usual - 3, usual].map(|niceness| ((niceness, libc::SCHED_OTHER), 2));
+        turns(daemon) == of_lanes
     });
     // Or somewhat later, where timers of all those connections fire meanwhile on a busy machine.
-    gateway.eventually("all are alike, ten seconds later", 3 * SOON, || niceness(daemon) == [(usual, 6)]);
+    gateway.eventually("all are alike again, ten seconds later", 3 * SOON, all_are_patient);
 }
