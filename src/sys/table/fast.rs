@@ -25,7 +25,7 @@ use super::{
     proven::of_proven,
     rules::{
         Document, and, ct_state, equals, field, is_not_renumbered, is_of, is_related, jump, known, mark_is,
-        or, set_mark, string, syn, with,
+        not_syn, or, set_mark, string, syn, with,
     },
 };
 use crate::{
@@ -69,7 +69,7 @@ impl Document {
     ) -> Result<(), TableError> {
         self.rule(chain, vec![is_of(Protocol::UDP), jump(DATAGRAMS)]);
         self.rule(chain, [rides(spec.marks), vec![carries_on()], pass(spec.marks).into()].concat());
-        let usual = [is_usual(spec.marks), vec![is_not_renumbered(), carries_on()]].concat();
+        let usual = [is_usual(spec.marks), vec![is_not_renumbered(), not_syn()]].concat();
         self.rule(chain, [usual, queue_known(spec, diversion)?].concat());
         Ok(())
     }

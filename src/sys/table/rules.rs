@@ -531,7 +531,17 @@ fn is_reply() -> Statement<'static> {
 
 /// A SYN without ACK.
 pub(super) fn syn() -> Statement<'static> {
-    equals(and(field("tcp", "flags"), or(string("syn"), string("ack"))), string("syn"))
+    as_syn(Operator::EQ)
+}
+
+/// TCP, and anything else.
+pub(super) fn not_syn() -> Statement<'static> {
+    as_syn(Operator::NEQ)
+}
+
+fn as_syn(op: Operator) -> Statement<'static> {
+    let left = and(field("tcp", "flags"), or(string("syn"), string("ack")));
+    Statement::Match(Match { left, right: string("syn"), op })
 }
 
 pub(super) fn counter() -> Statement<'static> {
