@@ -236,21 +236,28 @@ fn what_the_operator_adds_beside_ours_stays() {
 }
 
 #[test]
-fn a_flushed_mangle_table_is_noticed_and_mended() {
+fn rules_that_are_missing_in_mangle_are_noticed_and_mended() {
     Host::new().run(|| {
         if !with_iptables() {
             return;
         }
         let spec = spec("fi", Fail::Closed);
         table::install(&spec, Diversion::Xtables).expect("it loads");
-        run("ip6tables", "-t mangle -F FORWARD");
-        let broken = TableState::Live { diversion: Diversion::Xtables, intact: false };
-        assert_eq!(table::state().expect("asked"), broken);
-        let (damage, _) = table::inspect(&spec, Diversion::Xtables).expect("asked");
-        assert_eq!(damage, Some(Damage::Xtables));
-        table::install(&spec, Diversion::Xtables).expect("it mends");
-        let whole = TableState::Live { diversion: Diversion::Xtables, intact: true };
-        assert_eq!(table::state().expect("asked"), whole);
+        for (tool, missing) in [
+            ("ip6tables", "-t mangle -F FORWARD"),
+            ("iptables", "-t mangle -D halfgate 1"),
+            ("ip6tables", "-t mangle -D halfgate 2"),
+            ("iptables", "-t mangle -F halfgate"),
+        ] {
+            run(tool, missing);
+            let broken = TableState::Live { diversion: Diversion::Xtables, intact: false };
+            assert_eq!(table::state().expect("asked"), broken, "{tool} {missing}");
+            let (damage, _) = table::inspect(&spec, Diversion::Xtables).expect("asked");
+            assert_eq!(damage, Some(Damage::Xtables), "{tool} {missing}");
+            table::install(&spec, Diversion::Xtables).expect("it mends");
+            let whole = TableState::Live { diversion: Diversion::Xtables, intact: true };
+            assert_eq!(table::state().expect("asked"), whole, "{tool} {missing}");
+        }
     });
 }
 
