@@ -45,8 +45,8 @@ const FAST: Duration = Duration::from_micros(50);
 /// So many times one behind the other is no accident.
 const FAST_IN_A_ROW: u32 = 8;
 
-/// How long more of them are let come together, at least; the kernel makes some 100 µs of it.
-const GATHER: Duration = Duration::from_micros(50);
+/// How long more of them are let come together, at least; the kernel makes some 300 µs of it.
+const GATHER: Duration = Duration::from_micros(250);
 
 /// Keeps packets that come fast from waking somebody one by one, as a network card moderates its
 /// interrupts: each wake-up costs whoever brings the packet, and each batch has a cost of its own.

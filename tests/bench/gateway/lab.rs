@@ -109,6 +109,9 @@ pub(crate) fn rules(inspect: &str, more: &str) -> String {
     )
 }
 
+/// How hosts find out how much the path takes, where nobody has chosen another way.
+const LINUX_DEFAULT: &str = "cubic";
+
 /// A network with something in its gateway; gone when dropped.
 #[derive(Debug)]
 pub(crate) struct Lab {
@@ -127,6 +130,11 @@ impl Lab {
             three: Three::new()?,
             scratch: Scratch::new("bench")?,
         };
+        // A new namespace has the machine's, which may be another: by BBR rates are what the
+        // senders' models of the path make of the first packets.
+        for host in [&lab.three.client, &lab.three.server] {
+            host.sysctls(&[("ipv4/tcp_congestion_control", LINUX_DEFAULT)])?;
+        }
         match way {
             Way::Plain => {}
             Way::Conntrack => lab.tool("nft", &[CONNTRACK])?,
