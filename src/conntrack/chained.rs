@@ -8,8 +8,8 @@ use super::slab::{Index, NONE, Slab};
 
 /// How keys are spread over buckets.
 pub trait Spread<K> {
-    /// A number for a key: all numbers should be as likely.
-    fn spread(&self, key: &K) -> u32;
+    /// Which of so many buckets a key is in: all should be as likely.
+    fn bucket(&self, key: &K, buckets: usize) -> usize;
 }
 
 #[derive(Debug)]
@@ -61,9 +61,8 @@ impl<K: Copy + Eq, T, S: Spread<K>> Chained<K, T, S> {
         self.entries.is_empty()
     }
 
-    /// As far into the buckets as its number is into all numbers.
     fn bucket(&self, key: &K) -> usize {
-        (u64::from(self.spread.spread(key)).wrapping_mul(self.buckets.len() as u64) >> 32) as usize
+        self.spread.bucket(key, self.buckets.len())
     }
 
     /// Where a key's value is.
@@ -144,8 +143,8 @@ mod tests {
     struct Poor;
 
     impl Spread<u16> for Poor {
-        fn spread(&self, key: &u16) -> u32 {
-            u32::from(*key) << 27
+        fn bucket(&self, key: &u16, buckets: usize) -> usize {
+            usize::from(*key % 5).min(buckets)
         }
     }
 

@@ -293,14 +293,14 @@ impl Live<'_> {
     }
 }
 
-/// Slots are given out from the lowest on: each is far from those before it.
+/// One slot behind the other, from the first bucket on again behind the last: whoever chooses
+/// which slots have something beside them, no chain is longer than [`SHARE`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BySlot;
 
 impl Spread<Index> for BySlot {
-    fn spread(&self, slot: &Index) -> u32 {
-        // 2^32 divided by the golden ratio (Knuth, The Art of Computer Programming, 6.4).
-        slot.wrapping_mul(0x9e37_79b1)
+    fn bucket(&self, slot: &Index, buckets: usize) -> usize {
+        (*slot as usize).checked_rem(buckets).unwrap_or(0)
     }
 }
 
@@ -380,6 +380,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn no_choice_of_slots_crowds_a_bucket() {
+        let slots = 1000;
+        let mut crowd = vec![0; slots / SHARE];
+        for slot in 0..u32::try_from(slots).unwrap() {
+            crowd[BySlot.bucket(&slot, slots / SHARE)] += 1;
+        }
+        assert!(crowd.iter().all(|here| *here == SHARE), "{crowd:?}");
     }
 
     #[test]

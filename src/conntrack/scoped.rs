@@ -19,9 +19,10 @@ impl BuildHasher for Seeded {
 }
 
 impl<K: Hash> Spread<K> for Seeded {
+    /// As far into the buckets as its hash is into all numbers.
     #[expect(clippy::cast_possible_truncation, reason = "half of a hash is one as well")]
-    fn spread(&self, key: &K) -> u32 {
-        self.hash_one(key) as u32
+    fn bucket(&self, key: &K, buckets: usize) -> usize {
+        (u64::from(self.hash_one(key) as u32).wrapping_mul(buckets as u64) >> 32) as usize
     }
 }
 
