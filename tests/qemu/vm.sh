@@ -22,6 +22,8 @@ die() {
     exit 125
 }
 
+usage="usage: vm.sh [--add FILE]... [--env NAME=VALUE]... [--boot WORDS] PROGRAM [ARGUMENT...]"
+
 quote() { printf "'%s' " "$(printf %s "$1" | sed "s/'/'\\\\''/g")"; }
 
 added=
@@ -33,11 +35,11 @@ while [ $# -gt 0 ]; do
     --boot) [ $# -gt 1 ] || die "--boot needs words for the kernel"; boot=$2; shift 2 ;;
     --env) [ $# -gt 1 ] || die "--env needs NAME=VALUE"; environment="$environment export $(quote "$2");"; shift 2 ;;
     --) shift; break ;;
-    -*) die "no such option: $1" ;;
+    -*) die "no such option: $1; $usage" ;;
     *) break ;;
     esac
 done
-[ $# -gt 0 ] || die "say which program to run"
+[ $# -gt 0 ] || die "say which program to run; $usage"
 
 tool() {
     PATH=$PATH:/usr/sbin:/sbin command -v "$1" || die "$1 was not found: install the package $2"
