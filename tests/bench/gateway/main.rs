@@ -25,7 +25,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::{Parser, ValueEnum};
 use halfgate::sys::cpus;
 
@@ -129,21 +129,39 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     let chosen = if args.only.is_empty() { Measurement::value_variants() } else { &args.only };
+    if let Some(path) = &args.write {
+        // Before anything is measured that it would have no place for.
+        with_table(path, "")?;
+    }
     let scratch = Scratch::new("bench")?;
     let programs = Programs::find(&args.halfgate, args.floor.as_deref(), &scratch.0)?;
-    let mut rows = Vec::new();
+    let (mut rows, mut failed) = (Vec::new(), Vec::new());
     for measurement in chosen {
-        let found = measure(*measurement, &args, &programs).with_context(|| format!("{measurement:?}"))?;
-        for row in &found {
-            eprintln!("{}", row.line());
+        match measure(*measurement, &args, &programs) {
+            Ok(found) => {
+                for row in &found {
+                    eprintln!("{}", row.line());
+                }
+                rows.extend(found);
+            }
+            // What the others have measured is not lost.
+            Err(error) => {
+                let name = measurement.to_possible_value().context("each has a name")?.get_name().to_owned();
+                eprintln!("{name}: {error:?}");
+                failed.push(name);
+            }
         }
-        rows.extend(found);
     }
     let text = format!("{}\n\n{}\n", about(&args)?, table_of(&rows));
     match &args.write {
-        Some(path) => write_into(path, &text)?,
-        None => out.write_all(text.as_bytes())?,
+        Some(path) if failed.is_empty() => {
+            let document = with_table(path, &text)?;
+            fs::write(path, document).with_context(|| format!("write {}", path.display()))?;
+        }
+        _ => out.write_all(text.as_bytes())?,
     }
+    let again = failed.join(",");
+    ensure!(failed.is_empty(), "not measured: {again} (why: above); again with --only {again}");
     Ok(())
 }
 
@@ -152,12 +170,12 @@ fn table_of(rows: &[Row]) -> String {
     format!("{}\n{}", table::HEAD, lines.join("\n"))
 }
 
-fn write_into(path: &Path, text: &str) -> anyhow::Result<()> {
+/// A document with this between its marks.
+fn with_table(path: &Path, text: &str) -> anyhow::Result<String> {
     let document = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     let [begin, end] = MARKS;
     let whole = table::put_between(&document, begin, end, text);
-    let whole = whole.with_context(|| format!("{}: no {begin} and {end}", path.display()))?;
-    fs::write(path, whole).with_context(|| format!("write {}", path.display()))
+    whole.with_context(|| format!("{}: no {begin} and {end}", path.display()))
 }
 
 /// The machine, the version and the day.
