@@ -229,6 +229,9 @@ impl Lab {
 
     fn start_suricata(&mut self) -> anyhow::Result<()> {
         let mut command = peers::suricata(&self.three.gateway, &self.scratch.0)?;
+        // It keeps 4 KiB of each connection for a minute behind its end, and where the 256 MiB that
+        // it takes by itself are used up, it drops what comes: after 65,000.
+        command.args(["--set", "stream.reassembly.memcap=4gb", "--set", "flow.memcap=1gb"]);
         self.start_guard(&mut command)?;
         self.wait("suricata", |lab| lab.log().contains("ngine started"))?;
         self.tool("iptables-nft", &peers::TO_SURICATA)
