@@ -294,7 +294,8 @@ impl Live<'_> {
 }
 
 /// One slot behind the other, from the first bucket on again behind the last: whoever chooses
-/// which slots have something beside them, no chain is longer than [`SHARE`].
+/// which slots have something beside them, no chain is longer than all slots would make it
+/// (some [`SHARE`]).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BySlot;
 
