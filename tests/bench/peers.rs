@@ -50,13 +50,17 @@ pub(crate) fn nginx(at: &Namespace, folder: &Path, room: u32, keepalive: u32) ->
 /// What iptables-nft diverts to Suricata's queues by.
 pub(crate) const TO_SURICATA: [&str; 6] = ["-A", "FORWARD", "-j", "NFQUEUE", "--queue-balance", "0:1"];
 
-/// Suricata on two queues, without signatures. It says that its engine has started.
+/// What it logs nothing by but its own statistics.
+pub(crate) const WITHOUT_LOGS: [&str; 4] =
+    ["--set", "outputs.0.fast.enabled=no", "--set", "outputs.1.eve-log.enabled=no"];
+
+/// Suricata on two queues, as Debian has it: without signatures, its logs of events on. It says
+/// that its engine has started.
 pub(crate) fn suricata(at: &Namespace, folder: &Path) -> anyhow::Result<Command> {
     let none = folder.join("none.rules");
     fs::write(&none, "")?;
     let mut command = at.command("suricata");
     command.args(["-c", "/etc/suricata/suricata.yaml", "-q", "0", "-q", "1", "--runmode", "workers", "-l"]);
     command.arg(folder).arg("-S").arg(&none).arg("--pidfile").arg(folder.join("suricata.pid"));
-    command.args(["--set", "outputs.0.fast.enabled=no", "--set", "outputs.1.eve-log.enabled=no"]);
     Ok(command)
 }

@@ -192,6 +192,7 @@ pub(crate) fn status(ground: &Ground, halfgate: &Path) -> anyhow::Result<serde_j
 fn suricata(ground: &Ground) -> anyhow::Result<Guard> {
     let scratch = &ground.scratch.0;
     let mut command = peers::suricata(&ground.three.gateway, scratch)?;
+    command.args(peers::WITHOUT_LOGS);
     let log = fs::File::create(scratch.join("suricata.out"))?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let guard = Guard {

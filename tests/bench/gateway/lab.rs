@@ -51,8 +51,10 @@ pub(crate) enum Way {
     Many,
     /// nftables with conntrack, and the floor, many packets a system call, on one queue
     Tracked,
-    /// Suricata without signatures
+    /// Suricata as it comes, without signatures
     Suricata,
+    /// The same, its logs of events off
+    SilentSuricata,
 }
 
 /// The programs that are measured.
@@ -145,7 +147,8 @@ impl Lab {
                 lab.start_floor(&programs.floor, MANY)?;
             }
             Way::Chains => lab.start_floor_behind(programs)?,
-            Way::Suricata => lab.start_suricata()?,
+            Way::Suricata => lab.start_suricata(&[])?,
+            Way::SilentSuricata => lab.start_suricata(&peers::WITHOUT_LOGS)?,
             Way::Fast => lab.start_halfgate(&programs.halfgate, &rules("lifecycle", ""))?,
             Way::Full => lab.start_halfgate(&programs.halfgate, &rules("full", ""))?,
             Way::OneWorker => {
@@ -227,8 +230,9 @@ impl Lab {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    fn start_suricata(&mut self) -> anyhow::Result<()> {
+    fn start_suricata(&mut self, more: &[&str]) -> anyhow::Result<()> {
         let mut command = peers::suricata(&self.three.gateway, &self.scratch.0)?;
+        command.args(more);
         // It keeps 4 KiB of each connection for a minute behind its end, and where the 256 MiB that
         // it takes by itself are used up, it drops what comes: after 65,000.
         command.args(["--set", "stream.reassembly.memcap=4gb", "--set", "flow.memcap=1gb"]);

@@ -216,8 +216,8 @@ fn measure(measurement: Measurement, args: &Args, programs: &Programs) -> anyhow
         Measurement::Full1Small => streams(tcp(1, true), Way::Full, args, programs),
         Measurement::Full8Small => streams(tcp(8, true), Way::Full, args, programs),
         Measurement::FullUdp => streams(Traffic::Udp, Way::Full, args, programs),
-        Measurement::Connections => connections(Way::Conntrack, args, programs),
-        Measurement::ConnectionsSuricata => connections(Way::Suricata, args, programs),
+        Measurement::Connections => connections(args, programs),
+        Measurement::ConnectionsSuricata => connections_suricata(args, programs),
         Measurement::Verdicts => verdicts(args, programs),
         Measurement::Latency => on_one_processor(|| latency(args, programs)),
         Measurement::Flood => flood(args, programs),
@@ -267,6 +267,7 @@ fn streams(traffic: Traffic, way: Way, args: &Args, programs: &Programs) -> anyh
         | Way::Many
         | Way::Tracked
         | Way::Suricata
+        | Way::SilentSuricata
         | Way::OneWorker
         | Way::TwoWorkers
         | Way::Large => (Way::Conntrack, "nftables", "fast path"),
@@ -346,16 +347,39 @@ fn entries_by(
     Ok(vec![row("sent again", |run| run.again as f64), row("out of order", |run| run.early as f64)])
 }
 
-fn connections(reference: Way, args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
-    let (mut ours, mut theirs) = (Lab::new(Way::Fast, programs)?, Lab::new(reference, programs)?);
-    web::serve(&mut ours)?;
-    web::serve(&mut theirs)?;
-    let what = "connections: a page over a new one each time";
+const NEW_CONNECTIONS: &str = "connections: a page over a new one each time";
+
+fn connections(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
+    let (ours, theirs) = (serving_pages(Way::Fast, programs)?, serving_pages(Way::Conntrack, programs)?);
     let run = |lab: &Lab| web::run(lab, args.seconds);
-    let (ours, theirs) = alternate(args, what, || run(&ours), || run(&theirs))?;
-    let (against, target) = if reference == Way::Suricata { ("Suricata", 1.5) } else { ("nftables", 0.65) };
-    let target = Target::AtLeast(target);
-    Ok(vec![Row { what: what.to_owned(), unit: "a second", against, ours, theirs, target }])
+    let (ours, theirs) = alternate(args, NEW_CONNECTIONS, || run(&ours), || run(&theirs))?;
+    Ok(vec![new_connections("nftables", ours, theirs, 0.65)])
+}
+
+/// Beside Suricata as it comes, which writes down each connection and each page, as halfgate keeps
+/// each connection's events; and beside one that need not.
+fn connections_suricata(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
+    let (ours, theirs) = (serving_pages(Way::Fast, programs)?, serving_pages(Way::Suricata, programs)?);
+    let silent = serving_pages(Way::SilentSuricata, programs)?;
+    let run = |lab: &Lab| web::run(lab, args.seconds);
+    let suricatas = || Ok((run(&theirs)?, run(&silent)?));
+    let (ours, theirs) = alternate(args, NEW_CONNECTIONS, || run(&ours), suricatas)?;
+    let (theirs, silent) = theirs.into_iter().unzip();
+    Ok(vec![
+        new_connections("Suricata", ours.clone(), theirs, 1.5),
+        new_connections("Suricata, its logs off", ours, silent, 1.5),
+    ])
+}
+
+fn serving_pages(way: Way, programs: &Programs) -> anyhow::Result<Lab> {
+    let mut lab = Lab::new(way, programs)?;
+    web::serve(&mut lab)?;
+    Ok(lab)
+}
+
+fn new_connections(against: &'static str, ours: Vec<f64>, theirs: Vec<f64>, least: f64) -> Row {
+    let (what, target) = (NEW_CONNECTIONS.to_owned(), Target::AtLeast(least));
+    Row { what, unit: "a second", against, ours, theirs, target }
 }
 
 /// The bare one, one packet a system call.
