@@ -96,7 +96,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     check_cpus(&policy.settings.queues)?;
     let (spec, queues) = open_queues(&policy, &mut lock)?;
     let spec = TableSpec { syncookies: shields::wanted(&policy, diversion)?, ..spec };
-    if !queues.iter().any(Queue::tells_conntrack) {
+    if !queues.iter().any(|(queue, _)| queue.tells_conntrack()) {
         log::notice(
             "this kernel does not tell which connection a helper's belongs to (it was built without \
              CONFIG_NETFILTER_NETLINK_GLUE_CT): the rules decide about connections of FTP and the like",
@@ -260,7 +260,7 @@ fn check_cpus(queues: &Queues) -> Result<()> {
 }
 
 /// Opens all queues, before any rule sends packets to them.
-fn open_queues(policy: &Policy, lock: &mut Lock) -> Result<(TableSpec, Vec<Queue>)> {
+fn open_queues(policy: &Policy, lock: &mut Lock) -> Result<(TableSpec, Vec<(Queue, Lane)>)> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let wanted = &policy.settings.queues;
     let count = kernel::queue_count(wanted, cores);
@@ -282,7 +282,8 @@ fn open_queues(policy: &Policy, lock: &mut Lock) -> Result<(TableSpec, Vec<Queue
                 wanted.base
             )
         })?;
-        match open_range(base, count) {
+        let spec = spec(policy, base, count);
+        match open_all(&spec.all_queues()?) {
             Ok(queues) => {
                 if base != wanted.base {
                     let why = if left_over.is_some() {
@@ -292,7 +293,7 @@ fn open_queues(policy: &Policy, lock: &mut Lock) -> Result<(TableSpec, Vec<Queue
                     };
                     log::notice(format_args!("queues start at {base}, not {}: {why}", wanted.base));
                 }
-                return Ok((spec(policy, base, count), queues));
+                return Ok((spec, queues));
             }
             Err(queue::QueueError::Taken { .. }) if attempt < ATTEMPTS => {}
             Err(error) => return Err(error.into()),
@@ -300,12 +301,16 @@ fn open_queues(policy: &Policy, lock: &mut Lock) -> Result<(TableSpec, Vec<Queue
     }
 }
 
-fn open_range(base: u16, count: u16) -> Result<Vec<Queue>, queue::QueueError> {
-    (0..count.saturating_mul(3))
-        .map(|offset| {
-            let max_len = if offset < count { MOST_WAITING } else { SYN_WAITING };
-            let (number, conntrack) = (base + offset, offset >= count);
-            Queue::open(QueueSettings { number, copy_range: COPY_RANGE, max_len, gso: true, conntrack })
+fn open_all(all: &[(u16, Lane)]) -> Result<Vec<(Queue, Lane)>, queue::QueueError> {
+    all.iter()
+        .map(|(number, lane)| {
+            let (max_len, conntrack) = match lane {
+                Lane::Known => (MOST_WAITING, false),
+                Lane::Syns | Lane::Proven => (SYN_WAITING, true),
+            };
+            let settings =
+                QueueSettings { number: *number, copy_range: COPY_RANGE, max_len, gso: true, conntrack };
+            Ok((Queue::open(settings)?, *lane))
         })
         .collect()
 }
@@ -350,7 +355,7 @@ impl Crew {
     fn start(
         &mut self,
         shared: &Arc<Shared>,
-        queues: Vec<Queue>,
+        queues: Vec<(Queue, Lane)>,
         (first, last): (u16, u16),
         watch: interfaces::Watch,
         ([mut kernel, mut challenging], [mut conntrack, mut asking]): ([RealKernel; 2], [Ctnetlink; 2]),
@@ -381,12 +386,10 @@ impl Crew {
             threads::watch_interfaces(shared, &watch, pulse)
         })?;
         let policy = shared.engine.policy();
-        let workers = (queues.len() / kernel::LANES as usize).max(1);
-        let lanes = Lane::ALL.into_iter().flat_map(|lane| std::iter::repeat_n(lane, workers));
-        for (index, (queue, lane)) in queues.into_iter().zip(lanes).enumerate() {
+        for (index, (queue, lane)) in queues.into_iter().enumerate() {
             let outbox = outbox.clone();
             let name = format!("queue-{}", queue.number());
-            let cpu = kernel::cpu_of(&policy.settings.queues, index % workers);
+            let cpu = kernel::cpu_of(&policy.settings.queues, index);
             let bell = queue.bell().with_context(|| format!("can't wake thread {name}"))?;
             self.hire_as(Pulse::new(name).with_bell(bell), shared, move |shared, pulse| {
                 if let Some(cpu) = cpu {
@@ -461,7 +464,7 @@ fn guard(
         .context("can't start the control side")?;
     let reports = crew.reports.take().context("the crew's reports are heard already")?;
     let spec = daemon.state().spec;
-    let queues = (spec.queue_base..=spec.queues(Lane::Proven)?.1).collect();
+    let queues = spec.all_queues()?.into_iter().map(|(number, _)| number).collect();
     let pulses = crew.pulses.clone();
     let ears = Ears { listener: socket.listener()?, orders, deaths: reports, pulses, queues };
     let ending = runtime.block_on(control::run(daemon, ears, || ready(daemon, socket, warnings)));

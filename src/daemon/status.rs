@@ -16,7 +16,7 @@ use crate::{
     sys::{
         interfaces::{self, Forwarding},
         queue,
-        table::{self, Counts, Damage, Diversion},
+        table::{self, Counts, Damage, Diversion, Lane},
     },
 };
 
@@ -204,14 +204,12 @@ fn queues(state: &State, warnings: &mut Vec<String>) -> Vec<QueueRow> {
         warnings.push(format!("can't read the queues' losses: {error}"));
         Vec::new()
     });
-    let (base, count) = (state.spec.queue_base, state.spec.queue_count);
     let mut rows = Vec::new();
-    for offset in 0..count.saturating_mul(3) {
-        let number = base.saturating_add(offset);
-        let carries = match offset.checked_div(count) {
-            Some(0) => "known",
-            Some(1) => "syn",
-            _ => "proven",
+    for (number, lane) in state.spec.all_queues().unwrap_or_default() {
+        let carries = match lane {
+            Lane::Known => "known",
+            Lane::Syns => "syn",
+            Lane::Proven => "proven",
         };
         let Some(loss) = all.iter().find(|loss| loss.number == number) else {
             warnings.push(format!("queue {number} is gone: nobody judges its packets; restart the daemon"));

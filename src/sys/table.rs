@@ -119,6 +119,19 @@ impl TableSpec {
             first.zip(self.queue_count.checked_sub(1)).and_then(|(first, more)| first.checked_add(more));
         first.zip(last).ok_or(wrong)
     }
+
+    /// All queues and what they are for, in the order of their numbers.
+    ///
+    /// # Errors
+    /// As [`Self::queues`].
+    pub fn all_queues(&self) -> Result<Vec<(u16, Lane)>, TableError> {
+        let mut all = Vec::new();
+        for lane in Lane::ALL {
+            let (first, last) = self.queues(lane)?;
+            all.extend((first..=last).map(|number| (number, lane)));
+        }
+        Ok(all)
+    }
 }
 
 /// Why the kernel side could not be set up. Each says what to do.
@@ -283,12 +296,18 @@ mod tests {
         assert_eq!(spec.queues(Lane::Known).expect("in range"), (10, 13));
         assert_eq!(spec.queues(Lane::Syns).expect("in range"), (14, 17));
         assert_eq!(spec.queues(Lane::Proven).expect("in range"), (18, 21));
+        let all = spec.all_queues().expect("in range");
+        assert_eq!(
+            (all.len(), all.first(), all.last()),
+            (12, Some(&(10, Lane::Known)), Some(&(21, Lane::Proven)))
+        );
     }
 
     #[test]
     fn the_last_queue_number_is_usable_and_no_more() {
         assert_eq!(spec(65533, 1).queues(Lane::Proven).expect("in range"), (65535, 65535));
         assert!(matches!(spec(65534, 1).queues(Lane::Proven), Err(TableError::Queues { .. })));
+        assert!(matches!(spec(65534, 1).all_queues(), Err(TableError::Queues { .. })));
         assert!(matches!(
             spec(65535, 1).queues(Lane::Syns),
             Err(TableError::Queues { base: 65535, count: 1 })
