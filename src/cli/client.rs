@@ -82,9 +82,9 @@ pub(super) fn is_refusal(error: &anyhow::Error) -> bool {
 
 /// One line; `None` for a kind that a newer daemon knows and we don't.
 fn parse(line: &[u8]) -> Result<Option<Line>> {
-    let value: serde_json::Value = serde_json::from_slice(line).context("the daemon's answer is not JSON")?;
-    match serde_json::from_value::<Line>(value) {
+    match serde_json::from_slice(line) {
         Ok(line) => Ok(Some(line)),
+        Err(error) if !error.is_data() => Err(error).context("the daemon's answer is not JSON"),
         Err(error) if error.to_string().starts_with("unknown variant") => Ok(None),
         Err(error) => Err(error).context("the daemon's answer makes no sense"),
     }
