@@ -200,6 +200,14 @@ mod tests {
     }
 
     #[test]
+    fn workers_take_the_processors_by_turns() {
+        let queues = |cpus: &[u16]| Queues { cpus: cpus.to_vec(), ..Queues::default() };
+        let of = |queues: &Queues| (0..4).map(|worker| cpu_of(queues, worker)).collect::<Vec<_>>();
+        assert_eq!(of(&queues(&[2, 5, 7])), [Some(2), Some(5), Some(7), Some(2)]);
+        assert_eq!(of(&queues(&[])), [None; 4]);
+    }
+
+    #[test]
     fn workers_follow_the_cores_unless_told() {
         let queues = |count| Queues { count, ..Queues::default() };
         assert_eq!(queue_count(&queues(Some(3)), 16), 3);
