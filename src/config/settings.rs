@@ -359,10 +359,8 @@ fn queues(node: &Node, old: &Queues, report: &mut Report) -> Option<Queues> {
         count: number("count", 1..=128).or(old.count),
         cpus: fields.get("cpus").map_or_else(Vec::new, |node| cpus(node, report)),
     };
-    // `count` queues of each kind (known connections, SYNs, SYNs of proven sources), all
-    // below 65536.
-    let count = u32::from(queues.count.unwrap_or(1));
-    if u32::from(queues.base).saturating_add(count.saturating_mul(3)) > 65_536 {
+    let all = Queues::in_all(queues.count.unwrap_or(1));
+    if u32::from(queues.base).saturating_add(all) > 65_536 {
         report.error(node.place, "the queue numbers end at 65535", "take a smaller base");
         return None;
     }

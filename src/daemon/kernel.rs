@@ -17,9 +17,6 @@ use crate::{
 /// More workers than this would only wait for each other.
 const MOST_WORKERS: u16 = 64;
 
-/// How many lanes there are.
-pub const LANES: u32 = Lane::ALL.len() as u32;
-
 /// How much nicer than usual is who serves a lane while those of SYNs are long: a flood of strangers
 /// must not keep live connections from the processor. At other times all are alike, and
 /// patient.
@@ -27,8 +24,8 @@ pub const LANES: u32 = Lane::ALL.len() as u32;
 pub const fn niceness(lane: Lane) -> i8 {
     match lane {
         Lane::Known => -6,
-        Lane::Proven => -3,
-        Lane::Syns => 0,
+        // One who serves strangers' SYNs has the turns of two: there are half as many.
+        Lane::Proven | Lane::Syns => -3,
     }
 }
 
@@ -132,13 +129,13 @@ pub fn cpu_of(queues: &Queues, worker: usize) -> Option<u16> {
     queues.cpus.get(worker.checked_rem(queues.cpus.len())?).copied()
 }
 
-/// The first of `3 * count` numbers from `base` on that nobody has, outside of
+/// The first of as many numbers as `count` needs, from `base` on, that nobody has, outside of
 /// `avoid`: the range of a daemon that was killed. Its rules may still divert to
 /// it, and packets that arrive while a queue is configured are lost and hang
 /// in the kernel.
 #[must_use]
 pub fn free_range(base: u16, count: u16, taken: &[u16], avoid: Option<(u16, u16)>) -> Option<u16> {
-    let width = u32::from(count) * LANES;
+    let width = Queues::in_all(count);
     let mut first = u32::from(base);
     while first + width <= 1 << 16 {
         let end = first + width;
@@ -156,7 +153,7 @@ pub fn free_range(base: u16, count: u16, taken: &[u16], avoid: Option<(u16, u16)
 /// What a daemon writes into its lock: `pid first last`.
 #[must_use]
 pub fn note(pid: u32, base: u16, count: u16) -> String {
-    format!("{pid} {base} {}", u32::from(base) + u32::from(count) * LANES - 1)
+    format!("{pid} {base} {}", u32::from(base) + Queues::in_all(count) - 1)
 }
 
 /// The range of the daemon that had the lock last and did not clean up.
@@ -173,30 +170,30 @@ mod tests {
     #[test]
     fn the_range_asked_for_is_taken_if_it_is_free() {
         assert_eq!(free_range(0, 2, &[], None), Some(0));
-        assert_eq!(free_range(10, 2, &[9, 16], None), Some(10));
+        assert_eq!(free_range(10, 2, &[9, 15], None), Some(10));
     }
 
     #[test]
     fn taken_numbers_are_stepped_over() {
-        assert_eq!(free_range(0, 2, &[5], None), Some(6));
+        assert_eq!(free_range(0, 2, &[4], None), Some(5));
         assert_eq!(free_range(0, 1, &[0, 4, 6], None), Some(1));
-        assert_eq!(free_range(0, 2, &[0, 7], None), Some(1));
-        assert_eq!(free_range(0, 2, &[2, 8], None), Some(9));
+        assert_eq!(free_range(0, 2, &[0, 6], None), Some(1));
+        assert_eq!(free_range(0, 2, &[2, 7], None), Some(8));
     }
 
     #[test]
     fn a_killed_daemons_range_is_avoided() {
-        assert_eq!(free_range(0, 2, &[], noted_range(&note(99, 0, 2))), Some(6));
-        assert_eq!(free_range(0, 2, &[], noted_range(&note(99, 6, 2))), Some(0));
+        assert_eq!(free_range(0, 2, &[], noted_range(&note(99, 0, 2))), Some(5));
+        assert_eq!(free_range(0, 2, &[], noted_range(&note(99, 5, 2))), Some(0));
         assert_eq!(noted_range(""), None);
         assert_eq!(noted_range("99"), None);
     }
 
     #[test]
     fn there_is_an_end() {
-        assert_eq!(free_range(65530, 2, &[], None), Some(65530));
-        assert_eq!(free_range(65531, 2, &[], None), None);
-        assert_eq!(free_range(65000, 2, &[65535], Some((65000, 65529))), None);
+        assert_eq!(free_range(65531, 2, &[], None), Some(65531));
+        assert_eq!(free_range(65532, 2, &[], None), None);
+        assert_eq!(free_range(65000, 2, &[65535], Some((65000, 65530))), None);
     }
 
     #[test]

@@ -439,6 +439,8 @@ struct Load {
     lost: u64,
     /// Whether one is long.
     is_long: bool,
+    /// SYNs that wait in all of them.
+    waiting: u32,
 }
 
 impl Load {
@@ -447,6 +449,7 @@ impl Load {
         Self {
             lost: self.lost.saturating_add(lost),
             is_long: self.is_long || queue.waiting as usize > SYN_WAITING_LONG,
+            waiting: self.waiting.saturating_add(queue.waiting),
         }
     }
 }
@@ -649,10 +652,10 @@ impl Thread<'_> {
     fn watch_queues(&self, is_flooded: bool, now: Instant) {
         let losses = queue::losses().unwrap_or_default();
         let of_syns = losses.iter().filter(|loss| self.syn_queues.contains(&loss.number));
-        let load = of_syns.fold(Load { lost: 0, is_long: is_flooded }, Load::with);
+        let load = of_syns.fold(Load { is_long: is_flooded, ..Load::default() }, Load::with);
         let (raised, has_changed) = self.shared.shields.watch(load, now);
+        self.shared.engine.raise_challenges(raised.then_some(load.waiting));
         if has_changed {
-            self.shared.engine.raise_challenges(raised);
             // Where no limit challenges this changes nothing.
             if self.shared.engine.policy().challenges() {
                 let to = OnExcess::Syncookies;
@@ -742,7 +745,7 @@ mod tests {
     #[test]
     fn challenges_are_raised_while_the_queues_lose_and_some_time_after() {
         let shields = Shields::default();
-        let lost = |lost| Load { lost, is_long: false };
+        let lost = |lost| Load { lost, ..Load::default() };
         assert_eq!(shields.watch(lost(5), Instant(0)), (false, false), "there are no sets");
         assert!(shields.are_queues_long(), "live connections go first all the same");
         shields.book.lock().possible = true;
@@ -766,7 +769,7 @@ mod tests {
         let of = |queues: &[QueueLoss]| queues.iter().fold(Load::default(), Load::with);
         let long = SYN_WAITING_LONG as u32;
         let load = of(&[queue(long, 1, 2), queue(0, 3, 4)]);
-        assert_eq!((load.lost, load.is_long), (10, false));
+        assert_eq!((load.lost, load.is_long, load.waiting), (10, false, long));
         let load = of(&[queue(long + 1, 0, 0), queue(0, 0, 0)]);
         assert_eq!((load.lost, load.is_long), (0, true));
         let shields = Shields::default();

@@ -53,8 +53,11 @@ use crate::{
 /// what an ICMP error quotes. A small copy makes bulk transfer fast.
 const COPY_RANGE: u32 = 256;
 
-/// SYNs that may wait in a queue; they are small.
-pub(super) const SYN_WAITING: u32 = 8192;
+/// SYNs of proven sources that may wait in a queue; they are small.
+const PROVEN_WAITING: u32 = 8192;
+
+/// Those of strangers, who have half as many queues.
+const SYN_WAITING: u32 = 2 * PROVEN_WAITING;
 
 /// With more SYNs a queue is long: a client's waits for some hundredths of a second.
 pub(super) const SYN_WAITING_LONG: usize = 1024;
@@ -278,7 +281,7 @@ fn open_queues(policy: &Policy, lock: &mut Lock) -> Result<(TableSpec, Vec<(Queu
             anyhow!(
                 "there are no {} free queue numbers from {} up: stop other users of NFQUEUE, or set \
                  `queues: {{ base: N, count: M }}` in the rule file",
-                u32::from(count) * kernel::LANES,
+                Queues::in_all(count),
                 wanted.base
             )
         })?;
@@ -306,7 +309,8 @@ fn open_all(all: &[(u16, Lane)]) -> Result<Vec<(Queue, Lane)>, queue::QueueError
         .map(|(number, lane)| {
             let (max_len, conntrack) = match lane {
                 Lane::Known => (MOST_WAITING, false),
-                Lane::Syns | Lane::Proven => (SYN_WAITING, true),
+                Lane::Syns => (SYN_WAITING, true),
+                Lane::Proven => (PROVEN_WAITING, true),
             };
             let settings =
                 QueueSettings { number: *number, copy_range: COPY_RANGE, max_len, gso: true, conntrack };
@@ -477,13 +481,14 @@ fn ready(daemon: &Daemon, socket: &ControlSocket, warnings: usize) {
     let state = daemon.state();
     let policy = daemon.shared.engine.policy();
     let (base, count) = (state.spec.queue_base, state.spec.queue_count);
-    let last = u32::from(base) + u32::from(count) * kernel::LANES - 1;
+    let last = u32::from(base) + Queues::in_all(count) - 1;
     log::info(format_args!(
         "ready: rules {} ({} rules, {warnings} warnings), hooks {}, queues {base}-{last} ({count} for known \
-         connections, {count} for SYNs, {count} for those of proven sources), diversion {}, fail {}, socket {}",
+         connections, {} for SYNs, {count} for those of proven sources), diversion {}, fail {}, socket {}",
         state.source,
         policy.rules.len(),
         status::hook_names(policy.settings.hooks).join(" "),
+        Queues::for_syns(count),
         daemon.diversion,
         status::fail_name(policy.settings.fail),
         socket.path().display(),

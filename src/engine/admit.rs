@@ -376,7 +376,8 @@ impl Context<'_> {
             let Some(most) = limits.limit(limit).value else { continue };
             let count = tracker.count(&scope);
             if count < most {
-                if count > most / EARLY && !limits.shadow {
+                let likely = self.engine.cookieing.with_those_who_wait(count, tracker.len());
+                if likely > most / EARLY && !limits.shadow {
                     self.ask_for_cookies(arrival, rule, (group, limit), &limits, None);
                 }
                 continue;

@@ -18,7 +18,7 @@
 
 use std::{
     net::IpAddr,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -43,8 +43,8 @@ use crate::{
 /// In a connection's tag: the kernel has opened it, behind a SYN cookie.
 pub(super) const BEHIND: u8 = 1 << 4;
 
-/// While SYNs wait in long queues, as much of a limit is enough to ask for cookies: those who
-/// wait are half-open too, and nobody counts them.
+/// While SYNs wait in long queues, as much of a limit is enough to ask for cookies, those who
+/// wait included: they are half-open too.
 pub(super) const EARLY: u32 = 8;
 
 /// A destination is asked for once in this time by each worker.
@@ -114,9 +114,20 @@ pub(super) struct Cookieing {
     unavailable: [AtomicBool; 2],
     /// The queues of SYNs overflow, or one is long: challenges are not enough.
     raised: AtomicBool,
+    /// So many SYNs wait then.
+    waiting: AtomicU32,
 }
 
 impl Cookieing {
+    /// So many of a scope, where `all` are half-open, with those who wait: as large a part of
+    /// them is taken to be of that scope. Hosts that exist answer by RST what was sent in their
+    /// names, so that few of a flood are half-open at a time, however many wait.
+    pub(super) fn with_those_who_wait(&self, count: u32, all: u32) -> u32 {
+        let part = u64::from(self.waiting.load(Ordering::Relaxed)).saturating_mul(count.into());
+        let part = part.checked_div(all.into()).unwrap_or_default();
+        count.saturating_add(u32::try_from(part).unwrap_or(u32::MAX))
+    }
+
     /// Whether the queues of SYNs overflow, so that challenges are not enough.
     pub(super) fn are_raised(&self) -> bool {
         self.raised.load(Ordering::Relaxed)
@@ -223,11 +234,13 @@ impl Engine {
         }
     }
 
-    /// Whether challenges are not enough, because the queues of SYNs overflow or one is long:
-    /// then the kernel should answer for the destinations whose limits would challenge, and of
-    /// any limit that comes to cookies an eighth is enough.
-    pub fn raise_challenges(&self, raised: bool) {
-        self.cookieing.raised.store(raised, Ordering::Relaxed);
+    /// Whether challenges are not enough, because the queues of SYNs overflow or one is long, and
+    /// how many SYNs wait in them: then the kernel should answer for the destinations whose limits
+    /// would challenge, and of any limit that comes to cookies an eighth is enough, those who wait
+    /// included.
+    pub fn raise_challenges(&self, waiting: Option<u32>) {
+        self.cookieing.waiting.store(waiting.unwrap_or_default(), Ordering::Relaxed);
+        self.cookieing.raised.store(waiting.is_some(), Ordering::Relaxed);
     }
 }
 

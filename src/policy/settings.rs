@@ -82,7 +82,7 @@ impl Default for Probe {
 }
 
 /// NFQUEUE numbers. `count` queues for packets of known connections, then
-/// `count` for SYNs, then `count` for SYNs of proven sources.
+/// [`Queues::for_syns`] for SYNs, then `count` for SYNs of proven sources.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Queues {
     /// The first number.
@@ -91,6 +91,23 @@ pub struct Queues {
     pub count: Option<u16>,
     /// The processors on which the workers run, by turns; none: wherever the kernel likes.
     pub cpus: Vec<u16>,
+}
+
+impl Queues {
+    /// How many queues strangers' SYNs have where the other kinds have `count`. Half as many:
+    /// a flood's come one behind the other, and whoever takes them from where they are brought in
+    /// keeps a processor from those who bring them.
+    #[must_use]
+    pub const fn for_syns(count: u16) -> u16 {
+        count.div_ceil(2)
+    }
+
+    /// How many queues there are of all kinds.
+    #[must_use]
+    pub fn in_all(count: u16) -> u32 {
+        let of = u32::from(count);
+        of.saturating_add(of).saturating_add(Self::for_syns(count).into())
+    }
 }
 
 /// The bits of the packet mark that are halfgate's: eight bits from `shift` up.

@@ -62,7 +62,7 @@ pub use watch::Watch;
 
 use std::fmt;
 
-use crate::policy::{Fail, Hooks, Marks};
+use crate::policy::{Fail, Hooks, Marks, Queues};
 
 /// The table's name, in family `inet`; also the comment of the xtables rules.
 pub const NAME: &str = "halfgate";
@@ -94,9 +94,9 @@ pub struct TableSpec {
     pub fail: Fail,
     /// Our mark bits.
     pub marks: Marks,
-    /// First queue of the first lane; `count` of them, then as many for each other.
+    /// First queue of the first lane; those of the others follow.
     pub queue_base: u16,
-    /// Queues of each lane.
+    /// Queues of each lane but that of SYNs, which has [`Queues::for_syns`].
     pub queue_count: u16,
     /// Whether some limit may challenge.
     pub challenge: bool,
@@ -112,12 +112,15 @@ impl TableSpec {
     /// # Errors
     /// If the numbers leave the range of queue numbers, or there are none.
     pub fn queues(&self, lane: Lane) -> Result<(u16, u16), TableError> {
-        let skip = self.queue_count.saturating_mul(lane as u16);
-        let wrong = TableError::Queues { base: self.queue_base, count: self.queue_count };
-        let first = self.queue_base.checked_add(skip);
-        let last =
-            first.zip(self.queue_count.checked_sub(1)).and_then(|(first, more)| first.checked_add(more));
-        first.zip(last).ok_or(wrong)
+        let (count, of_syns) = (self.queue_count, Queues::for_syns(self.queue_count));
+        let (skip, own) = match lane {
+            Lane::Known => (Some(0), count),
+            Lane::Syns => (Some(count), of_syns),
+            Lane::Proven => (count.checked_add(of_syns), count),
+        };
+        let first = skip.and_then(|skip| self.queue_base.checked_add(skip));
+        let last = first.zip(own.checked_sub(1)).and_then(|(first, more)| first.checked_add(more));
+        first.zip(last).ok_or(TableError::Queues { base: self.queue_base, count })
     }
 
     /// All queues and what they are for, in the order of their numbers.
@@ -294,13 +297,18 @@ mod tests {
     fn syn_queues_follow_the_others() {
         let spec = spec(10, 4);
         assert_eq!(spec.queues(Lane::Known).expect("in range"), (10, 13));
-        assert_eq!(spec.queues(Lane::Syns).expect("in range"), (14, 17));
-        assert_eq!(spec.queues(Lane::Proven).expect("in range"), (18, 21));
+        assert_eq!(spec.queues(Lane::Syns).expect("in range"), (14, 15));
+        assert_eq!(spec.queues(Lane::Proven).expect("in range"), (16, 19));
         let all = spec.all_queues().expect("in range");
         assert_eq!(
             (all.len(), all.first(), all.last()),
-            (12, Some(&(10, Lane::Known)), Some(&(21, Lane::Proven)))
+            (10, Some(&(10, Lane::Known)), Some(&(19, Lane::Proven)))
         );
+        for count in 1..=128 {
+            let all = super::tests::spec(0, count).all_queues().expect("in range");
+            assert_eq!(all.len(), Queues::in_all(count) as usize);
+            assert!(all.iter().map(|(number, _)| *number).eq(0..all.len() as u16), "one behind the other");
+        }
     }
 
     #[test]

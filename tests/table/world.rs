@@ -17,7 +17,7 @@ use halfgate::{
 
 /// Mark bits in these tests.
 pub(crate) const MARKS: Marks = Marks { shift: 24 };
-/// First of two queues for packets, then two for SYNs, then two for those of proven
+/// First of two queues for packets, then one for SYNs, then two for those of proven
 /// sources.
 pub(crate) const QUEUE_BASE: u16 = 10;
 
@@ -192,7 +192,7 @@ impl Consumer {
     pub(crate) fn start(judge: fn(u32) -> Option<u32>) -> Self {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let mut attaches = false;
-        for number in QUEUE_BASE..QUEUE_BASE + 6 {
+        for number in QUEUE_BASE..QUEUE_BASE + 5 {
             let mut queue = nfq::Queue::open().expect("the kernel has NFQUEUE");
             queue.bind(number).expect("the queue is free");
             queue.set_copy_range(number, 256).expect("configured");

@@ -222,12 +222,12 @@ fn challenges_are_raised_while_the_queues_of_syns_overflow() {
     stranger(&mut lab, 1);
     stranger(&mut lab, 2);
     assert_eq!(shields(&mut lab), []);
-    lab.engine.raise_challenges(true);
+    lab.engine.raise_challenges(Some(0));
     // Whoever comes to us all the same is challenged as ever.
     assert_eq!(stranger(&mut lab, 3), Verdict::Drop(DropReason::Challenged));
     let asked = shields(&mut lab);
     assert!(asked.len() == 1 && asked[0].raised == Some(Raise::QueuesFill), "{asked:?}");
-    lab.engine.raise_challenges(false);
+    lab.engine.raise_challenges(None);
     lab.seconds(5);
     stranger(&mut lab, 4);
     assert_eq!(shields(&mut lab), []);
@@ -242,7 +242,7 @@ fn while_queues_are_long_an_eighth_of_a_limit_is_enough_to_ask() {
             (limits.on_excess, limits.shadow) = (Some(on_excess), shadow);
         });
         let lab = Lab::with(limits, Vec::new());
-        lab.engine.raise_challenges(true);
+        lab.engine.raise_challenges(Some(0));
         lab
     };
     for on_excess in [OnExcess::Syncookies, OnExcess::Challenge] {
@@ -256,7 +256,7 @@ fn while_queues_are_long_an_eighth_of_a_limit_is_enough_to_ask() {
         assert_eq!(asked.len(), 1, "{asked:?}");
         assert_eq!((asked[0].limit, asked[0].raised), (Limit::PerDestination, Some(Raise::QueuesFill)));
         assert_eq!(lab.engine.counters().limits_passed, [], "no limit is passed");
-        lab.engine.raise_challenges(false);
+        lab.engine.raise_challenges(None);
         lab.seconds(5);
         stranger(&mut lab, 5);
         assert_eq!(shields(&mut lab), []);
@@ -270,6 +270,35 @@ fn while_queues_are_long_an_eighth_of_a_limit_is_enough_to_ask() {
         }
         assert_eq!(shields(&mut lab), [], "{on_excess:?}");
     }
+}
+
+#[test]
+fn those_who_wait_in_long_queues_are_shared_out_as_those_who_do_not() {
+    let limits = settings(|limits| {
+        limits.per_destination = Some(80);
+        limits.on_excess = Some(OnExcess::Syncookies);
+    });
+    let flooded = |waiting| {
+        let lab = Lab::with(limits.clone(), Vec::new());
+        lab.engine.raise_challenges(Some(waiting));
+        lab
+    };
+    let asked_by = |lab: &mut Lab, places: &[u16]| {
+        for place in places {
+            let port = lab.engine.counters().packets as u16 + 1;
+            let usual = std::mem::replace(&mut lab.server.1, *place);
+            assert_eq!(stranger(lab, port), Verdict::Accept, "nobody is turned away for it");
+            lab.server.1 = usual;
+        }
+        shields(lab).iter().map(|shield| shield.port).collect::<Vec<_>>()
+    };
+    let mut lab = flooded(40);
+    assert_eq!(asked_by(&mut lab, &[80, 81]), [0; 0], "nothing says yet where those who wait want to go");
+    assert_eq!(asked_by(&mut lab, &[80]), [80], "half of 40, and one: past ten");
+    assert_eq!(asked_by(&mut flooded(10), &[80, 81, 80]), [0; 0], "half of ten");
+    let mut lab = flooded(40);
+    assert_eq!(asked_by(&mut lab, &[80; 8]), [80]);
+    assert_eq!(asked_by(&mut lab, &[81, 81]), [0; 0], "a ninth of 40");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use nftables::{
 use super::{Diversion, TableError, TableSpec, rules::set_mark};
 use crate::policy::{Fail, Marks};
 
-/// A kind of queues; so many numbers each, in this order.
+/// A kind of queues, in the order of their numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lane {
     /// For known connections, and all that is in no other.

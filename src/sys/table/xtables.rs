@@ -434,8 +434,8 @@ mod tests {
             [
                 ":halfgate - [0:0]",
                 "-A halfgate -m mark --mark 0x100/0x300 -j NFQUEUE --queue-balance 4:5",
-                "-A halfgate -m mark --mark 0x200/0x300 -j NFQUEUE --queue-balance 6:7",
-                "-A halfgate -m mark --mark 0x300/0x300 -j NFQUEUE --queue-balance 8:9",
+                "-A halfgate -m mark --mark 0x200/0x300 -j NFQUEUE --queue-num 6",
+                "-A halfgate -m mark --mark 0x300/0x300 -j NFQUEUE --queue-balance 7:8",
                 "-A FORWARD -m mark ! --mark 0x0/0x300 -j halfgate",
                 "-A INPUT -m mark ! --mark 0x0/0x300 -j halfgate",
                 "-A OUTPUT -m mark ! --mark 0x0/0x300 -j halfgate",
