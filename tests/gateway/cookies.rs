@@ -46,6 +46,7 @@ both_families! {
     in_shadow_nothing_is_done
     a_daemon_that_comes_back_finds_its_connections
     a_queue_of_syns_that_overflows_raises_challenges
+    those_who_wait_count_where_rsts_end_what_is_half_open
     a_flood_of_a_proven_source_raises_them_too
 }
 
@@ -711,6 +712,24 @@ fn a_queue_of_syns_that_overflows_raises_challenges(family: Family) {
     });
     assert!(gateway.log().contains("challenge is raised to syncookies"));
     talk(&client, &server);
+}
+
+/// Each is over as soon as it is seen, and so few are half-open, however many wait.
+fn those_who_wait_count_where_rsts_end_what_is_half_open(family: Family) {
+    let limits = limits(2, "").replace("per_destination: 4", "per_destination: 8000");
+    let mut gateway = Gateway::start(&rules(&format!("{limits}{WEB}")));
+    let forger = gateway.forger();
+    let pid = gateway.firewall().id().to_string();
+    let signal = |name: &str| drop(gateway.tool("sh", &["-c", &format!("kill -{name} {pid}")], ""));
+    signal("STOP");
+    // Nobody listens there.
+    for number in 0..16_000_u16 {
+        forger.syn(family, number % 4000, 4000 + number / 4000, 80);
+    }
+    signal("CONT");
+    gateway.eventually("the kernel answers", s(5) + LATE, || is_on(&gateway));
+    let status = gateway.json(&["status"]).remove(0);
+    assert_eq!(status["syncookies"]["on"][0]["raised"], true, "{status}");
 }
 
 /// Whoever floods from where he really is can answer every challenge.
