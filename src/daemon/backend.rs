@@ -86,12 +86,12 @@ impl Daemon {
     }
 
     /// Hands over every connection that passes the filter, a bounded number at
-    /// a time, without a lock held meanwhile. None comes twice, since each stays where it
-    /// is, and none that stays is missed.
+    /// a time, without a lock held meanwhile; between what is done with them `rest` may be
+    /// called. None comes twice, since each stays where it is, and none that stays is missed.
     fn each_batch(
         &self,
         filter: &[String],
-        each: &mut dyn FnMut(Vec<View>) -> Result<(), Refusal>,
+        each: &mut dyn FnMut(Vec<View>, &mut dyn FnMut()) -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
         let filter = Filter::parse(filter)?.bind(&self.shared.engine.policy())?;
         let (mut look, mut there_is_more) = (Look::begin(self), true);
@@ -105,16 +105,19 @@ impl Daemon {
                     true
                 });
             }
-            each(batch)?;
+            each(batch, &mut look.rest)?;
         }
         Ok(())
     }
 
     fn connections(&self, filter: &[String], out: &mut dyn Outlet) -> Result<(), Refusal> {
         self.look_at_riders();
-        self.each_batch(filter, &mut |batch| {
+        self.each_batch(filter, &mut |batch, rest| {
             let policy = self.shared.engine.policy();
-            batch.iter().try_for_each(|view| out.send(Line::Connection(events::connection(view, &policy))))
+            batch.iter().try_for_each(|view| {
+                rest();
+                out.send(Line::Connection(events::connection(view, &policy)))
+            })
         })
     }
 
@@ -131,7 +134,7 @@ impl Daemon {
         }
         self.look_at_riders();
         let mut killed = Killed { dry_run, ..Killed::default() };
-        self.each_batch(filter, &mut |batch| {
+        self.each_batch(filter, &mut |batch, _| {
             killed.matched += batch.len() as u64;
             if dry_run {
                 return Ok(());

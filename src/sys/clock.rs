@@ -11,13 +11,18 @@ const STRETCH: Duration = Duration::from_micros(60);
 /// How long a break is, at least: the kernel makes some 50 µs of it (`PR_SET_TIMERSLACK`).
 const BREAK: Duration = Duration::from_micros(1);
 
+/// How long it goes on without giving way to whoever has woken (`sched_yield(2)`).
+const GIVE_WAY: Duration = Duration::from_micros(10);
+
 /// Breaks for work that takes long and can wait. The kernel preempts a thread that never sleeps in favour of one
 /// that wakes only where it has had more than its share, else up to 4 ms later, however nice it is; in a break
-/// whoever waits runs.
+/// whoever waits runs. Between breaks it gives way: packets' threads that had woken waited for the next break
+/// else (`perf sched timehist`).
 #[derive(Debug)]
 pub struct Pace {
     began: Monotonic,
     stretch: Monotonic,
+    gave_way: Monotonic,
 }
 
 impl Pace {
@@ -25,7 +30,7 @@ impl Pace {
     #[must_use]
     pub fn begin() -> Self {
         let now = Monotonic::now();
-        Self { began: now, stretch: now }
+        Self { began: now, stretch: now, gave_way: now }
     }
 
     /// A piece of it is done: takes a break if it is time for one. How long the work takes so far.
@@ -34,6 +39,10 @@ impl Pace {
         if now.duration_since(self.stretch) >= STRETCH {
             std::thread::sleep(BREAK);
             self.stretch = Monotonic::now();
+            self.gave_way = self.stretch;
+        } else if now.duration_since(self.gave_way) >= GIVE_WAY {
+            std::thread::yield_now();
+            self.gave_way = Monotonic::now();
         }
         now.duration_since(self.began)
     }
