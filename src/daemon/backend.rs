@@ -91,7 +91,7 @@ impl Daemon {
     fn each_batch(
         &self,
         filter: &[String],
-        each: &mut dyn FnMut(Vec<View>, &mut dyn FnMut()) -> Result<(), Refusal>,
+        mut each: impl FnMut(Vec<View>, &mut dyn FnMut()) -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
         let filter = Filter::parse(filter)?.bind(&self.shared.engine.policy())?;
         let (mut look, mut there_is_more) = (Look::begin(self), true);
@@ -112,7 +112,7 @@ impl Daemon {
 
     fn connections(&self, filter: &[String], out: &mut dyn Outlet) -> Result<(), Refusal> {
         self.look_at_riders();
-        self.each_batch(filter, &mut |batch, rest| {
+        self.each_batch(filter, |batch, rest| {
             let policy = self.shared.engine.policy();
             batch.iter().try_for_each(|view| {
                 rest();
@@ -134,7 +134,7 @@ impl Daemon {
         }
         self.look_at_riders();
         let mut killed = Killed { dry_run, ..Killed::default() };
-        self.each_batch(filter, &mut |batch, _| {
+        self.each_batch(filter, |batch, _| {
             killed.matched += batch.len() as u64;
             if dry_run {
                 return Ok(());
