@@ -11,13 +11,16 @@ const STRETCH: Duration = Duration::from_micros(60);
 /// How long a break is, at least: the kernel makes some 50 µs of it (`PR_SET_TIMERSLACK`).
 const BREAK: Duration = Duration::from_micros(1);
 
-/// How long it goes on without giving way to whoever has woken (`sched_yield(2)`).
+/// Work that has gone on for so long gives way between breaks too.
+const LONG: Duration = Duration::from_millis(10);
+
+/// How long it goes on then without giving way to whoever has woken (`sched_yield(2)`).
 const GIVE_WAY: Duration = Duration::from_micros(10);
 
 /// Breaks for work that takes long and can wait. The kernel preempts a thread that never sleeps in favour of one
 /// that wakes only where it has had more than its share, else up to 4 ms later, however nice it is; in a break
-/// whoever waits runs. Between breaks it gives way: packets' threads that had woken waited for the next break
-/// else (`perf sched timehist`).
+/// whoever waits runs. Long work gives way between breaks too: packets' threads that had woken waited for the
+/// next break else (`perf sched timehist`). Short work does not: it is soon over, and each switch has a cost.
 #[derive(Debug)]
 pub struct Pace {
     began: Monotonic,
@@ -40,7 +43,7 @@ impl Pace {
             std::thread::sleep(BREAK);
             self.stretch = Monotonic::now();
             self.gave_way = self.stretch;
-        } else if now.duration_since(self.gave_way) >= GIVE_WAY {
+        } else if now.duration_since(self.began) >= LONG && now.duration_since(self.gave_way) >= GIVE_WAY {
             std::thread::yield_now();
             self.gave_way = Monotonic::now();
         }
