@@ -687,14 +687,12 @@ fn a_queue_of_syns_that_overflows_raises_challenges(family: Family) {
     let mut gateway = Gateway::start(&rules(&format!("timers: {{ syn_received: 10s }}\n{limits}{WEB}")));
     let listener = gateway.listen(family, 80);
     let forger = gateway.forger();
-    let pid = gateway.firewall().id().to_string();
-    let signal = |name: &str| drop(gateway.tool("sh", &["-c", &format!("kill -{name} {pid}")], ""));
-    signal("STOP");
+    gateway.firewall().signal(libc::SIGSTOP).unwrap();
     // More than the queues hold.
     for number in 0..20_000_u16 {
         forger.syn(family, number % 4000, 4000 + number / 4000, 80);
     }
-    signal("CONT");
+    gateway.firewall().signal(libc::SIGCONT).unwrap();
     gateway.eventually("it is raised", s(5) + LATE, || cookies(&gateway)["raised"] == true);
     // Whoever passes the limit now.
     forger.syn(family, 1, 3999, 80);
@@ -719,14 +717,12 @@ fn those_who_wait_count_where_rsts_end_what_is_half_open(family: Family) {
     let limits = limits(2, "").replace("per_destination: 4", "per_destination: 8000");
     let mut gateway = Gateway::start(&rules(&format!("{limits}{WEB}")));
     let forger = gateway.forger();
-    let pid = gateway.firewall().id().to_string();
-    let signal = |name: &str| drop(gateway.tool("sh", &["-c", &format!("kill -{name} {pid}")], ""));
-    signal("STOP");
+    gateway.firewall().signal(libc::SIGSTOP).unwrap();
     // Nobody listens there.
     for number in 0..16_000_u16 {
         forger.syn(family, number % 4000, 4000 + number / 4000, 80);
     }
-    signal("CONT");
+    gateway.firewall().signal(libc::SIGCONT).unwrap();
     gateway.eventually("the kernel answers", s(5) + LATE, || is_on(&gateway));
     let status = gateway.json(&["status"]).remove(0);
     assert_eq!(status["syncookies"]["on"][0]["raised"], true, "{status}");
@@ -740,15 +736,13 @@ fn a_flood_of_a_proven_source_raises_them_too(family: Family) {
     let proven = |gateway: &Gateway| gateway.json(&["status"])[0]["challenges"]["proven"] == 1;
     gateway.eventually("it has finished a handshake", SOON, || proven(&gateway));
     let forger = gateway.forger();
-    let pid = gateway.firewall().id().to_string();
-    let signal = |name: &str| drop(gateway.tool("sh", &["-c", &format!("kill -{name} {pid}")], ""));
-    signal("STOP");
+    gateway.firewall().signal(libc::SIGSTOP).unwrap();
     let to = SocketAddr::new(family.server(), 80);
     // More than the queues hold, from one host.
     for port in 10_000..30_000_u16 {
         forger.send(SocketAddr::new(family.client(), port), to, 1000, None, Flags::SYN);
     }
-    signal("CONT");
+    gateway.firewall().signal(libc::SIGCONT).unwrap();
     gateway.eventually("it is raised", s(5) + LATE, || cookies(&gateway)["raised"] == true);
     let status = gateway.json(&["status"]).remove(0);
     let lost = |kind: &str| -> u64 {
