@@ -30,6 +30,7 @@ pub mod fast;
 mod fast_open;
 mod foresee;
 mod judge;
+mod lengths;
 mod memory;
 pub mod meta;
 pub mod observe;
@@ -75,6 +76,7 @@ use self::{
     budget::Budget,
     context::{Context, Outbox},
     cookies::Cookieing,
+    lengths::Lengths,
     open::Open,
     passed::PassCounts,
     prepare::{Located, Place, Read},
@@ -128,6 +130,7 @@ pub struct Engine {
     connections: AtomicU32,
     lines: Lines,
     open: Open,
+    lengths: Lengths,
     /// The shrink that the wheels agree with.
     tended_shrink: AtomicU32,
     budget: Budget,
@@ -183,6 +186,7 @@ impl Engine {
             connections: AtomicU32::new(0),
             lines: Lines::default(),
             open: Open::new(seed),
+            lengths: Lengths::default(),
             tended_shrink: AtomicU32::new(1000),
             budget,
             asking,

@@ -425,7 +425,11 @@ impl Context<'_> {
         held.shard.count_stale(standing.forgotten_by().is_some(), connection.forgotten_by().is_some());
         let look_at = self.look_at(connection);
         if phase != before {
-            self.note_handshake(&key.flow(connection.opener()), connection, before);
+            let flow = key.flow(connection.opener());
+            self.note_handshake(&flow, connection, before);
+            if before == Phase::Established {
+                self.note_length(&flow, connection.packets());
+            }
             self.stand::<A>(held, slot, Some(before), Some(phase));
             if before.is_embryonic() && !phase.is_embryonic() {
                 if connection.rare.embryo.is_none() {

@@ -16,6 +16,7 @@ use super::{
     context::{Context, Held, tallies_of},
     cookies::BEHIND,
     judge::{Content, Met, is_on_path},
+    lengths::SHORT,
     ruling::Ruling,
     shard::Family,
 };
@@ -28,6 +29,7 @@ use crate::{
         window::Seen,
     },
     policy::{Inspect, OnExpire, RuleId},
+    wire::Protocol,
 };
 
 /// Connections under a shorter timer are worth no way around the queue.
@@ -201,6 +203,8 @@ impl Context<'_> {
         if !meta.kernel_knows {
             return;
         }
+        let Some(entry) = A::table(held.shard).get(slot) else { return };
+        let may_pay = self.may_pay(&entry.key, &entry.connection);
         let Some(mut connection) = A::table(held.shard).live(slot) else { return };
         if connection.fast.rides() {
             // A datagram that waited as the ride began, or of which the mark is gone.
@@ -209,7 +213,8 @@ impl Context<'_> {
         }
         let stands = connection.meet_candidate(meta.candidacy);
         // Numbers that the kernel translates are told apart here.
-        if connection.tag() & BEHIND != 0 || !connection.fast.is_none() || self.out.ride.is_some() {
+        if connection.tag() & BEHIND != 0 || !connection.fast.is_none() || self.out.ride.is_some() || !may_pay
+        {
             return;
         }
         let could_ride = load.is_some() && meta.renumbered.is_none();
@@ -237,6 +242,23 @@ impl Context<'_> {
         drop(connection);
         self.out.ride = Some(ride);
         held.shard.count_riding(false, true);
+    }
+
+    /// Whether a ride may save more than it costs. Most TCP connections to the port of a service
+    /// with short ones are over before it does.
+    fn may_pay<A: Family>(&self, key: &Key<A>, connection: &Connection) -> bool {
+        connection.packets() >= SHORT || {
+            let flow = key.flow(connection.opener());
+            flow.protocol != Protocol::TCP || !self.engine.lengths.are_short(flow.dst_port)
+        }
+    }
+
+    /// Learns from a TCP connection that ends, or of which the kernel has told, how long those to
+    /// its port are.
+    pub(super) fn note_length(&self, flow: &Flow, packets: u32) {
+        if flow.protocol == Protocol::TCP {
+            self.engine.lengths.note(flow.dst_port, packets);
+        }
     }
 
     /// A packet of a connection of which others may have passed unseen, or that was ended
@@ -426,6 +448,7 @@ impl Context<'_> {
                 if direction == Direction::Original { (there, back) } else { (back, there) };
             connection.raise(Direction::Original, tally_of(original));
             connection.raise(Direction::Reply, tally_of(reply));
+            self.note_length(&key.flow(connection.opener()), connection.packets());
         }
         let flow = key.flow(connection.opener());
         if !connection.fast.is_unseen() {

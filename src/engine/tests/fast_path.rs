@@ -654,6 +654,50 @@ fn counts_are_the_kernels() {
     assert_eq!((view.original, view.reply), (counts(900), counts(700)));
 }
 
+/// So many connections to the server's port, of four packets each.
+fn short_ones(lab: &mut Lab, count: u16) {
+    let own = lab.client;
+    for number in 0..count {
+        lab.client = (own.0, 5000 + number);
+        for say in [client("S", 0), server("S.", 0).ack(1), client(".", 1).ack(1), client("F.", 1).ack(1)] {
+            let packet = lab.packet(say);
+            let meta = Lab::meta(say.from, packet.bytes.len());
+            assert_eq!(lab.worker.handle_packet(&meta, &packet.bytes, lab.now), Verdict::Accept);
+        }
+    }
+    lab.client = own;
+}
+
+/// The first packet from which on a connection that is quiet all the time may ride.
+fn may_ride_from(lab: &mut Lab) -> Option<u32> {
+    lab.bring_to(Phase::Established);
+    let ride = |lab: &mut Lab| lab.by_queue(client(".", 1).ack(1)).is_some();
+    (4..100).find(|_| ride(lab))
+}
+
+#[test]
+fn where_connections_are_short_one_rides_only_once_it_has_shown_that_it_is_not() {
+    let mut lab = Lab::new();
+    short_ones(&mut lab, 1000);
+    assert_eq!(may_ride_from(&mut lab), Some(4), "a thousand say little");
+
+    let mut lab = Lab::new();
+    short_ones(&mut lab, 10_000);
+    assert_eq!(may_ride_from(&mut lab), Some(12));
+    let mut other = Lab { server: (lab.server.0, 443), client: (lab.client.0, 4001), ..lab };
+    assert_eq!(may_ride_from(&mut other), Some(4), "of another service");
+}
+
+#[test]
+fn of_what_rides_the_kernel_tells_how_long_it_is() {
+    let mut lab = Lab::riding();
+    short_ones(&mut lab, 10_000);
+    let counts = Some((Counts { packets: 50_000, bytes: 0 }, Counts { packets: 30_000, bytes: 0 }));
+    lab.word(Some(Word { counts, ..silent(0) }));
+    lab.client.1 = 4001;
+    assert_eq!(may_ride_from(&mut lab), Some(4), "one long transfer is worth thousands of pages");
+}
+
 #[test]
 fn a_mark_that_came_too_late_is_taken_away_again() {
     let mut lab = Lab::riding();

@@ -51,6 +51,11 @@ pub(crate) enum Way {
     Many,
     /// nftables with conntrack, and the floor, many packets a system call, on one queue
     Tracked,
+    /// nftables with conntrack, and the floor, many packets a system call, a queue for each
+    /// processor
+    Queues,
+    /// The same, but only what opens and ends connections comes to it: SYN, FIN, RST
+    Ends,
     /// Suricata as it comes, without signatures
     Suricata,
     /// The same, its logs of events off
@@ -146,6 +151,8 @@ impl Lab {
                 lab.tool("nft", &[CONNTRACK])?;
                 lab.start_floor(&programs.floor, MANY)?;
             }
+            Way::Queues => lab.start_floors(&programs.floor, &[])?,
+            Way::Ends => lab.start_floors(&programs.floor, &["!", "--tcp-flags", "SYN,FIN,RST", "NONE"])?,
             Way::Chains => lab.start_floor_behind(programs)?,
             Way::Suricata => lab.start_suricata(&[])?,
             Way::SilentSuricata => lab.start_suricata(&peers::WITHOUT_LOGS)?,
@@ -193,6 +200,27 @@ impl Lab {
         self.start_guard(&mut command)?;
         self.wait("the floor", |lab| lab.queues() == 1)?;
         self.tool("iptables-nft", &["-t", "mangle", "-A", "FORWARD", "-j", "NFQUEUE", "--queue-num", "0"])
+    }
+
+    /// A floor for each processor's queue, to which these segments come.
+    fn start_floors(&mut self, program: &Path, which: &[&str]) -> anyhow::Result<()> {
+        self.tool("nft", &[CONNTRACK])?;
+        let queues = std::thread::available_parallelism()?.get();
+        for queue in 0..queues {
+            // Like halfgate's workers of known connections: who never runs as soon as one packet
+            // has come takes more of them at once.
+            let mut command = self.three.gateway.command("chrt");
+            command.args(["--batch", "0"]).arg(program);
+            command.args([&queue.to_string(), "--range", RANGE, "--batch", MANY]);
+            self.start_guard(&mut command)?;
+        }
+        self.wait("the floor", |lab| lab.queues() == queues)?;
+        let balance = format!("0:{}", queues.saturating_sub(1));
+        let to_queues = ["-j", "NFQUEUE", "--queue-balance", &balance];
+        self.tool(
+            "iptables-nft",
+            &[&["-t", "mangle", "-A", "FORWARD", "-p", "tcp"], which, &to_queues].concat(),
+        )
     }
 
     /// halfgate leaves its chains behind, and the floor takes its place.

@@ -266,6 +266,8 @@ fn streams(traffic: Traffic, way: Way, args: &Args, programs: &Programs) -> anyh
         | Way::Chains
         | Way::Many
         | Way::Tracked
+        | Way::Queues
+        | Way::Ends
         | Way::Suricata
         | Way::SilentSuricata
         | Way::OneWorker
@@ -349,11 +351,23 @@ fn entries_by(
 
 const NEW_CONNECTIONS: &str = "connections: a page over a new one each time";
 
+/// Beside them what those could do at best who judge all packets in queues, or no more than how
+/// connections open and end.
 fn connections(args: &Args, programs: &Programs) -> anyhow::Result<Vec<Row>> {
     let (ours, theirs) = (serving_pages(Way::Fast, programs)?, serving_pages(Way::Conntrack, programs)?);
+    let (all, ends) = (serving_pages(Way::Queues, programs)?, serving_pages(Way::Ends, programs)?);
     let run = |lab: &Lab| web::run(lab, args.seconds);
-    let (ours, theirs) = alternate(args, NEW_CONNECTIONS, || run(&ours), || run(&theirs))?;
-    Ok(vec![new_connections("nftables", ours, theirs, Target::AtLeast(0.65))])
+    let floors = || Ok((run(&ours)?, (run(&all)?, run(&ends)?)));
+    let (ours, theirs) = alternate(args, NEW_CONNECTIONS, floors, || run(&theirs))?;
+    let (ours, floors): (Vec<_>, Vec<_>) = ours.into_iter().unzip();
+    let (all, ends) = floors.into_iter().unzip();
+    let floor = |what: &str, rates| Row {
+        what: format!("{NEW_CONNECTIONS}, {what} through the floor of batch 32"),
+        ..new_connections("nftables", rates, theirs.clone(), Target::None)
+    };
+    let floors = [floor("every packet", all), floor("SYN, FIN and RST alone", ends)];
+    let ours = new_connections("nftables", ours, theirs.clone(), Target::AtLeast(0.65));
+    Ok([ours].into_iter().chain(floors).collect())
 }
 
 /// Beside Suricata without its logs of events; and as it comes, which writes down each connection
