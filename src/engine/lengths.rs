@@ -1,9 +1,8 @@
 //! How long the TCP connections to a port lately were.
 //!
-//! A way around the queue costs a connection as much as some five packets of it in the queue do
-//! (docs/PERFORMANCE.md), so that one which ends after a request and its answer is better off
-//! without. What opens a connection does not say how long it will be; those to the same port
-//! before it do.
+//! A way around the queue costs a connection that ends after a request and its answer more than
+//! it saves (docs/PERFORMANCE.md). What opens a connection does not say how long it will be; those
+//! to the same port before it do.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
