@@ -107,7 +107,8 @@ impl Worker {
                 now,
             };
             let load = Some(payload_len);
-            context.board::<A>(&mut Held { shard: &mut shard, number }, slot, meta, load);
+            let place = (slot, &located.key);
+            context.board::<A>(&mut Held { shard: &mut shard, number }, place, meta, load);
         }
         self.stats.count(Verdict::Accept, meta.wire_len);
         true
