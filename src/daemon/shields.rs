@@ -13,6 +13,7 @@
 //! The thread also watches the queues of SYNs: while they overflow, or one is long, challenges
 //! are not enough, and limits that are far from full not either; the engine is told.
 
+mod load;
 mod under_way;
 
 use std::{
@@ -28,11 +29,10 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-use self::under_way::Handshakes;
+use self::{load::Load, under_way::Handshakes};
 use super::{
     kernel, log, protocol,
     shared::{Pulse, Shared},
-    start::SYN_WAITING_LONG,
     text,
 };
 use crate::{
@@ -42,8 +42,7 @@ use crate::{
     sys::{
         clock::Clock,
         control::namespace_file,
-        cpus, interfaces,
-        queue::{self, QueueLoss},
+        cpus, interfaces, queue,
         synproxy::{self, Counts},
         sysctl,
         table::{self, Diversion, Lane, MOST_SHIELDED, ShieldChange, Shielded, TableError},
@@ -432,28 +431,6 @@ impl Shields {
     }
 }
 
-/// How the queues of SYNs are.
-#[derive(Clone, Copy, Default, Debug)]
-struct Load {
-    /// SYNs that they have lost since they were opened.
-    lost: u64,
-    /// Whether one is long.
-    is_long: bool,
-    /// SYNs that wait in all of them.
-    waiting: u32,
-}
-
-impl Load {
-    fn with(self, queue: &QueueLoss) -> Self {
-        let lost = queue.dropped_by_queue.saturating_add(queue.dropped_by_socket);
-        Self {
-            lost: self.lost.saturating_add(lost),
-            is_long: self.is_long || queue.waiting as usize > SYN_WAITING_LONG,
-            waiting: self.waiting.saturating_add(queue.waiting),
-        }
-    }
-}
-
 impl Book {
     /// Whether the kernel takes cookies of this destination.
     fn takes(&self, place: &(IpAddr, u16)) -> bool {
@@ -701,7 +678,7 @@ impl Thread<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Limit;
+    use crate::{daemon::start::SYN_WAITING_LONG, policy::Limit, sys::queue::QueueLoss};
 
     fn entry(port: u16, little: f64, calm: u64) -> (Place, Entry) {
         let shield = Shield {
