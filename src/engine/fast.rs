@@ -196,13 +196,15 @@ impl Context<'_> {
     pub(super) fn board<A: Family>(
         &mut self,
         held: &mut Held<'_>,
-        (slot, key): (Slot, &Key<A>),
+        slot: Slot,
         meta: &Meta,
         load: Option<u32>,
     ) {
         if !meta.kernel_knows {
             return;
         }
+        let Some(entry) = A::table(held.shard).get(slot) else { return };
+        let may_pay = self.may_pay(&entry.key, &entry.connection);
         let Some(mut connection) = A::table(held.shard).live(slot) else { return };
         if connection.fast.rides() {
             // A datagram that waited as the ride began, or of which the mark is gone.
@@ -211,7 +213,8 @@ impl Context<'_> {
         }
         let stands = connection.meet_candidate(meta.candidacy);
         // Numbers that the kernel translates are told apart here.
-        if connection.tag() & BEHIND != 0 || !connection.fast.is_none() || self.out.ride.is_some() {
+        if connection.tag() & BEHIND != 0 || !connection.fast.is_none() || self.out.ride.is_some() || !may_pay
+        {
             return;
         }
         let could_ride = load.is_some() && meta.renumbered.is_none();
@@ -220,11 +223,6 @@ impl Context<'_> {
         let may_soon =
             connection.phase == Phase::SynReceived && self.ruling.lets_ride(&connection, Timer::Established);
         let is_udp = connection.phase == Phase::UdpStream;
-        // Most TCP connections to the port of a service with short ones are over before it pays.
-        let is_early = !is_udp && connection.packets() < SHORT;
-        if is_early && self.engine.lengths.are_short(key.flow(connection.opener()).dst_port) {
-            return;
-        }
         let is_impatient = is_impatient(&connection, is_udp, self.now);
         // Nothing that was sent before this packet can be overtaken any more, because its
         // receiver has acknowledged it. (What has left the queue may still wait elsewhere in
@@ -244,6 +242,15 @@ impl Context<'_> {
         drop(connection);
         self.out.ride = Some(ride);
         held.shard.count_riding(false, true);
+    }
+
+    /// Whether a ride may save more than it costs. Most TCP connections to the port of a service
+    /// with short ones are over before it does.
+    fn may_pay<A: Family>(&self, key: &Key<A>, connection: &Connection) -> bool {
+        connection.packets() >= SHORT || {
+            let flow = key.flow(connection.opener());
+            flow.protocol != Protocol::TCP || !self.engine.lengths.are_short(flow.dst_port)
+        }
     }
 
     /// Learns from a TCP connection that ends, or of which the kernel has told, how long those to
@@ -436,14 +443,14 @@ impl Context<'_> {
         let Some(slot) = A::table(held.shard).find(&key, hash) else { return };
         let Some(mut connection) = A::table(held.shard).live(slot) else { return };
         let direction = sender.direction(connection.opener());
-        let flow = key.flow(connection.opener());
         if let Some((there, back)) = word.and_then(|word| word.counts) {
             let (original, reply) =
                 if direction == Direction::Original { (there, back) } else { (back, there) };
             connection.raise(Direction::Original, tally_of(original));
             connection.raise(Direction::Reply, tally_of(reply));
-            self.note_length(&flow, connection.packets());
+            self.note_length(&key.flow(connection.opener()), connection.packets());
         }
+        let flow = key.flow(connection.opener());
         if !connection.fast.is_unseen() {
             if word.is_some_and(|word| word.rides) {
                 // A verdict that was under way has set it.

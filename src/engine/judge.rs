@@ -339,7 +339,7 @@ impl Context<'_> {
                 return Ok(self.end_too_many::<A>(held, slot, limit));
             }
         }
-        self.board::<A>(held, (slot, key), arrival.meta, load_of(&arrival.content));
+        self.board::<A>(held, slot, arrival.meta, load_of(&arrival.content));
         Ok(Verdict::Accept)
     }
 

@@ -107,8 +107,7 @@ impl Worker {
                 now,
             };
             let load = Some(payload_len);
-            let place = (slot, &located.key);
-            context.board::<A>(&mut Held { shard: &mut shard, number }, place, meta, load);
+            context.board::<A>(&mut Held { shard: &mut shard, number }, slot, meta, load);
         }
         self.stats.count(Verdict::Accept, meta.wire_len);
         true
